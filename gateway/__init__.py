@@ -1,0 +1,1 @@
+"""Run batch jobs under CAM policies, and hear what happened."""

@@ -1,0 +1,105 @@
+"""Engines: what really runs a command on a node.
+
+Every engine passes the conformance suite in `tests/conformance/`. It may report one fact more
+than once, and never forgets an outcome before it is acknowledged.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from pathlib import Path
+from typing import Protocol
+
+
+class Cause(Enum):
+    """Why an attempt, or its instance, did not succeed; a closed set that decides the retry."""
+
+    USER_EXIT = "USER_EXIT"
+    SIGNAL = "SIGNAL"
+    OOM = "OOM"
+    TIMEOUT = "TIMEOUT"
+    TERMINATED = "TERMINATED"
+    INFRA_LOST = "INFRA_LOST"
+    NODE_CREATION = "NODE_CREATION"
+    PREDECESSOR_FAILED = "PREDECESSOR_FAILED"
+    STORAGE = "STORAGE"
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One attempt at one task instance, ready to be started.
+
+    command: a shell command line. environment: the only variables the command sees, besides PATH,
+    HOME and the like. folder: the attempt's own folder, relative to the engine's root; it holds
+    `stdout`, `stderr` and the working folder.
+    """
+
+    attempt_id: str
+    command: str
+    environment: Mapping[str, str]
+    folder: str
+    timeout_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The command of an attempt is running."""
+
+    attempt_id: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """An attempt is over, with everything it started; nothing of it runs any more.
+
+    cause: None for exit code 0. exit_code: None if the command never ended by itself.
+    """
+
+    attempt_id: str
+    at: datetime
+    exit_code: int | None
+    cause: Cause | None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reconnected:
+    """The engine may have forgotten what it was told and had not yet begun: tell it again.
+
+    Comes first after the engine is opened, and whenever it was lost and is back.
+    """
+
+
+Report = Started | Ended | Reconnected
+
+
+class Engine(Protocol):
+    """Runs attempts. All methods may be called again with the same attempts."""
+
+    capacity: int
+
+    async def start(self, launches: Sequence[Launch]) -> None:
+        """Start attempts; one that is known already is left alone. The facts come as reports."""
+        ...
+
+    async def stop(self, attempt_ids: Sequence[str]) -> None:
+        """Kill attempts with all their processes; each then ends with Cause.TERMINATED."""
+        ...
+
+    async def acknowledge(self, attempt_ids: Sequence[str]) -> None:
+        """Allow the engine to forget these outcomes: they are stored."""
+        ...
+
+    async def reconcile(self, attempt_ids: Sequence[str]) -> None:
+        """Name every attempt believed to be running; those the engine lost end as INFRA_LOST."""
+        ...
+
+    async def reports(self) -> Sequence[Report]:
+        """Wait for something to happen; return all that has."""
+        ...
+
+    def log_path(self, folder: str, stream: str) -> Path:
+        """Where the bytes of `stream` ("stdout" or "stderr") of an attempt are."""
+        ...

@@ -1,0 +1,24 @@
+"""Time: the only module that reads the clock. Times are aware and in UTC everywhere."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+Clock = Callable[[], datetime]
+
+
+def now() -> datetime:
+    """The current time in UTC."""
+    return datetime.now(UTC)
+
+
+def from_timestamp(seconds: int) -> datetime:
+    """The moment `seconds` after 1970-01-01 UTC.
+
+    Raises ValueError or OverflowError if no calendar has that moment.
+    """
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def wire_time(moment: datetime | None) -> str | None:
+    """Write a moment as the API does, `2018-06-15T14:43:17Z`; None stays None."""
+    return None if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,119 @@
+"""Settings: one TOML file, then environment variables; the only reader of `os.environ`."""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+PREFIX = "QCS_GATEWAY_"
+
+
+class SettingsError(Exception):
+    """The settings cannot be used; the message says which one and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything an operator can set. Paths are relative to the working folder.
+
+    data: folder of all state. policies: folder of documents kept in git.
+    database_url: SQLAlchemy URL; empty means SQLite inside `data`.
+    amqp_url: the RabbitMQ broker; empty means none.
+    root_secret_id, root_secret_key: the root account's key; empty means made at the first start.
+    signature_binding: "lenient" or "strict", see `authn/replay.py`.
+    isolation: "sandbox", "uid" or "none"; empty means the best this machine allows.
+    instances_per_core: how many task instances the local engine runs at once, per core.
+    confirm_s: how long the broker may take to confirm a message.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    management_port: int = 8081
+    data: Path = Path("var")
+    policies: Path = Path("policies")
+    database_url: str = ""
+    amqp_url: str = field(default="", repr=False)
+    region: str = "ap-guangzhou"
+    root_uin: str = "100000000001"
+    root_secret_id: str = ""
+    root_secret_key: str = field(default="", repr=False)
+    signature_binding: str = "lenient"
+    isolation: str = ""
+    instances_per_core: int = 16
+    confirm_s: int = 10
+
+    @property
+    def resolved_database_url(self) -> str:
+        """The database to use, the embedded one included."""
+        return self.database_url or f"sqlite:///{(self.data / 'gateway.db').absolute()}"
+
+
+CHOICES: Mapping[str, frozenset[str]] = {
+    "signature_binding": frozenset({"lenient", "strict"}),
+    "isolation": frozenset({"", "sandbox", "uid", "none"}),
+}
+LIMITS: Mapping[str, tuple[int, int]] = {
+    "port": (0, 65_535),
+    "management_port": (0, 65_535),
+    "instances_per_core": (1, 4_096),
+    "confirm_s": (1, 600),
+}
+
+
+def load(path: Path | None = None, *, environ: Mapping[str, str] | None = None) -> Settings:
+    """Read `gateway.toml` (or `path`), then `QCS_GATEWAY_*`, and check every value.
+
+    Raises SettingsError for an unknown name, a wrong type or a value out of range.
+    """
+    environ = os.environ if environ is None else environ
+    settings = _apply(Settings(), _read_file(path), source=str(path or "gateway.toml"))
+    names = {f.name for f in fields(Settings)}
+    from_environ = {
+        key.removeprefix(PREFIX).lower(): value
+        for key, value in environ.items()
+        if key.startswith(PREFIX) and key.removeprefix(PREFIX).lower() in names
+    }
+    return _apply(settings, from_environ, source="the environment")
+
+
+def _read_file(path: Path | None) -> dict[str, Any]:
+    if path is None and not Path("gateway.toml").exists():
+        return {}
+    try:
+        return tomllib.loads((path or Path("gateway.toml")).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"cannot read {path or 'gateway.toml'}: {error}") from error
+
+
+def _apply(settings: Settings, values: Mapping[str, Any], *, source: str) -> Settings:
+    known = {f.name: f.type for f in fields(Settings)}
+    changes: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in known:
+            raise SettingsError(f"{source}: there is no setting `{name}`")
+        changes[name] = _convert(name, value, kind=type(getattr(settings, name)), source=source)
+    return replace(settings, **changes)
+
+
+def _convert(name: str, value: object, *, kind: type, source: str) -> Path | int | str:
+    if kind is int:
+        return _convert_int(name, value, source=source)
+    if not isinstance(value, str):
+        raise SettingsError(f"{source}: `{name}` must be a string")
+    if name in CHOICES and value not in CHOICES[name]:
+        allowed = ", ".join(sorted(choice for choice in CHOICES[name] if choice))
+        raise SettingsError(f"{source}: `{name}` must be one of {allowed}")
+    return Path(value) if issubclass(kind, Path) else value
+
+
+def _convert_int(name: str, value: object, *, source: str) -> int:
+    try:
+        number = int(str(value))
+    except ValueError:
+        raise SettingsError(f"{source}: `{name}` must be a whole number") from None
+    low, high = LIMITS[name]
+    if isinstance(value, bool) or not low <= number <= high:
+        raise SettingsError(f"{source}: `{name}` must be from {low} to {high}")
+    return number

@@ -1,0 +1,74 @@
+"""What the rooms' tables share: one MetaData, a column type for times, patterns in a WHERE."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Dialect,
+    MetaData,
+    TypeDecorator,
+    false,
+    or_,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class Moment(TypeDecorator[datetime]):
+    """An aware UTC time, kept as whole microseconds since 1970.
+
+    Why: one integer sorts, compares and indexes alike in SQLite and PostgreSQL, and is read
+    without parsing.
+    """
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
+        """Turn an aware time into microseconds."""
+        return None if value is None else (value - _EPOCH) // _MICROSECOND
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
+        """Turn microseconds into an aware time."""
+        return None if value is None else _EPOCH + timedelta(microseconds=value)
+
+
+def escape_like(text: str) -> str:
+    r"""Make `text` literal inside a LIKE pattern whose escape character is `\`."""
+    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+
+
+def matches_any(
+    column: ColumnElement[str], patterns: Iterable[str], *, dialect: str
+) -> ColumnElement[bool]:
+    """A condition: `column` matches one of `patterns`, in which only `*` is a wildcard.
+
+    dialect: "sqlite" or "postgresql". Why: LIKE ignores case in SQLite and not in PostgreSQL;
+    GLOB does not, but exists in SQLite alone.
+    """
+    exact = [pattern for pattern in patterns if "*" not in pattern]
+    wild = [pattern for pattern in patterns if "*" in pattern]
+    terms: list[ColumnElement[bool]] = [column.in_(exact)] if exact else []
+    if dialect == "sqlite":
+        terms += [column.op("GLOB", is_comparison=True)(_glob(pattern)) for pattern in wild]
+    else:
+        terms += [
+            column.like(escape_like(pattern).replace("*", "%"), escape="\\") for pattern in wild
+        ]
+    return or_(*terms) if terms else false()
+
+
+def _glob(pattern: str) -> str:
+    return pattern.replace("[", "[[]").replace("?", "[?]")

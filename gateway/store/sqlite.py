@@ -1,0 +1,187 @@
+"""SQLite: one writing thread with group commit, reads beside it.
+
+Why: SQLite has one writer at a time, and a durable commit costs one fsync. Whatever is waiting
+is put into one transaction, each function under a savepoint of its own, so that a hundred callers
+share one fsync and one failing function undoes only itself.
+"""
+
+import asyncio
+import queue
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import anyio.to_thread
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.pool import QueuePool
+
+from gateway.store.signals import Signals
+from gateway.store.transactions import StoreUnavailable, Tx
+from gateway.telemetry import log
+
+T = TypeVar("T")
+GROUP_MAX = 256
+READERS = 4
+BUSY_MS = 30_000
+
+
+@dataclass(slots=True)
+class _Request:
+    function: Callable[[Tx], Any]
+    future: asyncio.Future[Any]
+    result: Any = None
+    error: BaseException | None = None
+
+
+def create_sqlite_engine(url: str) -> Engine:
+    """An engine whose connections leave BEGIN and COMMIT to us."""
+    engine = create_engine(
+        url,
+        isolation_level="AUTOCOMMIT",
+        poolclass=QueuePool,
+        pool_size=READERS + 2,
+        max_overflow=0,
+        connect_args={"check_same_thread": False},
+    )
+
+    @event.listens_for(engine, "connect")
+    def _set_pragmas(connection: Any, _record: object) -> None:
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+        connection.execute(f"PRAGMA busy_timeout={BUSY_MS}")
+
+    return engine
+
+
+class SqliteStore:
+    """A `Store` on one SQLite file."""
+
+    def __init__(self, engine: Engine, *, loop: asyncio.AbstractEventLoop) -> None:
+        self.signals = Signals()
+        self._engine = engine
+        self._loop = loop
+        self._queue: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._point = engine.connect()
+        self._readers = anyio.CapacityLimiter(READERS)
+        self._writer = threading.Thread(target=self._write_forever, name="sqlite-writer")
+        self._writer.start()
+
+    async def write(self, function: Callable[[Tx], T]) -> T:
+        """See `Store.write`."""
+        request = _Request(function, self._loop.create_future())
+        self._queue.put(request)
+        result: T = await request.future
+        return result
+
+    async def read_point(self, function: Callable[[Tx], T]) -> T:
+        """See `Store.read_point`. Runs on the event loop: a hop to a thread would cost more."""
+        return function(Tx(self._point))
+
+    async def read_list(self, function: Callable[[Tx], T]) -> T:
+        """See `Store.read_list`."""
+        return await anyio.to_thread.run_sync(self._read, function, limiter=self._readers)
+
+    async def ping(self) -> None:
+        """See `Store.ping`."""
+        await self.read_point(lambda tx: tx.execute(text("SELECT 1")))
+
+    async def aclose(self) -> None:
+        """Finish what is queued, then close every connection."""
+        self._queue.put(None)
+        await anyio.to_thread.run_sync(self._writer.join)
+        self._point.close()
+        self._engine.dispose()
+
+    def _read(self, function: Callable[[Tx], T]) -> T:
+        with self._engine.connect() as connection:
+            connection.exec_driver_sql("BEGIN")
+            try:
+                return function(Tx(connection))
+            finally:
+                connection.exec_driver_sql("COMMIT")
+
+    def _write_forever(self) -> None:
+        with self._engine.connect() as connection:
+            while (first := self._queue.get()) is not None:
+                group, closing = self._collect(first)
+                woken = self._run_group(connection, group)
+                self._loop.call_soon_threadsafe(self._settle, group, woken)
+                if closing:
+                    return
+
+    def _collect(self, first: _Request) -> tuple[list[_Request], bool]:
+        """Take what is waiting now; the flag says that the store is being closed."""
+        group = [first]
+        while len(group) < GROUP_MAX:
+            try:
+                request = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if request is None:
+                return group, True
+            group.append(request)
+        return group, False
+
+    def _run_group(self, connection: Connection, group: list[_Request]) -> set[str]:
+        """Run a group in one transaction; returns the signals to wake after its commit."""
+        woken: set[str] = set()
+        try:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            for request in group:
+                woken |= self._run_one(connection, request)
+            connection.exec_driver_sql("COMMIT")
+        except Exception as error:
+            log.exception("commit_failed", transactions=len(group))
+            self._roll_back(connection)
+            for request in group:
+                request.error = StoreUnavailable("The change could not be stored. Try again.")
+                request.error.__cause__ = error
+            return set()
+        return woken
+
+    def _run_one(self, connection: Connection, request: _Request) -> set[str]:
+        """Run one function under its savepoint. A full disk or a broken file fails the group."""
+        tx = Tx(connection)
+        connection.exec_driver_sql("SAVEPOINT one")
+        try:
+            request.result = request.function(tx)
+        except OperationalError:
+            raise
+        except Exception as error:  # noqa: BLE001  # handed to the caller as it is
+            connection.exec_driver_sql("ROLLBACK TO one")
+            request.error = error
+            tx.woken.clear()
+        connection.exec_driver_sql("RELEASE one")
+        return tx.woken
+
+    @staticmethod
+    def _roll_back(connection: Connection) -> None:
+        try:
+            connection.exec_driver_sql("ROLLBACK")
+        except OperationalError:
+            log.info("nothing_to_roll_back")
+
+    def _settle(self, group: list[_Request], woken: set[str]) -> None:
+        """Tell every caller how it ended; runs on the event loop."""
+        for request in group:
+            if request.future.done():
+                continue
+            if request.error is not None:
+                request.future.set_exception(request.error)
+            else:
+                request.future.set_result(request.result)
+        self.signals.wake(woken)
+
+
+@asynccontextmanager
+async def open_sqlite(url: str) -> AsyncIterator[SqliteStore]:
+    """Open the store; on leaving, what is queued is finished first."""
+    store = SqliteStore(create_sqlite_engine(url), loop=asyncio.get_running_loop())
+    try:
+        yield store
+    finally:
+        with anyio.CancelScope(shield=True):
+            await store.aclose()

@@ -1,0 +1,51 @@
+"""Logs and metrics: structlog on stderr, prometheus counters on the management port.
+
+Never a secret, signature, token or request body in a log line.
+"""
+
+import logging
+import sys
+
+import structlog
+from prometheus_client import Counter, Gauge, Histogram
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+CALLS = Counter("qcs_gateway_calls", "Calls answered, by action and code.", ["action", "code"])
+CALL_SECONDS = Histogram("qcs_gateway_call_seconds", "Time from request to answer.")
+EVENTS_RECORDED = Counter("qcs_gateway_events_recorded", "Events written to the ledger.")
+MESSAGES_PUBLISHED = Counter("qcs_gateway_messages_published", "Messages the broker confirmed.")
+MESSAGES_WAITING = Gauge("qcs_gateway_messages_waiting", "Messages not yet sent.")
+POLICY_GENERATION = Gauge("qcs_gateway_policy_generation", "The policy snapshot in force.")
+POLICY_BROKEN = Gauge("qcs_gateway_policy_broken", "1 while the policy files on disk are refused.")
+INSTANCES_RUNNING = Gauge("qcs_gateway_instances_running", "Task instances running now.")
+
+
+def configure_logging() -> None:
+    """Send every log line to stderr as one JSON object, our own and the libraries' alike."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer(),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.INFO)
+    logging.getLogger("uvicorn.access").disabled = True

@@ -46,6 +46,20 @@ class Principal:
 
 
 @dataclass(frozen=True, slots=True)
+class Key:
+    """A secret key and whose it is.
+
+    token: for a temporary key, the text that must come with every call; None for a lasting key.
+    """
+
+    secret_id: str
+    secret_key: str = field(repr=False)
+    principal: Principal
+    active: bool = True
+    token: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """One call, read once: the decision and the backend see the same values.
 

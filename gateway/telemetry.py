@@ -11,7 +11,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-CALLS = Counter("qcs_gateway_calls", "Calls answered, by action and code.", ["action", "code"])
+CALLS = Counter("qcs_gateway_calls", "Calls answered, by public code.", ["code"])
 CALL_SECONDS = Histogram("qcs_gateway_call_seconds", "Time from request to answer.")
 EVENTS_RECORDED = Counter("qcs_gateway_events_recorded", "Events written to the ledger.")
 MESSAGES_PUBLISHED = Counter("qcs_gateway_messages_published", "Messages the broker confirmed.")

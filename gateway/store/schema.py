@@ -1,16 +1,24 @@
 """What the rooms' tables share: one MetaData, a column type for times, patterns in a WHERE."""
 
+import json
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     ColumnElement,
     Dialect,
     MetaData,
+    String,
     TypeDecorator,
+    any_,
+    exists,
     false,
+    func,
+    literal,
     or_,
+    select,
 )
 
 metadata = MetaData(
@@ -56,18 +64,35 @@ def matches_any(
     """A condition: `column` matches one of `patterns`, in which only `*` is a wildcard.
 
     dialect: "sqlite" or "postgresql". Why: LIKE ignores case in SQLite and not in PostgreSQL;
-    GLOB does not, but exists in SQLite alone.
+    GLOB does not, but exists in SQLite alone. The patterns go in as one value: a policy may hold
+    thousands, and SQLite refuses an OR of more than a thousand terms.
     """
-    exact = [pattern for pattern in patterns if "*" not in pattern]
-    wild = [pattern for pattern in patterns if "*" in pattern]
+    possible = [pattern for pattern in patterns if _is_storable(pattern)]
+    exact = [pattern for pattern in possible if "*" not in pattern]
+    wild = [pattern for pattern in possible if "*" in pattern]
     terms: list[ColumnElement[bool]] = [column.in_(exact)] if exact else []
-    if dialect == "sqlite":
-        terms += [column.op("GLOB", is_comparison=True)(_glob(pattern)) for pattern in wild]
-    else:
-        terms += [
-            column.like(escape_like(pattern).replace("*", "%"), escape="\\") for pattern in wild
-        ]
+    if wild:
+        terms.append(_globs(column, wild) if dialect == "sqlite" else _likes(column, wild))
     return or_(*terms) if terms else false()
+
+
+def _is_storable(text: str) -> bool:
+    """Whether a column can hold `text`. What it cannot hold, it cannot match.
+
+    Why: SQLite reads a pattern only up to a NUL, and would match more than was meant.
+    """
+    return "\x00" not in text and not any("\ud800" <= char <= "\udfff" for char in text)
+
+
+def _globs(column: ColumnElement[str], patterns: list[str]) -> ColumnElement[bool]:
+    given = func.json_each(json.dumps([_glob(pattern) for pattern in patterns]))
+    pattern = given.table_valued("value").c.value
+    return exists(select(pattern).where(column.op("GLOB", is_comparison=True)(pattern)))
+
+
+def _likes(column: ColumnElement[str], patterns: list[str]) -> ColumnElement[bool]:
+    given = literal([escape_like(pattern).replace("*", "%") for pattern in patterns], ARRAY(String))
+    return column.op("LIKE", is_comparison=True)(any_(given))
 
 
 def _glob(pattern: str) -> str:

@@ -7,7 +7,9 @@ share one fsync and one failing function undoes only itself.
 
 import asyncio
 import queue
+import sqlite3
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -26,6 +28,13 @@ T = TypeVar("T")
 GROUP_MAX = 256
 READERS = 4
 BUSY_MS = 30_000
+WAL_TRIES = 200
+WAL_PAUSE_S = 0.02
+PRAGMAS = (
+    f"busy_timeout={BUSY_MS}",  # first: the others may have to wait, too
+    "synchronous=FULL",
+    "foreign_keys=ON",
+)
 
 
 @dataclass(slots=True)
@@ -44,16 +53,34 @@ def create_sqlite_engine(url: str) -> Engine:
         poolclass=QueuePool,
         pool_size=READERS + 2,
         max_overflow=0,
+        hide_parameters=True,  # an error is logged; what was to be stored may be a secret
         connect_args={"check_same_thread": False},
     )
 
     @event.listens_for(engine, "connect")
     def _set_pragmas(connection: Any, _record: object) -> None:
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        for pragma in PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")
-        connection.execute(f"PRAGMA busy_timeout={BUSY_MS}")
+        _enter_wal(connection)
 
     return engine
+
+
+def _enter_wal(connection: sqlite3.Connection) -> None:
+    """Use the write-ahead log.
+
+    Why the loop: of two programs that switch a new file at once, one is told immediately that it
+    is locked; here SQLite does not wait as `busy_timeout` asks.
+    """
+    for left in reversed(range(WAL_TRIES)):
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if not left or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+            time.sleep(WAL_PAUSE_S)
+        else:
+            return
 
 
 class SqliteStore:
@@ -64,13 +91,17 @@ class SqliteStore:
         self._engine = engine
         self._loop = loop
         self._queue: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._closed = False
         self._point = engine.connect()
+        self._point.exec_driver_sql("PRAGMA query_only=ON")
         self._readers = anyio.CapacityLimiter(READERS)
         self._writer = threading.Thread(target=self._write_forever, name="sqlite-writer")
         self._writer.start()
 
     async def write(self, function: Callable[[Tx], T]) -> T:
         """See `Store.write`."""
+        if self._closed:
+            raise StoreUnavailable("The service is stopping. Try again.")
         request = _Request(function, self._loop.create_future())
         self._queue.put(request)
         result: T = await request.future
@@ -90,6 +121,7 @@ class SqliteStore:
 
     async def aclose(self) -> None:
         """Finish what is queued, then close every connection."""
+        self._closed = True
         self._queue.put(None)
         await anyio.to_thread.run_sync(self._writer.join)
         self._point.close()
@@ -97,6 +129,7 @@ class SqliteStore:
 
     def _read(self, function: Callable[[Tx], T]) -> T:
         with self._engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA query_only=ON")
             connection.exec_driver_sql("BEGIN")
             try:
                 return function(Tx(connection))
@@ -148,11 +181,11 @@ class SqliteStore:
         connection.exec_driver_sql("SAVEPOINT one")
         try:
             request.result = request.function(tx)
-        except OperationalError:
-            raise
-        except Exception as error:  # noqa: BLE001  # handed to the caller as it is
+        except Exception as error:
+            if _is_outage(error):
+                raise
             connection.exec_driver_sql("ROLLBACK TO one")
-            request.error = error
+            request.error = _as_raisable(error)
             tx.woken.clear()
         connection.exec_driver_sql("RELEASE one")
         return tx.woken
@@ -174,6 +207,23 @@ class SqliteStore:
             else:
                 request.future.set_result(request.result)
         self.signals.wake(woken)
+
+
+def _is_outage(error: Exception) -> bool:
+    """Whether the database itself failed, and not the one statement (such as a missing table)."""
+    if not isinstance(error, OperationalError):
+        return False
+    code: int = getattr(error.orig, "sqlite_errorcode", sqlite3.SQLITE_IOERR)
+    return code & 0xFF != sqlite3.SQLITE_ERROR  # the low byte is the family
+
+
+def _as_raisable(error: Exception) -> Exception:
+    """The error itself, unless it is the one kind that a future refuses to carry."""
+    if not isinstance(error, StopIteration):
+        return error
+    wrapped = RuntimeError("a transaction raised StopIteration")
+    wrapped.__cause__ = error
+    return wrapped
 
 
 @asynccontextmanager

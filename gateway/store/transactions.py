@@ -69,8 +69,9 @@ class Store(Protocol):
 @asynccontextmanager
 async def open_store(url: str) -> AsyncIterator[Store]:
     """Open the database at `url` ("sqlite:///path" or "postgresql://…"), migrated before."""
-    from gateway.store.postgresql import open_postgresql
-    from gateway.store.sqlite import open_sqlite
+    # they import this module
+    from gateway.store.postgresql import open_postgresql  # noqa: PLC0415
+    from gateway.store.sqlite import open_sqlite  # noqa: PLC0415
 
     opener = open_sqlite if url.startswith("sqlite") else open_postgresql
     async with opener(url) as store:

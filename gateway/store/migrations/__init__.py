@@ -4,16 +4,18 @@ from pathlib import Path
 
 from sqlalchemy import Connection, create_engine, inspect, text
 
+from gateway.store.postgresql import driver_url
+from gateway.store.sqlite import create_sqlite_engine
+
 HERE = Path(__file__).parent
-HEAD = max(path.stem.split("_")[0] for path in (HERE / "versions").glob("[0-9]*.py"))
+HEAD = max(
+    (path.stem.split("_")[0] for path in (HERE / "versions").glob("[0-9]*.py")), default=None
+)
 LOCK = 7_236_413  # an arbitrary number that stands for "migrating" in pg_advisory_xact_lock
 
 
 def migrate(url: str) -> None:
     """Bring the database at `url` to the newest revision; safe to run twice at once."""
-    from gateway.store.postgresql import driver_url
-    from gateway.store.sqlite import create_sqlite_engine
-
     sqlite = url.startswith("sqlite")
     engine = create_sqlite_engine(url) if sqlite else create_engine(driver_url(url))
     try:
@@ -42,10 +44,11 @@ def current_revision(connection: Connection) -> str | None:
 
 
 def _upgrade(connection: Connection) -> None:
-    from alembic import command  # slow to import, and seldom needed
-    from alembic.config import Config
+    # slow to import, and seldom needed
+    from alembic import command  # noqa: PLC0415
+    from alembic.config import Config  # noqa: PLC0415
 
     config = Config()
-    config.set_main_option("script_location", str(HERE))
+    config.set_main_option("script_location", str(HERE).replace("%", "%%"))
     config.attributes["connection"] = connection
     command.upgrade(config, "head")

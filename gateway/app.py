@@ -1,0 +1,233 @@
+"""The wiring: opens the store, the engine and the broker, builds the rooms, introduces them.
+
+One task group holds everything that runs. SIGTERM and SIGINT drain it: no new calls, those under
+way are answered, then the loops end. Running commands go on; the next start finds them.
+"""
+
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import anyio
+import uvicorn
+
+from gateway import ids
+from gateway.administration import migrate_database
+from gateway.authn import Authenticator
+from gateway.authn.replay import ReplayGuard
+from gateway.authn.signed import ClassicAuthenticator, Tc3Authenticator
+from gateway.batch.api import BatchApi
+from gateway.batch.engines import Engine
+from gateway.batch.engines.local import open_local_engine
+from gateway.batch.redirection import Redirector
+from gateway.batch.scheduler import Scheduler
+from gateway.batch.storage.local import LocalStorage
+from gateway.call import Key, Principal, Upstream
+from gateway.cam import identities, keys, sts
+from gateway.cam.decisions import DecisionLog
+from gateway.clock import now
+from gateway.cmq import subscriptions, topics
+from gateway.cmq.api import build_service
+from gateway.cmq.classic import ClassicService
+from gateway.config import Settings
+from gateway.events import relay
+from gateway.events.bus import Bus
+from gateway.events.rabbitmq import open_rabbitmq
+from gateway.pipeline import Pipeline
+from gateway.policy.enforcer import Enforcer
+from gateway.server import create_api, create_management
+from gateway.service import Service
+from gateway.store import Store, Tx, open_store
+from gateway.telemetry import POLICY_GENERATION, configure_logging, log
+
+DRAIN_S = 20
+BACKLOG = 2_048
+
+
+@dataclass(slots=True)
+class State:
+    """What readiness has to know of the process itself."""
+
+    problems: list[str] = field(default_factory=lambda: ["starting"])
+
+
+class Server(uvicorn.Server):
+    """uvicorn without its own signal handling: the application drains as a whole."""
+
+    def capture_signals(self) -> Any:
+        """Leave the signals alone."""
+        return nullcontext()
+
+
+def serve(settings: Settings) -> None:
+    """Serve until told to stop. Raises what makes a start impossible."""
+    configure_logging()
+    migrate_database(settings)
+    anyio.run(_run, settings, backend_options={"use_uvloop": True})
+
+
+async def _run(settings: Settings) -> None:
+    state = State()
+    async with AsyncExitStack() as stack:
+        api_socket = stack.enter_context(_listen(settings.host, settings.port))
+        management_socket = stack.enter_context(_listen(settings.host, settings.management_port))
+        store = await stack.enter_async_context(open_store(settings.resolved_database_url))
+        engine = await stack.enter_async_context(_open_engine(settings))
+        bus = await _open_bus(settings, stack)
+        folder = identities.PolicyFolder(settings.policies)
+        loaded = folder.fingerprint()
+        enforcer = Enforcer(folder.read_model(), folder.read_snapshot(generation=1))
+        POLICY_GENERATION.set(1)
+        decisions = DecisionLog(store)
+        pipeline = _build_pipeline(
+            settings, store=store, engine=engine, bus=bus, enforcer=enforcer, decisions=decisions
+        )
+        api = create_api(pipeline, clock=now, new_request_id=ids.new_request_id)
+        management = create_management(partial(_problems, state, store))
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(decisions.run)
+            await tasks.start(
+                partial(
+                    identities.watch,
+                    folder,
+                    current=enforcer.snapshot,
+                    loaded=loaded,
+                    swap=enforcer.swap,
+                )
+            )
+            await tasks.start(partial(relay.run, store, bus, subscribers=subscriptions, clock=now))
+            await tasks.start(_build_scheduler(settings, store=store, engine=engine).run)
+            await _serve_until_signal(state, [(api, api_socket), (management, management_socket)])
+            tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _open_engine(settings: Settings) -> AsyncIterator[Engine]:
+    capacity = settings.instances_per_core * (os.cpu_count() or 1)
+    root = settings.data.absolute() / "engine"
+    async with open_local_engine(
+        root, isolation=settings.isolation or None, capacity=capacity
+    ) as engine:
+        yield engine
+
+
+async def _open_bus(settings: Settings, stack: AsyncExitStack) -> Bus | None:
+    if not settings.amqp_url:
+        return None
+    bus: Bus = await stack.enter_async_context(
+        open_rabbitmq(settings.amqp_url, confirm_s=settings.confirm_s)
+    )
+    return bus
+
+
+def _build_scheduler(settings: Settings, *, store: Store, engine: Engine) -> Scheduler:
+    storage = LocalStorage(settings.data.absolute() / "cos")
+    return Scheduler(store, engine, Redirector(engine, storage), clock=now, new_id=ids.new_id)
+
+
+def _build_pipeline(
+    settings: Settings,
+    *,
+    store: Store,
+    engine: Engine,
+    bus: Bus | None,
+    enforcer: Enforcer,
+    decisions: DecisionLog,
+) -> Pipeline:
+    root = root_key(settings)
+    ring = keys.KeyRing(
+        store,
+        sealer=keys.open_sealer(settings.data / "sealing.key"),
+        fixed={root.secret_id: root},
+        clock=now,
+    )
+    authenticators: tuple[Authenticator, ...] = (Tc3Authenticator(ring), ClassicAuthenticator(ring))
+    batch = BatchApi(store, engine, _topic_exists, clock=now, new_id=ids.new_id)
+    upstreams: Mapping[str, Upstream] = {
+        "batch": Service(batch.operations),
+        "sts": Service(sts.OPERATIONS),
+        "tdmq": build_service(store, bus, clock=now, new_id=ids.new_id),
+        "cmq": ClassicService(store, clock=now),
+    }
+    return Pipeline(
+        authenticators=authenticators,
+        replay=ReplayGuard(strict=settings.signature_binding == "strict"),
+        enforcer=enforcer,
+        decisions=decisions,
+        upstreams=upstreams,
+        default_region=settings.region,
+    )
+
+
+def _topic_exists(tx: Tx, *, owner_uin: str, region: str, name: str) -> bool:
+    return topics.find_topic(tx, owner_uin, region=region, name=name) is not None
+
+
+def root_key(settings: Settings) -> Key:
+    """The root account's key: as set, else from `root.env`, made at the first start."""
+    if settings.root_secret_id and settings.root_secret_key:
+        principal = Principal(settings.root_uin, settings.root_uin, "root")
+        return Key(settings.root_secret_id, settings.root_secret_key, principal)
+    return keys.open_root_key(
+        settings.data / "root.env", uin=settings.root_uin, region=settings.region
+    )
+
+
+async def _problems(state: State, store: Store) -> list[str]:
+    """Why the process cannot take calls now."""
+    problems = list(state.problems)
+    try:
+        with anyio.fail_after(5):
+            await store.ping()
+    except Exception as error:  # whatever it is, the answer is "not ready"
+        problems.append(f"the database does not answer: {type(error).__name__}")
+    return problems
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((host, port))
+    listener.listen(BACKLOG)
+    listener.setblocking(False)
+    return listener
+
+
+async def _serve_until_signal(state: State, apps: list[tuple[Any, socket.socket]]) -> None:
+    servers = [
+        (
+            Server(
+                uvicorn.Config(
+                    app,
+                    log_config=None,
+                    access_log=False,
+                    server_header=False,
+                    date_header=False,
+                    lifespan="off",
+                    timeout_graceful_shutdown=DRAIN_S,
+                    proxy_headers=False,
+                )
+            ),
+            listener,
+        )
+        for app, listener in apps
+    ]
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with anyio.create_task_group() as tasks:
+            for server, listener in servers:
+                tasks.start_soon(partial(server.serve, sockets=[listener]))
+            state.problems.clear()
+            host, port = apps[0][1].getsockname()[:2]
+            log.info("serving", host=host, port=port, management_port=apps[1][1].getsockname()[1])
+            async for number in signals:
+                log.info("draining", signal=number.name)
+                state.problems.append("draining")
+                for server, _ in servers:
+                    server.should_exit = True
+                break

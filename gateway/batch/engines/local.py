@@ -1,0 +1,254 @@
+"""The local engine: the gateway's side of the executor, a process that outlives it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+import anyio
+from anyio.abc import SocketStream, TaskStatus
+
+import gateway
+from gateway.batch.engines import Launch, Reconnected, Report
+from gateway.batch.executor import frames
+from gateway.batch.executor.folders import log_file
+from gateway.errors import ServiceUnavailable
+from gateway.telemetry import log
+
+SOCKET: Final = "executor.sock"
+RECEIVE_BYTES: Final = 262_144
+ANSWER_S_MAX: Final = 10.0
+SEND_S_MAX: Final = 10.0
+LAUNCH_S_MAX: Final = 20.0
+OPEN_S_MAX: Final = 30.0
+BACKOFF_S_MIN: Final = 0.02
+BACKOFF_S_MAX: Final = 5.0
+IDS_PER_FRAME: Final = 10_000
+PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class ExecutorRefused(Exception):
+    """The executor cannot serve as asked; says why."""
+
+
+class LocalEngine:
+    """An `Engine` that speaks to one executor, and starts another when it is gone.
+
+    Why a message may be dropped while the line is down: when it is back, Reconnected makes the
+    scheduler say everything again, and the executor tells all that runs and every outcome.
+    """
+
+    def __init__(
+        self, root: Path, *, isolation: str | None, capacity: int, linger_s: float = 60.0
+    ) -> None:
+        """isolation: "sandbox", "uid" or "none"; None for the best. linger_s: see the executor."""
+        self.capacity = capacity
+        self._isolation = isolation or ""
+        self.executor_pid = 0
+        self._root = root.absolute()
+        self._linger_s = linger_s
+        self._stream: SocketStream | None = None
+        self._sending = anyio.Lock()
+        self._reports: list[Report] = []
+        self._reported = anyio.Event()
+
+    async def start(self, launches: Sequence[Launch]) -> None:
+        """See `Engine.start`. Raises FrameError for a launch of more than 16 MB."""
+        if launches:
+            await self._send(frames.start_frames(launches))
+
+    async def stop(self, attempt_ids: Sequence[str]) -> None:
+        """See `Engine.stop`."""
+        await self._send(
+            frames.encode(frames.Stop(attempt_ids=ids)) for ids in _portions(attempt_ids)
+        )
+
+    async def acknowledge(self, attempt_ids: Sequence[str]) -> None:
+        """See `Engine.acknowledge`."""
+        await self._send(
+            frames.encode(frames.Acknowledge(attempt_ids=ids)) for ids in _portions(attempt_ids)
+        )
+
+    async def reconcile(self, attempt_ids: Sequence[str]) -> None:
+        """See `Engine.reconcile`."""
+        await self._send(
+            frames.encode(frames.Reconcile(attempt_ids=ids)) for ids in _portions(attempt_ids)
+        )
+
+    async def reports(self) -> Sequence[Report]:
+        """See `Engine.reports`."""
+        while not self._reports:
+            self._reported = anyio.Event()
+            await self._reported.wait()
+        reports, self._reports = self._reports, []
+        return reports
+
+    def log_path(self, folder: str, stream: str) -> Path:
+        """See `Engine.log_path`. Raises InvalidParameterValue for what is no attempt's log."""
+        return log_file(self._root, folder, stream=stream)
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Keep a line to an executor until cancelled; started once the first one answered.
+
+        Raises ExecutorRefused if the first executor cannot serve as asked; a later one is retried.
+        """
+        await self._serve_once(task_status)
+        delay_s = BACKOFF_S_MIN
+        while True:
+            try:
+                await self._serve_once(anyio.TASK_STATUS_IGNORED)
+                delay_s = BACKOFF_S_MIN
+            except (OSError, TimeoutError, ExecutorRefused, frames.FrameError) as error:
+                log.error("executor_unavailable", error=str(error), retry_s=delay_s)
+                await anyio.sleep(delay_s)
+                delay_s = min(2 * delay_s, BACKOFF_S_MAX)
+
+    async def _serve_once(self, task_status: TaskStatus[None]) -> None:
+        """Connect, greet, and pass reports on until the line ends."""
+        async with await self._connect() as stream:
+            unframer = frames.Unframer()
+            with anyio.fail_after(ANSWER_S_MAX):
+                await stream.send(frames.encode(frames.Hello(isolation=self._isolation)))
+                heard = await _receive(stream, unframer)
+            self._welcome(heard)
+            self._stream = stream
+            task_status.started()
+            try:
+                self._report(heard[1:], first=Reconnected())
+                while heard := await _receive(stream, unframer):
+                    self._report(heard)
+            except (OSError, anyio.BrokenResourceError, frames.FrameError) as error:
+                log.warning("executor_lost", error=str(error))
+            finally:
+                self._stream = None
+
+    def _welcome(self, heard: Sequence[frames.FromExecutor]) -> None:
+        """Check the answer to Hello."""
+        match heard:
+            case [frames.Welcome() as welcome, *_]:
+                self.executor_pid = welcome.pid
+                log.info("executor_connected", pid=welcome.pid, isolation=welcome.isolation)
+            case [frames.Refused() as refused, *_]:
+                raise ExecutorRefused(refused.reason)
+            case _:
+                raise ExecutorRefused("it ended the line before it answered")
+
+    def _report(
+        self, heard: Iterable[frames.FromExecutor], *, first: Reconnected | None = None
+    ) -> None:
+        if first is not None:
+            self._reports.append(first)
+        for frame in heard:
+            if isinstance(frame, frames.Facts):
+                self._reports += frame.started
+                self._reports += frame.ended
+        self._reported.set()
+
+    async def _send(self, encoded: Iterable[bytes]) -> None:
+        """Send frames, or none while the line is down. A line that takes nothing is given up."""
+        async with self._sending:
+            for frame in encoded:
+                stream = self._stream
+                if stream is None:
+                    return
+                try:
+                    with anyio.fail_after(SEND_S_MAX):
+                        await stream.send(frame)
+                except (OSError, TimeoutError, anyio.BrokenResourceError) as error:
+                    log.warning("executor_lost", error=str(error))
+                    await self._give_up(stream)
+
+    async def _give_up(self, stream: SocketStream) -> None:
+        """Close the line, so that whoever reads from it begins again."""
+        self._stream = None
+        await anyio.aclose_forcefully(stream)
+
+    async def _connect(self) -> SocketStream:
+        """Reach the executor, starting one if none answers. Raises ExecutorRefused or OSError."""
+        with suppress(OSError):
+            return await self._dial()
+        await anyio.to_thread.run_sync(self._launch_executor)
+        return await self._dial()
+
+    async def _dial(self) -> SocketStream:
+        """Connect to the socket.
+
+        Why through /proc: a socket's path may have 107 bytes, a data folder's more.
+        """
+        folder = os.open(self._root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with anyio.fail_after(ANSWER_S_MAX):
+                return await anyio.connect_unix(f"/proc/self/fd/{folder}/{SOCKET}")
+        finally:
+            os.close(folder)
+
+    def _launch_executor(self) -> None:
+        """Start an executor and wait until it serves; blocks. Raises ExecutorRefused or OSError.
+
+        It gets none of our variables: they may hold keys. Its own parent ends at once, so it
+        belongs to nobody here.
+        """
+        argv = [sys.executable, "-m", "gateway.batch.executor", "--detach"]
+        argv += ["--root", str(self._root), "--isolation", self._isolation]
+        argv += ["--linger-s", str(self._linger_s)]
+        environment = {"PATH": PATH, "PYTHONPATH": str(Path(gateway.__path__[0]).parent)}
+        try:
+            done = subprocess.run(  # noqa: S603  # our own argv
+                argv,
+                env=environment,
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                timeout=LAUNCH_S_MAX,
+                start_new_session=True,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise ExecutorRefused(f"it does not serve after {LAUNCH_S_MAX} s") from error
+        if done.returncode != 0:
+            raise ExecutorRefused(done.stderr.decode(errors="replace").strip())
+
+
+async def _receive(stream: SocketStream, unframer: frames.Unframer) -> list[frames.FromExecutor]:
+    """What came next: at least one frame, or none at the end. Raises FrameError."""
+    heard: list[frames.FromExecutor] = []
+    while not heard:
+        try:
+            data = await stream.receive(RECEIVE_BYTES)
+        except anyio.EndOfStream:
+            return []
+        heard = [frames.decode_from_executor(body) for body in unframer.feed(data)]
+    return heard
+
+
+def _portions(attempt_ids: Sequence[str]) -> Iterable[list[str]]:
+    """Ids in lists that fit a frame."""
+    for begin in range(0, len(attempt_ids), IDS_PER_FRAME):
+        yield list(attempt_ids[begin : begin + IDS_PER_FRAME])
+
+
+@asynccontextmanager
+async def open_local_engine(
+    root: Path, *, isolation: str | None, capacity: int, linger_s: float = 60.0
+) -> AsyncIterator[LocalEngine]:
+    """Have a local engine whose executor answers; leaving it leaves the executor and its jobs be.
+
+    root: a folder for the executor alone. Raises ServiceUnavailable with the executor's reason.
+    """
+    engine = LocalEngine(root, isolation=isolation, capacity=capacity, linger_s=linger_s)
+    refusal: Exception | None = None
+    async with anyio.create_task_group() as tasks:
+        try:
+            with anyio.fail_after(OPEN_S_MAX):
+                await tasks.start(engine.run)
+        except (ExecutorRefused, OSError, TimeoutError, frames.FrameError) as error:
+            refusal = error
+        else:
+            yield engine
+        tasks.cancel_scope.cancel()
+    if refusal is not None:  # raised out here, where no group wraps it
+        raise ServiceUnavailable(f"No executor serves {root}: {refusal}") from refusal

@@ -1,0 +1,12 @@
+"""The executor: a small process of its own that runs commands and outlives the gateway.
+
+`python -m gateway.batch.executor --root DIR` serves one gateway at a time on `DIR/executor.sock`.
+Read it in this order: `frames` (what is said on the socket), `journal` (what must not be
+forgotten), `ledger` (the attempts and where each stands), `isolation` (what a command may see),
+`processes` (what Linux knows of a process), `runner` (start, watch, kill), `server` (the loop).
+
+It imports the standard library, msgspec, the floor and the words of `engines`, nothing else.
+
+Why a process of its own: spawning from a large process or from uvloop costs five times as much as
+from a small one, and a gateway that is killed must take no running command with it.
+"""

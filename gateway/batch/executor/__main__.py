@@ -1,0 +1,217 @@
+"""`python -m gateway.batch.executor`: start the executor, or sweep up after a dead one."""
+
+import argparse
+import fcntl
+import logging
+import os
+import signal
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from gateway.batch.executor import processes
+from gateway.batch.executor.folders import ATTEMPTS
+from gateway.batch.executor.isolation import PATH, SHELL, IsolationUnavailable, isolation_named
+from gateway.batch.executor.journal import Journal
+from gateway.batch.executor.ledger import Ledger
+from gateway.batch.executor.recovery import recover
+from gateway.batch.executor.runner import Runner
+from gateway.batch.executor.server import Server
+from gateway.clock import now
+
+log = logging.getLogger("executor")
+
+LOCK_S_MAX: Final = 3.0
+LOCK_PAUSE_S: Final = 0.02
+EXIT_REFUSED: Final = 1
+EXIT_ALREADY_RUNNING: Final = 3
+READY: Final = b"ready"
+RUNNING: Final = b"another executor holds this folder"
+FOLDER_MODE: Final = 0o700
+# Others may pass through, not look: under `uid` the command's user must reach its work folder.
+FOLDER_MODE_PASSABLE: Final = 0o711
+
+
+def main() -> int:
+    """Read the arguments and do it. Exit code 3: another executor holds the folder."""
+    parser = argparse.ArgumentParser(prog="python -m gateway.batch.executor")
+    parser.add_argument("--root", type=Path, required=True, help="the executor's own folder")
+    parser.add_argument("--isolation", default="", help="sandbox, uid or none; default the best")
+    parser.add_argument("--linger-s", type=float, default=60.0, help="how long to stay unused")
+    parser.add_argument("--detach", action="store_true", help="return once it serves, leave it be")
+    parser.add_argument("--sweep", action="store_true", help="only kill what a dead one left")
+    options = parser.parse_args()
+    root = options.root.absolute()
+    if options.sweep:
+        return _sweep(root)
+    root.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+    if options.detach and (code := _detach(root)) is not None:
+        return code
+    _log_to_stderr()
+    if _lock(root) is None:
+        _report(RUNNING)
+        return EXIT_ALREADY_RUNNING
+    try:
+        _serve(root, isolation=options.isolation, linger_s=options.linger_s)
+    except (IsolationUnavailable, OSError) as error:
+        log.error("not_served reason=%s", error)  # noqa: TRY400  # the sentence says it all
+        _report(str(error).encode())
+        return EXIT_REFUSED
+    return 0
+
+
+def _sweep(root: Path) -> int:
+    """Kill what a dead executor left. A living one, or the next one, needs no help."""
+    if root.is_dir() and _lock(root) is not None:
+        _log_to_stderr()
+        lost = recover(_open_ledger(root), root, clock=now)
+        log.warning("swept attempts_lost=%d", lost)
+    return 0
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
+
+
+_launcher: list[int] = []
+
+
+def _report(message: bytes) -> None:
+    """Tell the process that started us, if it waits."""
+    while _launcher:
+        pipe = _launcher.pop()
+        with suppress(OSError):
+            os.write(pipe, message)
+        os.close(pipe)
+
+
+def _detach(root: Path) -> int | None:
+    """Go on as a process of its own session. In the first process: wait until it serves.
+
+    Returns None in the executor, the exit code in the process that was started.
+    """
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        os.close(reading)
+        _launcher.append(writing)
+        os.setsid()
+        logs = os.open(root / "executor.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        null = os.open(os.devnull, os.O_RDONLY)
+        for ours, theirs in ((null, 0), (logs, 1), (logs, 2)):
+            os.dup2(ours, theirs)
+        os.close(logs)
+        os.close(null)
+        return None
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        message = pipe.read()
+    if message == READY:
+        return 0
+    sys.stderr.write((message or b"it ended; see executor.log").decode(errors="replace") + "\n")
+    return EXIT_ALREADY_RUNNING if message == RUNNING else EXIT_REFUSED
+
+
+def _lock(root: Path) -> int | None:
+    """Take the folder's lock, waiting a little for one that is ending; None if it stays taken."""
+    lock = os.open(root / "executor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    give_up_at = time.monotonic() + LOCK_S_MAX
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > give_up_at:
+                os.close(lock)
+                return None
+            time.sleep(LOCK_PAUSE_S)
+        else:
+            return lock
+
+
+def _open_ledger(root: Path) -> Ledger:
+    journal = Journal(root / "journal")
+    if journal.dropped_bytes:
+        log.warning("journal_torn dropped_bytes=%d", journal.dropped_bytes)
+    return Ledger(journal, boot_id=processes.boot_id(), clock=now)
+
+
+def _serve(root: Path, *, isolation: str, linger_s: float) -> None:
+    """Serve until there is nothing to stay for. Raises IsolationUnavailable or OSError."""
+    os.umask(0o022)
+    processes.become_subreaper()
+    ledger = _open_ledger(root)
+    lost = recover(ledger, root, clock=now)
+    if lost:
+        log.warning("attempts_lost count=%d", lost)
+    _make_passable(root)
+    keeper = Keeper(root)
+    server = Server(
+        root,
+        isolation=isolation_named(isolation, root=root),
+        asked_isolation=isolation,
+        ledger=ledger,
+        linger_s=linger_s,
+        clock=now,
+        on_turn=keeper.look,
+    )
+    server.watch_signals()
+    _report(READY)
+    log.info("serving root=%s", root)
+    try:
+        server.run()
+        ledger.close()
+    finally:
+        server.close()
+        keeper.dismiss()
+
+
+def _make_passable(root: Path) -> None:
+    """Let another user pass through to the work folders; the socket and the journal stay shut."""
+    os.chmod(root, FOLDER_MODE_PASSABLE)
+    (root / ATTEMPTS).mkdir(mode=FOLDER_MODE_PASSABLE, exist_ok=True)
+
+
+class Keeper:
+    """A waiting shell that sweeps up if we die: its pipe ends when we do.
+
+    Why: a process can ask to die with its parent, but not ask that for its children; and without
+    isolation the asking itself would cost as much as the command.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._pid = 0
+        self._pipe = -1
+
+    def look(self, runner: Runner) -> None:
+        """Start the keeper, or another if it is gone."""
+        if self._pid not in runner.helpers:
+            self._start()
+            runner.helpers.add(self._pid)
+
+    def _start(self) -> None:
+        if self._pipe >= 0:
+            os.close(self._pipe)
+        reading, self._pipe = os.pipe()
+        sweep = [sys.executable, "-m", "gateway.batch.executor", "--root", str(self._root)]
+        self._pid = os.posix_spawn(
+            SHELL[0],
+            [*SHELL, 'read -r word || exec "$@"', "executor-keeper", *sweep, "--sweep"],
+            {"PATH": PATH, "PYTHONPATH": os.environ.get("PYTHONPATH", "")},
+            file_actions=[(os.POSIX_SPAWN_DUP2, reading, 0)],
+            setsid=True,
+            setsigdef=[signal.SIGPIPE],
+        )
+        os.close(reading)
+
+    def dismiss(self) -> None:
+        """Tell the keeper that nothing is left to sweep."""
+        if self._pipe >= 0:
+            with suppress(OSError):
+                os.write(self._pipe, b"done\n")
+            os.close(self._pipe)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

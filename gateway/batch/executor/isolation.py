@@ -1,0 +1,180 @@
+"""What a command may see and who it is: a table of argv prefixes.
+
+| name | files | user | other processes |
+|---|---|---|---|
+| sandbox | the system, read-only; its work folder at /work; a /tmp of its own | nobody | unseen |
+| uid | all that nobody may read | nobody | seen |
+| none | all that the gateway may | the gateway's | seen |
+
+An executor that is not root cannot change its user: its sandbox keeps the user and hides the
+files, and `uid` does not exist for it. The network is kept under all of them.
+"""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+NOBODY: Final = 65_534
+SANDBOX_WORK: Final = "/work"
+SANDBOX_TMP_BYTES_MAX: Final = 1_073_741_824
+PROBE_S: Final = 10
+PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+SHELL: Final = ("/bin/sh", "-c")
+
+
+class IsolationUnavailable(Exception):
+    """This machine, or this user on it, cannot isolate in the way asked for; says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Isolation:
+    """One way to run a command; the command line follows `prefix`, in the work folder.
+
+    home: where the command finds its work folder; None if that is where it really is.
+    user: the uid and gid that work folder and logs must belong to; None for our own.
+    """
+
+    name: str
+    prefix: tuple[str, ...] = ()
+    home: str | None = None
+    user: int | None = None
+
+
+def isolation_named(name: str, *, root: Path) -> Isolation:
+    """Find the isolation of a name and prove that it works here; "" is the best there is.
+
+    root: the executor's folder, which the command's user must be able to reach.
+    Raises IsolationUnavailable.
+    """
+    if not name:
+        return best_isolation(root)
+    if name not in ISOLATIONS:
+        raise IsolationUnavailable(f"there is no isolation {name!r}: use {', '.join(ISOLATIONS)}")
+    isolation = ISOLATIONS[name]()
+    probe(isolation, root)
+    return isolation
+
+
+def best_isolation(root: Path) -> Isolation:
+    """The strictest isolation that works here. Never `none`, which must be asked for.
+
+    Raises IsolationUnavailable if neither a sandbox nor another user is possible.
+    """
+    reasons = []
+    for name in ("sandbox", "uid"):
+        try:
+            return isolation_named(name, root=root)
+        except IsolationUnavailable as error:
+            reasons.append(str(error))
+    raise IsolationUnavailable("; ".join([*reasons, "ask for `none` to run without any"]))
+
+
+def probe(isolation: Isolation, root: Path) -> None:
+    """Run `true` in a folder below `root`, isolated. Raises IsolationUnavailable."""
+    work = root / "probe"
+    try:
+        work.mkdir(exist_ok=True)
+        if isolation.user is not None:
+            os.chown(work, isolation.user, isolation.user)
+        home = isolation.home or str(work)
+        done = subprocess.run(  # noqa: S603  # our own argv, from the table below
+            [*isolation.prefix, *SHELL, 'cd "$HOME" && : > .probe && rm .probe'],
+            cwd=work,
+            env={"PATH": PATH, "HOME": home},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=PROBE_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise IsolationUnavailable(f"{isolation.name}: {error}") from error
+    if done.returncode != 0:
+        why = done.stderr.decode(errors="replace").strip() or f"exit code {done.returncode}"
+        raise IsolationUnavailable(f"{isolation.name}: {why}")
+
+
+def _program(name: str) -> str:
+    found = shutil.which(name, path=PATH)
+    if found is None:
+        raise IsolationUnavailable(f"the program `{name}` is not installed")
+    return found
+
+
+def _as_nobody() -> tuple[str, ...]:
+    """The prefix that becomes nobody for good. Only root can."""
+    return (
+        _program("setpriv"),
+        f"--reuid={NOBODY}",
+        f"--regid={NOBODY}",
+        "--clear-groups",
+        "--no-new-privs",
+        "--inh-caps=-all",
+        "--bounding-set=-all",
+        "--pdeathsig=KILL",
+        "--",
+    )
+
+
+def _system_mounts() -> tuple[str, ...]:
+    """The system, read-only: `/usr`, `/etc`, and `/bin` and its like as they are on this machine.
+
+    Why not /opt, /home or /srv: the gateway's own checkout and data may be there.
+    """
+    mounts = ["--ro-bind", "/usr", "/usr", "--ro-bind", "/etc", "/etc"]
+    for name in ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"):
+        if os.path.islink(name):
+            mounts += ["--symlink", os.readlink(name), name]
+        elif os.path.isdir(name):
+            mounts += ["--ro-bind", name, name]
+    # The resolver's file is often a link to here.
+    return (*mounts, "--ro-bind-try", "/run/systemd/resolve", "/run/systemd/resolve")
+
+
+def _sandbox() -> Isolation:
+    """Bubblewrap: namespaces of its own, and for root another user inside.
+
+    Why setpriv inside and not `--uid`: that would need a user namespace, in which nobody is root
+    outside. Root's paths to the work folder stay open to bubblewrap and are shut to the command.
+    """
+    is_root = os.geteuid() == 0
+    capabilities = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP") if is_root else ()
+    prefix = (
+        _program("bwrap"),
+        "--unshare-pid",
+        "--unshare-ipc",
+        "--unshare-uts",
+        "--die-with-parent",
+        *_system_mounts(),
+        *("--proc", "/proc"),
+        *("--dev", "/dev"),
+        *("--perms", "1777", "--tmpfs", "/dev/shm"),  # noqa: S108  # a mount point of the sandbox
+        *("--perms", "1777", "--size", str(SANDBOX_TMP_BYTES_MAX)),
+        *("--tmpfs", "/tmp"),  # noqa: S108  # a mount point of the sandbox
+        *("--bind", ".", SANDBOX_WORK),
+        *("--chdir", SANDBOX_WORK),
+        *(word for each in capabilities for word in ("--cap-add", each)),
+        "--",
+        *(_as_nobody() if is_root else ()),
+    )
+    return Isolation("sandbox", prefix, home=SANDBOX_WORK, user=NOBODY if is_root else None)
+
+
+def _uid() -> Isolation:
+    if os.geteuid() != 0:
+        raise IsolationUnavailable("uid: only root can run commands as another user")
+    return Isolation("uid", _as_nobody(), user=NOBODY)
+
+
+def _none() -> Isolation:
+    return Isolation("none")
+
+
+ISOLATIONS: Final[Mapping[str, Callable[[], Isolation]]] = {
+    "sandbox": _sandbox,
+    "uid": _uid,
+    "none": _none,
+}

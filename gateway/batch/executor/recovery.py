@@ -1,0 +1,91 @@
+"""What follows an executor that died: its attempts are killed, on proof, and end as INFRA_LOST.
+
+Most of them died with it: bubblewrap and setpriv see to that. Its keeper, a waiting shell, comes
+here at once for the others; if the keeper died too, the next executor does before it serves.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from gateway.batch.executor import processes
+from gateway.batch.executor.folders import WORK, attempt_folder
+from gateway.batch.executor.ledger import Begun, Ledger, lost
+from gateway.clock import Clock
+from gateway.errors import InvalidParameterValue
+
+PAUSE_S: Final = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """Where to look for an attempt's processes. pid, start_ticks: of its main one, if known."""
+
+    work: Path
+    pid: int | None
+    start_ticks: int | None
+
+
+def recover(
+    ledger: Ledger, root: Path, *, clock: Clock, sleep: Callable[[float], None] = time.sleep
+) -> int:
+    """End every attempt that a dead executor had begun; return how many.
+
+    Does not return while anything of them lives: only then may they be tried again. Raises OSError
+    if that cannot be journalled.
+    """
+    begun = list(ledger.begun.values())
+    same_boot = ledger.previous_boot_id == processes.boot_id()
+    leftovers = _leftovers(begun, root) if same_boot else []
+    while leftovers and kill_leftovers(leftovers):
+        sleep(PAUSE_S)
+    for each in begun:
+        why = "The executor ended while the command was running or about to."
+        ledger.end(lost(each.began.attempt_id, why, clock=clock))
+    ledger.commit()
+    return len(begun)
+
+
+def _leftovers(begun: Iterable[Begun], root: Path) -> list[Leftover]:
+    found = []
+    for each in begun:
+        try:
+            work = attempt_folder(root, each.began.folder) / WORK
+        except InvalidParameterValue:
+            continue  # a folder that is refused was never started in
+        spawned = each.spawned
+        pid, ticks = (spawned.pid, spawned.start_ticks) if spawned else (None, None)
+        found.append(Leftover(work, pid, ticks))
+    return found
+
+
+def kill_leftovers(leftovers: Iterable[Leftover]) -> bool:
+    """Kill what lives of these attempts; True if there was anything.
+
+    A process is killed on proof only: it is the main one by pid and start time, shares that one's
+    living session, has the attempt's working folder as its home, or descends from such a process.
+    """
+    leftovers = list(leftovers)
+    by_pid = {process.pid: process for process in processes.all_processes()}
+    homes = {os.fsencode(each.work) for each in leftovers}
+    leaders = {
+        each.pid
+        for each in leftovers
+        if each.pid in by_pid and by_pid[each.pid].start_ticks == each.start_ticks
+    }
+    victims = {
+        process.pid
+        for process in by_pid.values()
+        if process.session in leaders or processes.home_of(process.pid) in homes
+    }
+    found = -1
+    while found != len(victims):
+        found = len(victims)
+        victims |= {each.pid for each in by_pid.values() if each.parent in victims}
+    living = [pid for pid in victims if not by_pid[pid].is_zombie]
+    for pid in living:
+        processes.kill(pid)
+    return bool(living)

@@ -1,0 +1,165 @@
+"""The list queries: filters, visibility, paging."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, Table, exists, func, select
+
+from gateway.batch import datatypes
+from gateway.batch.states import State
+from gateway.batch.tables import compute_env, job, tag
+from gateway.call import Principal, Scope
+from gateway.errors import InvalidFilter, InvalidParameter, InvalidParameterValue
+from gateway.store import Tx, matches_any
+
+FILTER_VALUES_MAX = 100  # our limit
+
+Condition = Callable[[Sequence[str]], ColumnElement[bool]]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Which part of a list is wanted."""
+
+    offset: int
+    limit: int
+
+
+def read_page(offset: int | None, limit: int | None, *, default: int, most: int) -> Page:
+    """Check Offset and Limit. Raises InvalidParameterValue."""
+    offset = 0 if offset is None else offset
+    limit = default if limit is None else limit
+    if offset < 0 or limit < 0:
+        raise InvalidParameterValue("Offset and Limit cannot be negative.", detail="Negative")
+    if limit > most:
+        raise InvalidParameterValue(f"Limit `{limit}` is over {most}.")
+    return Page(offset, limit)
+
+
+def check_combination(
+    ids: Sequence[str], filters: Sequence[datatypes.Filter], *, name: str
+) -> None:
+    """Refuse ids together with filters."""
+    if ids and filters:
+        raise InvalidParameter(
+            f"{name} and Filters exclude each other.", detail="InvalidParameterCombination"
+        )
+
+
+def list_jobs(
+    tx: Tx,
+    *,
+    principal: Principal,
+    region: str,
+    ids: Sequence[str],
+    filters: Sequence[datatypes.Filter],
+    scope: Scope | None,
+    page: Page,
+) -> tuple[list[Row[Any]], int]:
+    """An account's jobs, newest first, and how many match before paging."""
+    conditions = _conditions(job, JOB_FILTERS, filters)
+    return _list(tx, job, principal, region, ids, scope, conditions, page)
+
+
+def list_envs(
+    tx: Tx,
+    *,
+    principal: Principal,
+    region: str,
+    ids: Sequence[str],
+    filters: Sequence[datatypes.Filter],
+    scope: Scope | None,
+    page: Page,
+) -> tuple[list[Row[Any]], int]:
+    """An account's environments, newest first, and how many match before paging."""
+    conditions = _conditions(compute_env, ENV_FILTERS, filters)
+    return _list(tx, compute_env, principal, region, ids, scope, conditions, page)
+
+
+def _list(
+    tx: Tx,
+    table: Table,
+    principal: Principal,
+    region: str,
+    ids: Sequence[str],
+    scope: Scope | None,
+    conditions: list[ColumnElement[bool]],
+    page: Page,
+) -> tuple[list[Row[Any]], int]:
+    conditions += [table.c.owner_uin == principal.owner_uin, table.c.region == region]
+    if ids:
+        conditions.append(table.c.id.in_(ids))
+    if scope is not None and not scope.is_everything:
+        conditions.append(matches_any(table.c.id, scope.allow, dialect=tx.dialect))
+        if scope.deny:
+            conditions.append(~matches_any(table.c.id, scope.deny, dialect=tx.dialect))
+    total: int = tx.execute(select(func.count()).select_from(table).where(*conditions)).scalar_one()
+    statement = (
+        select(table)
+        .where(*conditions)
+        .order_by(table.c.created_at.desc(), table.c.id)
+        .offset(page.offset)
+        .limit(page.limit)
+    )
+    return list(tx.execute(statement).all()), total
+
+
+def _conditions(
+    table: Table, known: Mapping[str, Condition], filters: Sequence[datatypes.Filter]
+) -> list[ColumnElement[bool]]:
+    conditions = []
+    for each in filters:
+        if len(each.values) > FILTER_VALUES_MAX:
+            raise InvalidParameterValue(
+                f"The filter `{each.name}` has more than {FILTER_VALUES_MAX} values.",
+                detail="LimitExceeded",
+            )
+        if each.name.startswith("tag:"):
+            key = each.name.removeprefix("tag:")
+            conditions.append(_has_tag(table, tag.c.key == key, tag.c.value.in_(each.values)))
+        elif each.name == "tag-key":
+            conditions.append(_has_tag(table, tag.c.key.in_(each.values)))
+        elif each.name == "tag-value":
+            conditions.append(_has_tag(table, tag.c.value.in_(each.values)))
+        elif each.name in known:
+            conditions.append(known[each.name](each.values))
+        else:
+            raise InvalidFilter(f"There is no filter `{each.name}`.")
+    return conditions
+
+
+def _has_tag(table: Table, *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    return exists().where(tag.c.resource_id == table.c.id, *conditions)
+
+
+def _state_is(values: Sequence[str]) -> ColumnElement[bool]:
+    known = {state.value for state in State}
+    for value in values:
+        if value not in known:
+            raise InvalidParameterValue(f"There is no state `{value}`.")
+    return job.c.state.in_(values)
+
+
+def _resource_type_is(values: Sequence[str]) -> ColumnElement[bool]:
+    """Every environment here is of CVMs; there are no bare-metal ones."""
+    for value in values:
+        if value not in {"CVM", "CPM"}:
+            raise InvalidParameterValue(
+                f"There is no resource type `{value}`.", detail="ResourceType"
+            )
+    return compute_env.c.id.is_not(None) if "CVM" in values else compute_env.c.id.is_(None)
+
+
+JOB_FILTERS: Mapping[str, Condition] = {
+    "job-id": job.c.id.in_,
+    "job-name": job.c.name.in_,
+    "job-state": _state_is,
+    "zone": job.c.zone.in_,
+}
+ENV_FILTERS: Mapping[str, Condition] = {
+    "env-id": compute_env.c.id.in_,
+    "env-name": compute_env.c.name.in_,
+    "zone": compute_env.c.zone.in_,
+    "resource-type": _resource_type_is,
+}

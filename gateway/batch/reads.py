@@ -1,0 +1,225 @@
+"""What the describing actions read, put together."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from sqlalchemy import Row, func, select
+
+from gateway.batch import datatypes as wire
+from gateway.batch import statements as sql
+from gateway.batch import views
+from gateway.batch.jobs import find_job
+from gateway.batch.lists import Page
+from gateway.batch.records import read_counts, read_instance
+from gateway.batch.states import Counts, State
+from gateway.batch.tables import task_instance
+from gateway.call import Principal
+from gateway.clock import wire_time
+from gateway.errors import InvalidFilter, InvalidParameterValue, ResourceNotFound
+from gateway.store import Tx
+
+
+def task_counts(tx: Tx, job_ids: Sequence[str]) -> Mapping[str, Counts]:
+    """How many tasks of each job are in each state."""
+    return views.group_counts(tx.execute(sql.TASK_STATES_OF, {"job_ids": list(job_ids)}))
+
+
+def tags_of(tx: Tx, resource_ids: Sequence[str]) -> Mapping[str, list[wire.Tag]]:
+    """The tags of jobs or environments."""
+    return views.tags(tx.execute(sql.TAGS_OF, {"resource_ids": list(resource_ids)}))
+
+
+def describe_job(tx: Tx, job: Row[Any], *, capacity: int) -> wire.DescribeJobResponse:
+    """A job with its tasks, its counts, and why it waits."""
+    tasks = tx.execute(sql.TASKS, {"job_id": job.id}).all()
+    names = {task.position: task.name for task in tasks}
+    edges = tx.execute(sql.DEPENDENCES, {"job_id": job.id}).all()
+    return wire.DescribeJobResponse(
+        job_id=job.id,
+        job_name=job.name,
+        zone=job.zone,
+        priority=job.priority,
+        job_state=job.state,
+        create_time=wire_time(job.created_at) or "",
+        end_time=wire_time(job.ended_at),
+        task_set=[
+            wire.TaskView(
+                task_name=task.name,
+                task_state=task.state,
+                create_time=wire_time(task.created_at) or "",
+                end_time=wire_time(task.ended_at),
+            )
+            for task in tasks
+        ],
+        dependence_set=[
+            wire.Dependence(start_task=names[edge.start], end_task=names[edge.end])
+            for edge in edges
+        ],
+        task_metrics=views.task_metrics(task_counts(tx, [job.id])[job.id]),
+        task_instance_metrics=views.instance_metrics(
+            views.sum_counts(read_counts(task) for task in tasks)
+        ),
+        state_reason=_job_reason(job, tasks, capacity=capacity),
+        tags=tags_of(tx, [job.id]).get(job.id, []),
+        next_action="TERMINATING" if job.terminating else "",
+    )
+
+
+def _job_reason(job: Row[Any], tasks: Sequence[Row[Any]], *, capacity: int) -> str:
+    """Why the job failed, or why nothing of it runs yet."""
+    if State(job.state) is not State.RUNNABLE:
+        return str(job.state_reason)
+    ready = next((task for task in tasks if task.state == State.RUNNABLE.value), None)
+    return "" if ready is None else _task_waiting(ready, capacity=capacity)
+
+
+def _task_waiting(task: Row[Any], *, capacity: int) -> str:
+    busy = task.starting + task.running
+    return views.why_waiting(
+        State(task.state),
+        blockers=task.blockers,
+        env_id=task.env_id,
+        at_limit=0 < task.concurrent_max <= busy,
+        capacity=capacity,
+    )
+
+
+def describe_submission(tx: Tx, job: Row[Any]) -> wire.DescribeJobSubmitInfoResponse:
+    """A job as it was submitted."""
+    tasks = tx.execute(sql.TASKS, {"job_id": job.id}).all()
+    submitted = msgspec.json.decode(job.submitted, type=wire.Job)
+    return wire.DescribeJobSubmitInfoResponse(
+        job_id=job.id,
+        job_name=job.name,
+        job_description=job.description,
+        priority=job.priority,
+        tasks=[msgspec.json.decode(task.spec, type=wire.Task) for task in tasks],
+        dependences=submitted.dependences,
+        tags=submitted.tags,
+    )
+
+
+def get_task(tx: Tx, job_id: str, task_name: str, *, principal: Principal, region: str) -> Row[Any]:
+    """A task by name. Raises ResourceNotFound.Task, which is the only code DescribeTask lists."""
+    job = find_job(tx, job_id, principal=principal, region=region)
+    row = tx.execute(sql.TASK_NAMED, {"job_id": job_id, "name": task_name}).first()
+    if job is None or row is None:
+        raise ResourceNotFound(f"The job `{job_id}` has no task `{task_name}`.", detail="Task")
+    return row
+
+
+def instance_states(filters: Sequence[wire.Filter]) -> tuple[str, ...] | None:
+    """The states DescribeTask is to show; None for all."""
+    wanted = {state.value for state in State}
+    for each in filters:
+        if each.name != "task-instance-state":
+            raise InvalidFilter(f"There is no filter `{each.name}`.")
+        for value in each.values:
+            if value not in State.__members__:
+                raise InvalidParameterValue(f"There is no state `{value}`.")
+        wanted &= set(each.values)
+    return tuple(sorted(wanted)) if filters else None
+
+
+def describe_task(
+    tx: Tx, task: Row[Any], *, states: tuple[str, ...] | None, page: Page, capacity: int
+) -> wire.DescribeTaskResponse:
+    """A task with a page of its instances. TaskInstanceTotalCount counts those the filter finds."""
+    conditions = [
+        task_instance.c.job_id == task.job_id,
+        task_instance.c.position == task.position,
+    ]
+    counts = read_counts(task)
+    total = counts.total
+    if states is not None:
+        conditions.append(task_instance.c.state.in_(states))
+        total = tx.execute(select(func.count()).where(*conditions)).scalar_one()
+    statement = (
+        select(task_instance)
+        .where(*conditions)
+        .order_by(task_instance.c.number)
+        .offset(page.offset)
+        .limit(page.limit)
+    )
+    redirect = msgspec.json.decode(task.spec, type=wire.Task).redirect_info
+    waiting = _task_waiting(task, capacity=capacity)
+    return wire.DescribeTaskResponse(
+        job_id=task.job_id,
+        task_name=task.name,
+        task_state=task.state,
+        create_time=wire_time(task.created_at) or "",
+        end_time=wire_time(task.ended_at),
+        task_instance_total_count=total,
+        task_instance_set=[
+            views.instance_view(read_instance(row), redirect=redirect, waiting=waiting)
+            for row in tx.execute(statement)
+        ],
+        task_instance_metrics=views.instance_metrics(counts),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LogSource:
+    """Where the logs of one instance are. folder: of its newest attempt."""
+
+    number: int
+    folder: str
+    redirect: wire.RedirectInfo | None
+
+
+@dataclass(frozen=True, slots=True)
+class LogSources:
+    """Where the logs of some instances are, and how many instances the task has."""
+
+    total: int
+    instances: list[LogSource]
+
+
+def log_sources(tx: Tx, task: Row[Any], *, numbers: Sequence[int], page: Page) -> LogSources:
+    """The instances whose logs were asked for. Raises ResourceNotFound.TaskInstance."""
+    total = read_counts(task).total
+    wanted = list(dict.fromkeys(numbers)) or list(
+        range(page.offset, min(total, page.offset + page.limit))
+    )
+    keys = {"job_id": task.job_id, "position": task.position, "numbers": wanted}
+    found = {row.number: read_instance(row) for row in tx.execute(sql.INSTANCES_AT, keys)}
+    for number in wanted:
+        if number not in found:
+            raise ResourceNotFound(
+                f"The task `{task.name}` has no instance {number}.", detail="TaskInstance"
+            )
+    redirect = msgspec.json.decode(task.spec, type=wire.Task).redirect_info
+    instances = [LogSource(n, found[n].latest.folder, redirect) for n in wanted]
+    return LogSources(total, instances)
+
+
+def describe_env(tx: Tx, env: Row[Any]) -> wire.DescribeComputeEnvResponse:
+    """An environment with its nodes."""
+    view = env_views(tx, [env])[0]
+    nodes = tx.execute(sql.NODES, {"env_id": env.id}).all()
+    return wire.DescribeComputeEnvResponse(
+        env_id=view.env_id,
+        env_name=view.env_name,
+        placement=view.placement,
+        create_time=view.create_time,
+        compute_node_set=[views.node_view(node) for node in nodes],
+        compute_node_metrics=view.compute_node_metrics,
+        desired_compute_node_count=view.desired_compute_node_count,
+        env_type=view.env_type,
+        resource_type=view.resource_type,
+        next_action=view.next_action,
+        attached_compute_node_count=view.attached_compute_node_count,
+        tags=view.tags,
+    )
+
+
+def env_views(tx: Tx, rows: Sequence[Row[Any]]) -> list[wire.ComputeEnvView]:
+    """Environments with the counts of their nodes and their tags."""
+    env_ids = [row.id for row in rows]
+    nodes: dict[str, dict[str, int]] = {env_id: {} for env_id in env_ids}
+    for row in tx.execute(sql.NODE_STATES, {"env_ids": env_ids}):
+        nodes[row.env_id][row.state] = row.n
+    tags = tags_of(tx, env_ids)
+    return [views.env_view(r, nodes=nodes[r.id], tags_on=tags.get(r.id, [])) for r in rows]

@@ -1,0 +1,115 @@
+"""Rows as values: a task and an instance as a transaction sees them."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import Row
+
+from gateway.batch.attempts import Attempt
+from gateway.batch.states import Counts, State
+
+
+@dataclass(slots=True)
+class Task:
+    """A task as it stands inside a transaction.
+
+    cpu, mem_gib: the size of its elastic nodes. changes: what was moved since `counts` was read.
+    """
+
+    position: int
+    name: str
+    state: State
+    env_id: str | None
+    cpu: int
+    mem_gib: int
+    concurrent_max: int
+    blockers: int
+    doom: str
+    counts: Counts
+    created_at: datetime
+    ended_at: datetime | None
+    changes: Counter[State] = field(default_factory=Counter)
+
+    def parts(self) -> Counts:
+        """How many instances are in each state, what was moved so far included."""
+        return self.counts.plus(self.changes)
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A task instance as its row stands."""
+
+    job_id: str
+    position: int
+    number: int
+    state: State
+    attempt: int
+    failures: int
+    losses: int
+    node_id: str
+    node_instance_id: str
+    exit_code: int | None
+    cause: str | None
+    reason: str
+    created_at: datetime
+    launched_at: datetime | None
+    running_at: datetime | None
+    ended_at: datetime | None
+
+    @property
+    def latest(self) -> Attempt:
+        """Its newest attempt."""
+        return Attempt(self.job_id, self.position, self.number, self.attempt)
+
+    @property
+    def machine(self) -> str:
+        """The id of the machine it runs on; "" while it runs on none."""
+        running = self.state in {State.STARTING, State.RUNNING, State.FAILED_INTERRUPTED}
+        return self.node_instance_id if running else ""
+
+
+class Node(NamedTuple):
+    """Where an instance runs: the node's id and the id of its machine."""
+
+    id: str
+    instance_id: str
+
+
+def read_task(row: Row[Any]) -> Task:
+    """A task from its row."""
+    return Task(
+        position=row.position,
+        name=row.name,
+        state=State(row.state),
+        env_id=row.env_id,
+        cpu=row.cpu,
+        mem_gib=row.mem_gib,
+        concurrent_max=row.concurrent_max,
+        blockers=row.blockers,
+        doom=row.doom,
+        counts=read_counts(row),
+        created_at=row.created_at,
+        ended_at=row.ended_at,
+    )
+
+
+def read_counts(row: Row[Any]) -> Counts:
+    """The eight counters of a task's row."""
+    return Counts(
+        submitted=row.submitted,
+        pending=row.pending,
+        runnable=row.runnable,
+        starting=row.starting,
+        running=row.running,
+        succeed=row.succeed,
+        failed=row.failed,
+        failed_interrupted=row.failed_interrupted,
+    )
+
+
+def read_instance(row: Row[Any]) -> Instance:
+    """An instance from its row, whose columns are in the order of the members."""
+    job_id, position, number, state, *rest = row
+    return Instance(job_id, position, number, State(state), *rest)

@@ -1,0 +1,250 @@
+"""The scheduler: takes the engine's reports in, moves jobs on, hands new attempts to the engine.
+
+One transaction per job and round. What it keeps in memory can be read again from the rows, and
+is, whenever the engine was lost or this process is new.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from threading import Lock
+
+import anyio
+import msgspec
+from anyio.abc import TaskStatus
+
+from gateway.batch import datatypes
+from gateway.batch import statements as sql
+from gateway.batch.attempts import Attempt, parse_attempt
+from gateway.batch.engines import Ended, Engine, Launch, Reconnected, Report, Started
+from gateway.batch.environments import bring_nodes_up, nodes_are_waiting
+from gateway.batch.jobs import JOBS
+from gateway.batch.outcomes import Policy
+from gateway.batch.progress import open_job
+from gateway.batch.records import read_instance
+from gateway.batch.redirection import Redirector
+from gateway.batch.states import State
+from gateway.batch.validation import TIMEOUT_DEFAULT_S
+from gateway.clock import Clock
+from gateway.ids import NewId
+from gateway.store import Conflict, Store, StoreUnavailable, Tx
+from gateway.telemetry import INSTANCES_RUNNING, log
+
+IDLE_S = 5.0
+RETRY_S = 1.0
+SPECS_MAX = 10_000
+JOBS_AT_ONCE = 64
+
+
+@dataclass(slots=True)
+class Slots:
+    """How many more attempts may be started; shared by the transactions of one round."""
+
+    free: int
+    _lock: Lock = field(default_factory=Lock)
+
+    def take(self, wanted: int) -> int:
+        """Take up to `wanted`; returns how many."""
+        with self._lock:
+            taken = max(0, min(wanted, self.free))
+            self.free -= taken
+            return taken
+
+    def give_back(self, unused: int) -> None:
+        """Return what was taken and not used."""
+        with self._lock:
+            self.free += unused
+
+
+@dataclass(slots=True)
+class Moved:
+    """What one job's transaction came to."""
+
+    placed: list[Attempt] = field(default_factory=list)
+    stopping: list[str] = field(default_factory=list)
+
+
+class Scheduler:
+    """Runs the jobs of a store on an engine."""
+
+    def __init__(
+        self, store: Store, engine: Engine, redirector: Redirector, *, clock: Clock, new_id: NewId
+    ) -> None:
+        self._store = store
+        self._engine = engine
+        self._redirector = redirector
+        self._clock = clock
+        self._new_id = new_id
+        self._inbox: list[Report] = []
+        self._live: set[str] = set()
+        self._stopped: set[str] = set()
+        self._specs: dict[tuple[str, int], datatypes.Task] = {}
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Schedule until cancelled. A round that fails is logged and tried again: the rows say
+        what is left to do.
+        """
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._listen)
+            task_status.started()
+            while True:
+                seen = self._store.signals.count(JOBS)
+                reports, self._inbox = self._inbox, []
+                try:
+                    busy = await self._round(reports)
+                except (StoreUnavailable, Conflict, OSError):
+                    log.exception("scheduling_round_failed")
+                    self._inbox = reports + self._inbox
+                    await anyio.sleep(RETRY_S)
+                    continue
+                if not busy:
+                    await self._store.signals.wait(JOBS, seen=seen, at_most_s=IDLE_S)
+
+    async def _listen(self) -> None:
+        while True:
+            received = await self._engine.reports()
+            self._inbox.extend(received)  # not before the wait: the list may be another by then
+            self._store.signals.wake([JOBS])
+
+    async def _round(self, reports: Sequence[Report]) -> bool:
+        """Do what can be done now; True if more may follow at once."""
+        if any(isinstance(report, Reconnected) for report in reports):
+            await self._tell_again()
+        by_job = await self._take_in(reports)
+        if await self._store.read_list(nodes_are_waiting):
+            await self._store.write(lambda tx: bring_nodes_up(tx, now=self._clock()))
+        due = await self._store.read_list(self._due_jobs)
+        jobs = list(dict.fromkeys([*by_job, *due]))[: max(JOBS_AT_ONCE, len(by_job))]
+        slots = Slots(self._engine.capacity - len(self._live))
+        moved = await self._move_jobs(jobs, by_job, slots)
+        await self._hand_over(moved)
+        ended = [report.attempt_id for report in reports if isinstance(report, Ended)]
+        self._live.difference_update(ended)
+        self._stopped.difference_update(ended)
+        INSTANCES_RUNNING.set(len(self._live))
+        if ended:
+            await self._engine.acknowledge(ended)
+        return bool(ended) or any(each.placed for each in moved)
+
+    async def _take_in(self, reports: Sequence[Report]) -> Mapping[str, list[Started | Ended]]:
+        """Reports by job, outputs redirected before their ends are told."""
+        facts = [report for report in reports if not isinstance(report, Reconnected)]
+        for fact in facts:
+            attempt = parse_attempt(fact.attempt_id)
+            await self._spec(attempt.job_id, attempt.position)
+        by_job: dict[str, list[Started | Ended]] = defaultdict(list)
+        for fact in await self._redirector.redirect(facts, specs=self._specs):
+            by_job[parse_attempt(fact.attempt_id).job_id].append(fact)
+        return by_job
+
+    def _due_jobs(self, tx: Tx) -> list[str]:
+        """Jobs to look at although nothing was reported of them, the most urgent first."""
+        due = [*tx.execute(sql.DUE_JOBS).scalars(), *tx.execute(sql.JOBS_TO_FAIL).scalars()]
+        free = self._engine.capacity - len(self._live)
+        if free > 0:
+            due += tx.execute(sql.JOBS_TO_PLACE, {"most": free}).scalars()
+        return due
+
+    async def _move_jobs(
+        self, jobs: Sequence[str], by_job: Mapping[str, list[Started | Ended]], slots: Slots
+    ) -> list[Moved]:
+        """One transaction per job; they share the store's group commit."""
+        moved: list[Moved] = []
+
+        async def move(job_id: str) -> None:
+            function = partial(
+                self._move_job, job_id=job_id, reports=by_job.get(job_id, ()), slots=slots
+            )
+            moved.append(await self._store.write(function))
+
+        async with anyio.create_task_group() as tasks:
+            for job_id in jobs:
+                tasks.start_soon(move, job_id)
+        return moved
+
+    def _move_job(
+        self, tx: Tx, *, job_id: str, reports: Sequence[Started | Ended], slots: Slots
+    ) -> Moved:
+        progress = open_job(tx, job_id, now=self._clock(), new_id=self._new_id)
+        if progress is None:
+            return Moved()
+        moved = Moved()
+        progress.admit()
+        progress.learn(reports, self._policies(job_id, reports))
+        moved.stopping = progress.terminate()
+        progress.settle()
+        taken = slots.take(slots.free)
+        try:
+            moved.placed = progress.place(taken)
+            progress.close()
+        finally:
+            slots.give_back(taken - len(moved.placed))
+        return moved
+
+    def _policies(self, job_id: str, reports: Sequence[Started | Ended]) -> Mapping[int, Policy]:
+        positions = {parse_attempt(report.attempt_id).position for report in reports}
+        return {position: _policy(self._specs.get((job_id, position))) for position in positions}
+
+    async def _hand_over(self, moved: Sequence[Moved]) -> None:
+        """Give the engine what was placed and what must stop, after the commit."""
+        placed = [attempt for each in moved for attempt in each.placed]
+        self._live.update(attempt.id for attempt in placed)
+        if placed:
+            await self._engine.start([await self._launch(attempt) for attempt in placed])
+        stopping = {id_ for each in moved for id_ in each.stopping} - self._stopped
+        if stopping:
+            self._stopped |= stopping
+            await self._engine.stop(sorted(stopping))
+
+    async def _tell_again(self) -> None:
+        """The engine is new or was lost: say again what it should be doing."""
+        rows = await self._store.read_list(lambda tx: tx.execute(sql.LAUNCHED).all())
+        instances = [read_instance(row) for row in rows]
+        self._live = {instance.latest.id for instance in instances}
+        self._stopped.clear()
+        starting = [i.latest for i in instances if i.state is State.STARTING]
+        await self._engine.start([await self._launch(attempt) for attempt in starting])
+        running = [i.latest.id for i in instances if i.state is State.RUNNING]
+        await self._engine.reconcile(running)
+
+    async def _launch(self, attempt: Attempt) -> Launch:
+        spec = await self._spec(attempt.job_id, attempt.position)
+        if spec is None:
+            raise Conflict(f"{attempt.id} was placed, but its task is gone")
+        variables = {variable.name: variable.value for variable in spec.env_vars or ()}
+        return Launch(
+            attempt_id=attempt.id,
+            command=spec.application.command or "",
+            environment={
+                **variables,
+                "BATCH_JOB_ID": attempt.job_id,
+                "BATCH_TASK_NAME": spec.task_name or "",
+                "BATCH_TASK_INSTANCE_NUM": str(spec.task_instance_num or 1),
+                "BATCH_TASK_INSTANCE_INDEX": str(attempt.number),
+            },
+            folder=attempt.folder,
+            timeout_s=TIMEOUT_DEFAULT_S if spec.timeout is None else spec.timeout,
+        )
+
+    async def _spec(self, job_id: str, position: int) -> datatypes.Task | None:
+        """A task as it was submitted; None if the job is gone. It never changes, so it is kept."""
+        key = job_id, position
+        if key not in self._specs:
+            keys = {"job_id": job_id, "position": position}
+            row = await self._store.read_point(lambda tx: tx.execute(sql.TASK_SPEC, keys).first())
+            if row is None:
+                return None
+            while len(self._specs) >= SPECS_MAX:
+                del self._specs[next(iter(self._specs))]
+            self._specs[key] = msgspec.json.decode(row.spec, type=datatypes.Task)
+        return self._specs[key]
+
+
+def _policy(spec: datatypes.Task | None) -> Policy:
+    if spec is None:
+        return Policy(retries_max=0, keeps_node=False)
+    return Policy(
+        retries_max=spec.max_retry_count or 0,
+        keeps_node=spec.failed_action in {"INTERRUPT", "FAST_INTERRUPT"},
+    )

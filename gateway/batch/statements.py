@@ -1,0 +1,278 @@
+"""The statements of the Batch service, built once."""
+
+from sqlalchemy import and_, bindparam, delete, exists, func, insert, or_, select, update
+
+from gateway.batch.states import NodeState, State
+from gateway.batch.tables import (
+    client_token,
+    compute_env,
+    compute_node,
+    dependence,
+    job,
+    tag,
+    task,
+    task_instance,
+)
+
+COUNTERS = tuple(state.value.lower() for state in State)
+
+ADD_JOB = insert(job)
+ADD_TASK = insert(task)
+ADD_DEPENDENCE = insert(dependence)
+ADD_INSTANCE = insert(task_instance)
+ADD_ENV = insert(compute_env)
+ADD_NODE = insert(compute_node)
+ADD_TOKEN = insert(client_token)
+ADD_TAG = insert(tag)
+DROP_TAGS = delete(tag).where(tag.c.resource_id == bindparam("of_id"))
+TAGS_OF = (
+    select(tag)
+    .where(tag.c.resource_id.in_(bindparam("resource_ids", expanding=True)))
+    .order_by(tag.c.resource_id, tag.c.key)
+)
+
+FIND_TOKEN = select(client_token).where(
+    client_token.c.owner_uin == bindparam("owner_uin"),
+    client_token.c.uin == bindparam("uin"),
+    client_token.c.region == bindparam("region"),
+    client_token.c.action == bindparam("action"),
+    client_token.c.token == bindparam("token"),
+)
+DROP_TOKEN = delete(client_token).where(
+    client_token.c.owner_uin == bindparam("owner_uin"),
+    client_token.c.uin == bindparam("uin"),
+    client_token.c.region == bindparam("region"),
+    client_token.c.action == bindparam("action"),
+    client_token.c.token == bindparam("token"),
+)
+
+FIND_JOB = select(job).where(
+    job.c.id == bindparam("job_id"),
+    job.c.owner_uin == bindparam("owner_uin"),
+    job.c.region == bindparam("region"),
+)
+LOCK_OWN_JOB = FIND_JOB.with_for_update()
+LOCK_JOB = select(job).where(job.c.id == bindparam("job_id")).with_for_update()
+MARK_TERMINATING = update(job).where(job.c.id == bindparam("job_id")).values(terminating=True)
+DROP_JOB = delete(job).where(job.c.id == bindparam("job_id"))
+MOVE_JOB = (
+    update(job)
+    .where(job.c.id == bindparam("job_id"), job.c.state == bindparam("old"))
+    .values(
+        state=bindparam("new"),
+        state_reason=bindparam("reason"),
+        terminating=bindparam("still_terminating"),
+        ended_at=bindparam("over_at"),
+    )
+)
+TASK_STATES = (
+    select(task.c.state, func.count().label("n"))
+    .where(task.c.job_id == bindparam("job_id"))
+    .group_by(task.c.state)
+)
+
+TASK_STATES_OF = (
+    select(task.c.job_id, task.c.state, func.count().label("n"))
+    .where(task.c.job_id.in_(bindparam("job_ids", expanding=True)))
+    .group_by(task.c.job_id, task.c.state)
+)
+TASKS = select(task).where(task.c.job_id == bindparam("job_id")).order_by(task.c.position)
+TASKS_AT = select(task).where(
+    task.c.job_id == bindparam("job_id"),
+    task.c.position.in_(bindparam("positions", expanding=True)),
+)
+TASK_NAMED = select(task).where(
+    task.c.job_id == bindparam("job_id"), task.c.name == bindparam("name")
+)
+TASK_SPEC = select(task.c.spec, task.c.name).where(
+    task.c.job_id == bindparam("job_id"), task.c.position == bindparam("position")
+)
+PLACEABLE = and_(
+    task.c.runnable > 0,
+    task.c.doom == "",
+    or_(task.c.concurrent_max == 0, task.c.starting + task.c.running < task.c.concurrent_max),
+    or_(
+        task.c.env_id.is_(None),
+        exists().where(
+            compute_node.c.env_id == task.c.env_id,
+            compute_node.c.state == NodeState.RUNNING.value,
+            compute_node.c.busy_with == "",
+        ),
+    ),
+)
+"""A task of which an instance could be started now, as far as its own limits go."""
+
+TASKS_TO_PLACE = (
+    select(task.c.position)
+    .where(task.c.job_id == bindparam("job_id"), PLACEABLE)
+    .order_by(task.c.position)
+)
+TASKS_TO_FAIL = select(task.c.position).where(
+    task.c.job_id == bindparam("job_id"),
+    task.c.doom != "",
+    task.c.submitted + task.c.pending + task.c.runnable > 0,
+)
+TASKS_NOT_OVER = (
+    select(task.c.position)
+    .where(
+        task.c.job_id == bindparam("job_id"),
+        task.c.state.not_in([State.SUCCEED.value, State.FAILED.value]),
+    )
+    .order_by(task.c.position)
+)
+FOLLOWERS = select(dependence.c.end).where(
+    dependence.c.job_id == bindparam("job_id"), dependence.c.start == bindparam("position")
+)
+DEPENDENCES = select(dependence.c.start, dependence.c.end).where(
+    dependence.c.job_id == bindparam("job_id")
+)
+SAVE_TASK = (
+    update(task)
+    .where(task.c.job_id == bindparam("of_job"), task.c.position == bindparam("at_position"))
+    .values(
+        state=bindparam("new"),
+        blockers=bindparam("blockers_left"),
+        doom=bindparam("doomed_by"),
+        ended_at=bindparam("over_at"),
+        **{name: bindparam(f"n_{name}") for name in COUNTERS},
+    )
+)
+
+INSTANCES_AT = select(task_instance).where(
+    task_instance.c.job_id == bindparam("job_id"),
+    task_instance.c.position == bindparam("position"),
+    task_instance.c.number.in_(bindparam("numbers", expanding=True)),
+)
+INSTANCES_IN = (
+    select(task_instance)
+    .where(
+        task_instance.c.job_id == bindparam("job_id"),
+        task_instance.c.position == bindparam("position"),
+        task_instance.c.state.in_(bindparam("states", expanding=True)),
+    )
+    .order_by(task_instance.c.number)
+    .limit(bindparam("most"))
+)
+LAUNCHED_IN_JOB = select(task_instance).where(
+    task_instance.c.job_id == bindparam("job_id"),
+    task_instance.c.state.in_([State.STARTING.value, State.RUNNING.value]),
+)
+LAUNCHED = select(task_instance).where(
+    task_instance.c.state.in_([State.STARTING.value, State.RUNNING.value])
+)
+MOVE_ALL_INSTANCES = (
+    update(task_instance)
+    .where(
+        task_instance.c.job_id == bindparam("of_job"),
+        task_instance.c.position == bindparam("at_position"),
+        task_instance.c.state == bindparam("old"),
+    )
+    .values(state=bindparam("new"))
+)
+MOVE_INSTANCE = (
+    update(task_instance)
+    .where(
+        task_instance.c.job_id == bindparam("of_job"),
+        task_instance.c.position == bindparam("at_position"),
+        task_instance.c.number == bindparam("at_number"),
+        task_instance.c.state == bindparam("old"),
+    )
+    .values(
+        state=bindparam("new"),
+        attempt=bindparam("now_attempt"),
+        failures=bindparam("now_failures"),
+        losses=bindparam("now_losses"),
+        node_id=bindparam("on_node"),
+        node_instance_id=bindparam("on_instance"),
+        exit_code=bindparam("exited"),
+        cause=bindparam("because"),
+        reason=bindparam("in_words"),
+        launched_at=bindparam("launch"),
+        running_at=bindparam("run"),
+        ended_at=bindparam("over_at"),
+    )
+)
+
+DUE_JOBS = (
+    select(job.c.id)
+    .where((job.c.state == State.SUBMITTED.value) | job.c.terminating)
+    .order_by(job.c.priority.desc(), job.c.created_at)
+)
+JOBS_TO_FAIL = (
+    select(task.c.job_id)
+    .where(task.c.doom != "", task.c.submitted + task.c.pending + task.c.runnable > 0)
+    .distinct()
+)
+JOBS_TO_PLACE = (
+    select(job.c.id)
+    .where(
+        job.c.id.in_(select(task.c.job_id).where(PLACEABLE)),
+        job.c.state != State.SUBMITTED.value,
+        ~job.c.terminating,
+    )
+    .order_by(job.c.priority.desc(), job.c.created_at, job.c.id)
+    .limit(bindparam("most"))
+)
+
+FIND_ENV = select(compute_env).where(
+    compute_env.c.id == bindparam("env_id"),
+    compute_env.c.owner_uin == bindparam("owner_uin"),
+    compute_env.c.region == bindparam("region"),
+)
+LOCK_OWN_ENV = FIND_ENV.with_for_update()
+LOCK_ENV = select(compute_env).where(compute_env.c.id == bindparam("env_id")).with_for_update()
+DROP_ENV = delete(compute_env).where(compute_env.c.id == bindparam("env_id"))
+SET_DESIRED = (
+    update(compute_env)
+    .where(compute_env.c.id == bindparam("env_id"))
+    .values(desired_count=bindparam("wanted"))
+)
+NODES = (
+    select(compute_node)
+    .where(compute_node.c.env_id == bindparam("env_id"))
+    .order_by(compute_node.c.created_at, compute_node.c.id)
+)
+NODE_STATES = (
+    select(compute_node.c.env_id, compute_node.c.state, func.count().label("n"))
+    .where(compute_node.c.env_id.in_(bindparam("env_ids", expanding=True)))
+    .group_by(compute_node.c.env_id, compute_node.c.state)
+)
+ENVS_WITH_NODES_IN = (
+    select(compute_node.c.env_id)
+    .where(compute_node.c.state.in_(bindparam("states", expanding=True)))
+    .distinct()
+)
+FREE_NODES = (
+    select(compute_node.c.id, compute_node.c.instance_id)
+    .where(
+        compute_node.c.env_id == bindparam("env_id"),
+        compute_node.c.state == NodeState.RUNNING.value,
+        compute_node.c.busy_with == "",
+    )
+    .order_by(compute_node.c.id)
+    .limit(bindparam("most"))
+    .with_for_update(skip_locked=True)
+)
+OCCUPY_NODE = (
+    update(compute_node)
+    .where(compute_node.c.id == bindparam("node_id"), compute_node.c.busy_with == "")
+    .values(busy_with=bindparam("attempt_id"))
+)
+FREE_NODE = (
+    update(compute_node)
+    .where(
+        compute_node.c.env_id == bindparam("in_env"),
+        compute_node.c.busy_with == bindparam("attempt_id"),
+    )
+    .values(busy_with="")
+)
+MOVE_NODE = (
+    update(compute_node)
+    .where(compute_node.c.id == bindparam("node_id"), compute_node.c.state == bindparam("old"))
+    .values(state=bindparam("new"), resource_created_at=bindparam("made_at"))
+)
+DROP_NODE = delete(compute_node).where(compute_node.c.id == bindparam("node_id"))
+JOBS_USING_ENV = select(func.count()).where(
+    task.c.env_id == bindparam("env_id"),
+    task.c.state.not_in([State.SUCCEED.value, State.FAILED.value]),
+)

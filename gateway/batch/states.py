@@ -1,0 +1,176 @@
+"""The states of everything that moves, as one table: (state, trigger) -> (state, event). Pure.
+
+Source: the state words are the API's; the moves between them are drawn nowhere and follow the
+glosses of the documented states.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from enum import Enum
+
+from gateway.events.names import EventName
+
+
+class State(Enum):
+    """The state of a job, a task or a task instance: the three share one set of words."""
+
+    SUBMITTED = "SUBMITTED"
+    PENDING = "PENDING"
+    RUNNABLE = "RUNNABLE"
+    STARTING = "STARTING"
+    RUNNING = "RUNNING"
+    SUCCEED = "SUCCEED"
+    FAILED = "FAILED"
+    FAILED_INTERRUPTED = "FAILED_INTERRUPTED"
+
+
+class NodeState(Enum):
+    """The state of a compute node."""
+
+    PENDING = "PENDING"
+    SUBMITTED = "SUBMITTED"
+    CREATING = "CREATING"
+    CREATED = "CREATED"
+    CREATION_FAILED = "CREATION_FAILED"
+    RUNNING = "RUNNING"
+    ABNORMAL = "ABNORMAL"
+    DELETING = "DELETING"
+
+
+class Trigger(Enum):
+    """What can happen to a job, a task or a task instance."""
+
+    BLOCKED = "has predecessors that are not finished"
+    READY = "may run"
+    PLACED = "has a node"
+    STARTED = "its command runs"
+    SUCCEEDED = "ended well"
+    RETRIED = "failed and has a try left"
+    FAILED = "failed for good"
+    KEPT = "failed for good and keeps its node"
+
+
+class NodeTrigger(Enum):
+    """What can happen to a compute node."""
+
+    ORDERED = "the engine was asked for it"
+    MADE = "the engine made it"
+    NOT_MADE = "the engine could not make it"
+    JOINED = "it takes work"
+    LOST = "it went away"
+    DROPPED = "it is no longer wanted"
+
+
+FINAL = frozenset({State.SUCCEED, State.FAILED})
+"""States in which nothing is held any more. FAILED_INTERRUPTED still keeps its node."""
+
+OVER = FINAL | {State.FAILED_INTERRUPTED}
+"""States in which nothing runs any more."""
+
+WAITING = frozenset({State.SUBMITTED, State.PENDING, State.RUNNABLE})
+"""States in which nothing has been started yet."""
+
+S, T = State, Trigger
+
+MOVES: Mapping[tuple[State, Trigger], State] = {
+    (S.SUBMITTED, T.BLOCKED): S.PENDING,
+    (S.SUBMITTED, T.READY): S.RUNNABLE,
+    (S.PENDING, T.READY): S.RUNNABLE,
+    (S.RUNNABLE, T.PLACED): S.STARTING,
+    (S.STARTING, T.STARTED): S.RUNNING,
+    (S.RUNNING, T.SUCCEEDED): S.SUCCEED,
+    (S.STARTING, T.RETRIED): S.RUNNABLE,
+    (S.RUNNING, T.RETRIED): S.RUNNABLE,
+    (S.RUNNING, T.KEPT): S.FAILED_INTERRUPTED,
+    (S.SUBMITTED, T.FAILED): S.FAILED,
+    (S.PENDING, T.FAILED): S.FAILED,
+    (S.RUNNABLE, T.FAILED): S.FAILED,
+    (S.STARTING, T.FAILED): S.FAILED,
+    (S.RUNNING, T.FAILED): S.FAILED,
+    (S.FAILED_INTERRUPTED, T.FAILED): S.FAILED,
+}
+"""The moves of jobs, tasks and task instances. RETRIED happens to instances alone."""
+
+
+class Kind(Enum):
+    """What moves by `MOVES`; the value begins the names of its events."""
+
+    JOB = "JOB"
+    TASK = "TASK"
+    INSTANCE = "TASK_INSTANCE"
+
+
+EVENTS: Mapping[tuple[Kind, State], EventName] = {
+    (kind, state): EventName(f"{kind.value}_{state.value}")
+    for kind in Kind
+    for state in (S.RUNNING, S.SUCCEED, S.FAILED, S.FAILED_INTERRUPTED)
+}
+"""The event that tells of a new state; the other states are entered in silence."""
+
+
+def advance(kind: Kind, state: State, trigger: Trigger) -> tuple[State, EventName | None]:
+    """The next state, and the event to tell it with. Raises KeyError if there is no such move."""
+    after = MOVES[state, trigger]
+    return after, EVENTS.get((kind, after))
+
+
+def can(state: State, trigger: Trigger) -> bool:
+    """Whether the table has this move."""
+    return (state, trigger) in MOVES
+
+
+N, M, E = NodeState, NodeTrigger, EventName
+
+NODE: Mapping[tuple[NodeState, NodeTrigger], tuple[NodeState, EventName | None]] = {
+    (N.PENDING, M.ORDERED): (N.CREATING, None),
+    (N.SUBMITTED, M.ORDERED): (N.CREATING, None),
+    (N.CREATING, M.MADE): (N.CREATED, E.COMPUTE_NODE_CREATED),
+    (N.CREATING, M.NOT_MADE): (N.CREATION_FAILED, E.COMPUTE_NODE_CREATION_FAILED),
+    (N.CREATED, M.JOINED): (N.RUNNING, E.COMPUTE_NODE_RUNNING),
+    (N.CREATED, M.LOST): (N.ABNORMAL, E.COMPUTE_NODE_ABNORMAL),
+    (N.RUNNING, M.LOST): (N.ABNORMAL, E.COMPUTE_NODE_ABNORMAL),
+    (N.CREATED, M.DROPPED): (N.DELETING, E.COMPUTE_NODE_DELETING),
+    (N.CREATION_FAILED, M.DROPPED): (N.DELETING, E.COMPUTE_NODE_DELETING),
+    (N.RUNNING, M.DROPPED): (N.DELETING, E.COMPUTE_NODE_DELETING),
+    (N.ABNORMAL, M.DROPPED): (N.DELETING, E.COMPUTE_NODE_DELETING),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many parts of a whole are in each state; field names are the states, in lower case."""
+
+    submitted: int = 0
+    pending: int = 0
+    runnable: int = 0
+    starting: int = 0
+    running: int = 0
+    succeed: int = 0
+    failed: int = 0
+    failed_interrupted: int = 0
+
+    @property
+    def total(self) -> int:
+        """All parts."""
+        return sum(getattr(self, field.name) for field in fields(self))
+
+    def plus(self, changes: Mapping[State, int]) -> "Counts":
+        """The counts after `changes`, which may be negative."""
+        return Counts(
+            **{
+                field.name: getattr(self, field.name) + changes.get(State[field.name.upper()], 0)
+                for field in fields(self)
+            }
+        )
+
+
+def outcome(parts: Counts) -> Trigger | None:
+    """What a whole has come to once none of its parts can run any more; None before that.
+
+    A part that keeps its node makes the whole keep it; else one failure makes it fail.
+    """
+    if parts.succeed + parts.failed + parts.failed_interrupted < parts.total:
+        return None
+    if parts.failed_interrupted:
+        return Trigger.KEPT
+    return Trigger.FAILED if parts.failed else Trigger.SUCCEEDED

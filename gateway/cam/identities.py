@@ -1,0 +1,114 @@
+"""Who there is and what they may do, as `policies/` declares it: read, watched, read again."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+from anyio.abc import TaskStatus
+
+from gateway.call import Principal
+from gateway.errors import ApiError
+from gateway.policy.accounts import Account, parse_accounts
+from gateway.policy.document import Document, parse
+from gateway.policy.snapshot import Snapshot, build_snapshot
+from gateway.policy.strict_toml import PolicySetRefused
+from gateway.telemetry import POLICY_BROKEN, POLICY_GENERATION, log
+
+WATCH_S = 0.3
+
+Fingerprint = tuple[tuple[str, int, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyFolder:
+    """The folder of policies. Layout: `accounts.toml`, `presets/*.json`, `model.conf`."""
+
+    path: Path
+
+    def read_model(self) -> str:
+        """The text of the casbin model. Raises PolicySetRefused."""
+        return self._read("model.conf")
+
+    def read_snapshot(self, *, generation: int) -> Snapshot:
+        """Everything declared, strictly. Raises PolicySetRefused, naming the file."""
+        accounts = parse_accounts(self._read("accounts.toml"))
+        presets = {}
+        for file in sorted((self.path / "presets").glob("*.json")):
+            presets[file.stem] = self._read_document(f"presets/{file.name}", name=file.stem)
+        custom = {account.uin: self._read_custom(account) for account in accounts}
+        return build_snapshot(accounts, presets=presets, custom=custom, generation=generation)
+
+    def fingerprint(self) -> Fingerprint:
+        """What changes whenever a file does: every file's name, time, size and inode."""
+        found = []
+        for file in sorted(self.path.rglob("*")):
+            try:
+                status = file.stat()
+            except OSError:
+                continue
+            found.append((str(file), status.st_mtime_ns, status.st_size, status.st_ino))
+        return tuple(found)
+
+    def _read_custom(self, account: Account) -> dict[str, Document]:
+        return {
+            policy.name: self._read_document(policy.file, name=policy.name)
+            for policy in account.policies
+        }
+
+    def _read_document(self, file: str, *, name: str) -> Document:
+        try:
+            return parse(self._read(file), name=name)
+        except ApiError as error:
+            raise PolicySetRefused(f"{file}: {error.message} ({error.code})") from error
+
+    def _read(self, file: str) -> str:
+        path = (self.path / file).resolve()
+        if not path.is_relative_to(self.path.resolve()):
+            raise PolicySetRefused(f"{file} is not inside the policies folder")
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise PolicySetRefused(f"cannot read {file}: {error}") from error
+
+
+async def watch(
+    folder: PolicyFolder,
+    *,
+    current: Snapshot,
+    loaded: Fingerprint,
+    swap: Callable[[Snapshot], None],
+    task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
+) -> None:
+    """Swap a new snapshot in when files change; a broken set keeps the last good one, loudly."""
+    generation = current.generation
+    task_status.started()
+    while True:
+        await anyio.sleep(WATCH_S)
+        now = await anyio.to_thread.run_sync(folder.fingerprint)
+        if now == loaded:
+            continue
+        loaded = now
+        try:
+            snapshot = await anyio.to_thread.run_sync(
+                lambda: folder.read_snapshot(generation=generation + 1)  # noqa: B023  # runs now
+            )
+        except PolicySetRefused as error:
+            POLICY_BROKEN.set(1)
+            log.error("policies_refused", error=str(error), kept_generation=generation)
+            continue
+        generation = snapshot.generation
+        swap(snapshot)
+        POLICY_BROKEN.set(0)
+        POLICY_GENERATION.set(generation)
+        log.info("policies_loaded", generation=generation)
+
+
+def find_user(snapshot: Snapshot, name: str, *, owner_uin: str) -> Principal | None:
+    """A declared user by name; None if the account has none of that name."""
+    for account in snapshot.accounts:
+        for user in account.users:
+            if account.uin == owner_uin and user.name == name:
+                return Principal(owner_uin=owner_uin, uin=user.uin, name=name)
+    return None

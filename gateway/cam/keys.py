@@ -1,0 +1,153 @@
+"""Access keys: made, sealed, found."""
+
+import os
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from sqlalchemy import Row
+
+from gateway import ids
+from gateway.call import Key, Principal
+from gateway.cam import tables
+from gateway.clock import Clock
+from gateway.errors import OperationDenied
+from gateway.store import Store, Tx
+
+KEYS_PER_USER_MAX = 2
+CACHED_MAX = 10_000
+CACHED_FOR = timedelta(seconds=1)
+"""How long a key that was disabled or deleted by another process may still be believed."""
+
+
+class KeyFileError(Exception):
+    """The file that seals the secret keys cannot be used."""
+
+
+def open_sealer(path: Path) -> MultiFernet:
+    """Open the file that seals secret keys, made with mode 600 if there is none.
+
+    It holds one sealing key a line. The first seals, all open: to rotate, put a new line on top.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        pass
+    else:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(Fernet.generate_key() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+    if path.stat().st_mode & 0o077:
+        raise KeyFileError(f"{path} can be read by others: make its mode 600")
+    try:
+        return MultiFernet([Fernet(line) for line in path.read_bytes().split()])
+    except ValueError as error:
+        raise KeyFileError(f"{path} holds no usable key: {error}") from error
+
+
+def new_key(principal: Principal) -> Key:
+    """Make a key that is not stored yet."""
+    return Key(
+        secret_id=f"AKID{ids.new_secret(32)}", secret_key=ids.new_secret(32), principal=principal
+    )
+
+
+def add_key(tx: Tx, key: Key, *, sealer: MultiFernet, now: datetime) -> None:
+    """Store a key. Raises OperationDenied if its user has as many as one may have."""
+    owner = {"owner_uin": key.principal.owner_uin, "uin": key.principal.uin}
+    if len(tx.execute(tables.COUNT_KEYS, owner).all()) >= KEYS_PER_USER_MAX:
+        raise OperationDenied(
+            f"The user has {KEYS_PER_USER_MAX} access keys already.", detail="AccessKeyOverLimit"
+        )
+    tx.execute(
+        tables.ADD_KEY,
+        {
+            **owner,
+            "secret_id": key.secret_id,
+            "name": key.principal.name,
+            "sealed_secret_key": sealer.encrypt(key.secret_key.encode()),
+            "active": True,
+            "created_at": now,
+        },
+    )
+
+
+class KeyRing:
+    """Finds keys for authentication.
+
+    fixed: keys that are not in the store: the root account's.
+    """
+
+    def __init__(
+        self, store: Store, *, sealer: MultiFernet, fixed: Mapping[str, Key], clock: Clock
+    ) -> None:
+        self._store = store
+        self._sealer = sealer
+        self._fixed = fixed
+        self._clock = clock
+        self._cached: dict[str, tuple[datetime, Key]] = {}
+
+    async def find_key(self, secret_id: str) -> Key | None:
+        """The key of this id, a disabled one too; None if there is none."""
+        if secret_id in self._fixed:
+            return self._fixed[secret_id]
+        now = self._clock()
+        cached = self._cached.get(secret_id)
+        if cached is not None and now - cached[0] < CACHED_FOR:
+            return cached[1]
+        row = await self._store.read_point(
+            lambda tx: tx.execute(tables.FIND_KEY, {"secret_id": secret_id}).first()
+        )
+        if row is None:
+            self._cached.pop(secret_id, None)
+            return None
+        if cached is None and len(self._cached) >= CACHED_MAX:
+            self._cached.clear()
+        key = self._open(row, known=cached[1] if cached else None)
+        self._cached[secret_id] = (now, key)
+        return key
+
+    def _open(self, row: Row[Any], *, known: Key | None) -> Key:
+        """Unseal a key; its secret never changes, so a known one need not be unsealed again."""
+        if known is not None:
+            secret = known.secret_key
+        else:
+            try:
+                secret = self._sealer.decrypt(row.sealed_secret_key).decode()
+            except InvalidToken as error:
+                raise KeyFileError(
+                    f"the key {row.secret_id} was sealed with a key that is not in the key file"
+                ) from error
+        principal = Principal(owner_uin=row.owner_uin, uin=row.uin, name=row.name)
+        return Key(row.secret_id, secret, principal, active=row.active)
+
+
+def open_root_key(path: Path, *, uin: str, region: str) -> Key:
+    """The root account's key from `root.env`, made with mode 600 at the first start."""
+    principal = Principal(owner_uin=uin, uin=uin, name="root")
+    made = new_key(principal)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return _read_root_key(path, principal)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(f"TENCENTCLOUD_SECRET_ID={made.secret_id}\n")
+        file.write(f"TENCENTCLOUD_SECRET_KEY={made.secret_key}\n")
+        file.write(f"TENCENTCLOUD_REGION={region}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return made
+
+
+def _read_root_key(path: Path, principal: Principal) -> Key:
+    lines = path.read_text(encoding="ascii").splitlines()
+    values = dict(line.split("=", 1) for line in lines if "=" in line)
+    try:
+        return Key(values["TENCENTCLOUD_SECRET_ID"], values["TENCENTCLOUD_SECRET_KEY"], principal)
+    except KeyError as error:
+        raise KeyFileError(
+            f"{path} has no line {error.args[0]}=…; remove it to get a new key"
+        ) from None

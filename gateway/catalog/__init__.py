@@ -1,0 +1,81 @@
+"""WHAT: every action of every service, and the resources a call of it names. Pure tables."""
+
+from collections.abc import Mapping
+
+from gateway.catalog import batch, cam, cmq, sts, tdmq
+from gateway.catalog.actions import Access, Action
+from gateway.catalog.cmq import CLASSIC
+from gateway.catalog.resources import Account, Named, ResourceTemplate, fill
+from gateway.catalog.unbuilt import UNBUILT
+from gateway.errors import InvalidAction, NoSuchProduct, NoSuchVersion
+
+__all__ = [
+    "ACTIONS",
+    "CLASSIC",
+    "UNBUILT",
+    "Access",
+    "Action",
+    "Named",
+    "ResourceTemplate",
+    "find",
+    "resources_of",
+    "service_of_version",
+]
+
+ACTIONS: tuple[Action, ...] = (
+    *batch.ACTIONS,
+    *cam.ACTIONS,
+    *sts.ACTIONS,
+    *tdmq.ACTIONS,
+    *cmq.ACTIONS,
+)
+
+_GLOBAL_SERVICES = frozenset({"cam", "sts"})
+"""Their resources belong to the account and have an empty region segment."""
+
+
+def _index() -> dict[str, dict[str, dict[str, Action]]]:
+    """Every action by service, version and both spellings of its name."""
+    found: dict[str, dict[str, dict[str, Action]]] = {}
+    for action in ACTIONS:
+        names = found.setdefault(action.service, {}).setdefault(action.version, {})
+        names[action.name] = names[action.name[0].lower() + action.name[1:]] = action
+    return found
+
+
+_INDEX = _index()
+_SERVICES = {a.version: a.service for a in ACTIONS if a.version != CLASSIC}
+
+
+def find(service: str, version: str, action: str) -> Action:
+    """Look an action up; its first letter may be lower case. Use the `name` of what is found.
+
+    Raises NoSuchProduct, NoSuchVersion or InvalidAction.
+    """
+    versions = _INDEX.get(service)
+    if versions is None:
+        raise NoSuchProduct(f"The product `{service}` does not exist.")
+    actions = versions.get(version)
+    if actions is None:
+        raise NoSuchVersion(f"The version `{version}` of `{service}` does not exist.")
+    found = actions.get(action)
+    if found is None:
+        raise InvalidAction("The request `Action` is invalid or not found.")
+    return found
+
+
+def service_of_version(version: str) -> str | None:
+    """Which service has this API version, such as "2017-03-12"; each has one of its own."""
+    return _SERVICES.get(version)
+
+
+def resources_of(
+    action: Action, *, params: Mapping[str, object], owner_uin: str, region: str
+) -> Named:
+    """Name the resources of a call, whatever its parameters look like.
+
+    Raises MissingParameter, InvalidParameter or InvalidParameterValue if they cannot be named.
+    """
+    service = action.policy_action.partition(":")[0]
+    account = Account(service, "" if service in _GLOBAL_SERVICES else region, owner_uin)
+    return fill(action.resource, params, account=account, is_list=action.is_list)

@@ -1,0 +1,265 @@
+"""Which resources a call names: templates read once at import, filled in from its parameters."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from gateway.call import Resource
+from gateway.errors import ApiError, InvalidParameter, InvalidParameterValue, MissingParameter
+
+RESOURCES_MAX = 1_000
+"""More distinct resources than this are refused: each one costs a decision."""
+
+
+class Form(Enum):
+    """How the value of a parameter is written into a resource's name."""
+
+    TEXT = "text"
+    NUMBER = "number"
+    ROLE = "role"
+    OWNER = "owner"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One member on the way to a value; every element counts if it is a list."""
+
+    name: str
+    is_list: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Placeholder:
+    """A place in the parameters whose value stands in a resource's name."""
+
+    steps: tuple[Step, ...]
+    form: Form
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """The name of one kind of resource.
+
+    service: empty for the service of the action itself.
+    literals: the text before, between and after the placeholders, one more than those.
+    when: a parameter and the value it must have, else nothing is named.
+    is_whole: one parameter holds all six segments.
+    """
+
+    service: str
+    literals: tuple[str, ...]
+    placeholders: tuple[Placeholder, ...]
+    when: tuple[str, str] | None
+    is_whole: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceTemplate:
+    """What an action is decided on.
+
+    named: each group must be allowed; within a group, the paths whose parameters were given.
+    deny_only: what only an explicit deny is looked for.
+    """
+
+    named: tuple[tuple[Path, ...], ...]
+    deny_only: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """The resources one call names.
+
+    resources: all must be allowed. deny_only: none may be explicitly denied.
+    lists: for a list without ids the type it lists, such as "job"; `resources` is then empty.
+    """
+
+    resources: tuple[Resource, ...]
+    deny_only: tuple[Resource, ...] = ()
+    lists: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Where the resources of one call live."""
+
+    service: str
+    region: str
+    owner_uin: str
+
+
+_PATH = re.compile(r"(?:([a-z]+):)?(\S+)(?: when (\w+)=(\w+))?")
+_PLACEHOLDER = re.compile(r"\$\{([^}:]*)(?::(\w+))?\}")
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,18}")
+_ROLE = re.compile(r"qcs::cam::uin/([0-9]+):((?:role|roleName)/[^\s:]+)")
+
+
+def template(named: str, *deny_only: str) -> ResourceTemplate:
+    """Read the resources of an action as the vendor's tables write them.
+
+    `*` has no resource level, `job/*` is literal, `job/${JobId}` takes an id from a parameter,
+    `job/${JobIds[]}` every id of a list, `computeenv/${Job.Tasks[].EnvId}` goes deeper.
+    `:number` after a parameter reads a decimal, `:role` a whole role name; `${owner}` is the
+    root account. `&` joins names that are all needed, `|` names of which one is. In `deny_only`
+    a name of another service starts with it (`cmqqueue:`), and `when Protocol=queue` limits it.
+    """
+    return ResourceTemplate(
+        named=tuple(
+            tuple(_read_path(text) for text in group.split(" | ")) for group in named.split(" & ")
+        ),
+        deny_only=tuple(_read_path(text) for text in deny_only),
+    )
+
+
+def _read_path(text: str) -> Path:
+    found = _PATH.fullmatch(text)
+    if found is None:
+        raise ValueError(f"not a resource template: {text!r}")
+    service, path, parameter, value = found.groups()
+    pieces = _PLACEHOLDER.split(path)
+    return Path(
+        service=service or "",
+        literals=tuple(pieces[::3]),
+        placeholders=tuple(map(_read_placeholder, pieces[1::3], pieces[2::3])),
+        when=(parameter, value) if parameter else None,
+        is_whole=":role}" in path,
+    )
+
+
+def _read_placeholder(place: str, form: str | None) -> Placeholder:
+    if place == "owner":
+        return Placeholder((), Form.OWNER)
+    steps = tuple(Step(s.removesuffix("[]"), s.endswith("[]")) for s in place.split("."))
+    return Placeholder(steps, Form(form or "text"))
+
+
+def fill(
+    resource: ResourceTemplate, params: Mapping[str, object], *, account: Account, is_list: bool
+) -> Named:
+    """Name the resources of one call.
+
+    Every id counts once. Raises MissingParameter for an id that is needed and absent,
+    InvalidParameter for one of the wrong type, InvalidParameterValue for too many.
+    """
+    denied = [
+        found
+        for path in resource.deny_only
+        if _applies(path, params)
+        for found in _fill_path(path, params, account=account, needed=False)
+    ]
+    if is_list and not _is_given(resource.named[0][0], params):
+        listed = resource.named[0][0].literals[0].rstrip("/")
+        return Named((), deny_only=_distinct(denied), lists=listed)
+    named = [
+        found
+        for group in resource.named
+        for path in _given(group, params)
+        for found in _fill_path(path, params, account=account, needed=True)
+    ]
+    return Named(_distinct(named), deny_only=_distinct(denied))
+
+
+def _given(group: tuple[Path, ...], params: Mapping[str, object]) -> tuple[Path, ...]:
+    """The paths of a group to name: all that were given, else the first, which will be missed."""
+    if len(group) == 1:
+        return group
+    return tuple(path for path in group if _is_given(path, params)) or group[:1]
+
+
+def _is_given(path: Path, params: Mapping[str, object]) -> bool:
+    return any(
+        value is not None
+        for placeholder in path.placeholders
+        for _, value in _find(params, placeholder.steps, at="")
+    )
+
+
+def _applies(path: Path, params: Mapping[str, object]) -> bool:
+    if path.when is None:
+        return True
+    parameter, value = path.when
+    return str(params.get(parameter)).lower() == value
+
+
+def _fill_path(
+    path: Path, params: Mapping[str, object], *, account: Account, needed: bool
+) -> list[Resource]:
+    if path.is_whole:
+        [whole] = _values(path.placeholders[0], params, account=account, needed=needed)
+        owner_uin, name = whole.split(":", 1)
+        return [Resource("cam", "", owner_uin, name)]
+    service = path.service or account.service
+    names = [path.literals[0]]
+    for placeholder, literal in zip(path.placeholders, path.literals[1:], strict=True):
+        values = _values(placeholder, params, account=account, needed=needed)
+        names = [name + value + literal for name in names for value in values]
+    return [Resource(service, account.region, account.owner_uin, name) for name in names]
+
+
+def _values(
+    placeholder: Placeholder, params: Mapping[str, object], *, account: Account, needed: bool
+) -> list[str]:
+    if placeholder.form is Form.OWNER:
+        return [account.owner_uin]
+    found = _find(params, placeholder.steps, at="")
+    missing = [at for at, value in found if value is None]
+    if needed and (missing or not found):
+        name = missing[0] if missing else ".".join(step.name for step in placeholder.steps)
+        raise MissingParameter(f"The request is missing a required parameter `{name}`.")
+    # An empty text names nothing that could be denied; where an id is needed, it is a bad id.
+    return [
+        _write(value, placeholder.form, at=at)
+        for at, value in found
+        if value is not None and (needed or value != "")
+    ]
+
+
+def _find(value: object, steps: tuple[Step, ...], *, at: str) -> list[tuple[str, object]]:
+    """Every value that `steps` lead to, with its place; None where a member is absent."""
+    if not steps or value is None:
+        return [(at, value)]
+    if not isinstance(value, Mapping):
+        raise _wrong_type(at)
+    step, rest = steps[0], steps[1:]
+    at = f"{at}.{step.name}" if at else step.name
+    member = value.get(step.name)
+    if not step.is_list or member is None:
+        return _find(member, rest, at=at)
+    if not isinstance(member, list):
+        raise _wrong_type(at)
+    found: list[tuple[str, object]] = []
+    for index, element in enumerate(member):
+        if element is None:
+            raise _wrong_type(f"{at}[{index}]")
+        found += _find(element, rest, at=f"{at}[{index}]")
+    return found
+
+
+def _write(value: object, form: Form, *, at: str) -> str:
+    """Write a value as it stands in a name, each in one way only, so that no deny is evaded."""
+    if form is Form.NUMBER and isinstance(value, int):
+        value = str(value)
+    if not isinstance(value, str):
+        raise _wrong_type(at)
+    if form is Form.NUMBER and not _NUMBER.fullmatch(value):
+        raise _wrong_type(at)
+    if form is Form.ROLE:
+        role = _ROLE.fullmatch(value)
+        if role is None:
+            raise _wrong_type(at)
+        return f"{role[1]}:{role[2]}"
+    return value
+
+
+def _distinct(resources: list[Resource]) -> tuple[Resource, ...]:
+    if len(resources) <= 1:  # nearly always: hashing would cost more than all the rest
+        return tuple(resources)
+    distinct = tuple(dict.fromkeys(resources))
+    if len(distinct) > RESOURCES_MAX:
+        text = f"A call may name at most {RESOURCES_MAX} resources."
+        raise InvalidParameterValue(text, detail="LimitExceeded")
+    return distinct
+
+
+def _wrong_type(at: str) -> ApiError:
+    return InvalidParameter(f"The value type of parameter `{at}` is not valid.")

@@ -1,0 +1,79 @@
+"""TDMQ 2020-02-17, the CMQ part: what each action is decided on.
+
+Why: the vendor's CAM page puts CreateCmqSubscribe on the topic, so a policy written from it
+works; besides, an explicit deny on the subscription, or on the queue that a subscription with
+Protocol `queue` fills, holds. Creating a topic or a queue needs resource `*`, as on that page,
+and an explicit deny on the name it would get holds. The lists of topics and queues are decided
+on `*`; subscriptions are a property of the topic, or of the queue, they are asked for.
+"""
+
+from gateway.catalog.actions import Table, codes
+
+_tdmq = Table(
+    "tdmq",
+    "2020-02-17",
+    source="TDMQ for CMQ, Access Management; TDMQ API 2020-02-17, error codes",
+    errors=codes("""
+ClearCmqQueue: FailedOperation ResourceNotFound ResourceUnavailable
+ClearCmqSubscriptionFilterTags: FailedOperation
+CreateCmqQueue: FailedOperation FailedOperation.CreateCluster FailedOperation.CreateTopic
+  FailedOperation.SetRetentionPolicy FailedOperation.SetTTL InternalError.BrokerService
+  ResourceInUse ResourceInUse.Queue ResourceNotFound.Environment ResourceUnavailable
+  ResourceUnavailable.CreateFailed ResourceUnavailable.FundRequired UnsupportedOperation
+CreateCmqSubscribe: FailedOperation FailedOperation.CreateSubscription FailedOperation.CreateTopic
+  ResourceInUse ResourceInUse.Subscription ResourceUnavailable ResourceUnavailable.FundRequired
+CreateCmqTopic: FailedOperation FailedOperation.CreateCluster FailedOperation.CreateTopic
+  FailedOperation.SetRetentionPolicy FailedOperation.SetTTL InternalError.BrokerService
+  LimitExceeded.Topics ResourceInUse ResourceInUse.Topic ResourceNotFound.Environment
+  ResourceUnavailable ResourceUnavailable.CreateFailed ResourceUnavailable.FundRequired
+DeleteCmqQueue: FailedOperation FailedOperation.DeleteCluster FailedOperation.DeleteTopics
+  ResourceNotFound ResourceUnavailable
+DeleteCmqSubscribe: FailedOperation FailedOperation.DeleteSubscriptions
+  FailedOperation.DeleteTopics ResourceNotFound ResourceNotFound.Topic ResourceUnavailable
+DeleteCmqTopic: FailedOperation FailedOperation.DeleteCluster ResourceNotFound.Topic
+  ResourceUnavailable
+DescribeCmqQueueDetail: FailedOperation ResourceNotFound
+DescribeCmqQueues: FailedOperation ResourceUnavailable
+DescribeCmqSubscriptionDetail: FailedOperation.CmqBackendError ResourceNotFound.Topic
+DescribeCmqTopicDetail: FailedOperation FailedOperation.CmqBackendError ResourceNotFound
+  ResourceNotFound.Topic ResourceUnavailable
+DescribeCmqTopics: FailedOperation FailedOperation.CmqBackendError
+ModifyCmqQueueAttribute: FailedOperation FailedOperation.SetRetentionPolicy FailedOperation.SetTTL
+  InternalError.BrokerService ResourceNotFound ResourceNotFound.Environment
+  ResourceUnavailable.FundRequired
+ModifyCmqSubscriptionAttribute: FailedOperation
+ModifyCmqTopicAttribute: FailedOperation ResourceNotFound.Topic
+PublishCmqMsg: FailedOperation ResourceNotFound
+RewindCmqQueue: FailedOperation ResourceUnavailable
+SendCmqMsg: FailedOperation ResourceNotFound ResourceUnavailable
+UnbindCmqDeadLetter: FailedOperation
+"""),
+)
+
+_QUEUE = "queue/${QueueName}"
+_TOPIC = "topic/${TopicName}"
+_SUBSCRIPTION = "subscription/${TopicName}/${SubscriptionName}"
+_FILLED = "queue/${Endpoint} when Protocol=queue"
+
+ACTIONS = (
+    _tdmq.write("ClearCmqQueue", _QUEUE),
+    _tdmq.write("ClearCmqSubscriptionFilterTags", _SUBSCRIPTION),
+    _tdmq.write("CreateCmqQueue", "*", deny_only=(_QUEUE,)),
+    _tdmq.write("CreateCmqSubscribe", _TOPIC, deny_only=(_SUBSCRIPTION, _FILLED)),
+    _tdmq.write("CreateCmqTopic", "*", deny_only=(_TOPIC,)),
+    _tdmq.write("DeleteCmqQueue", _QUEUE),
+    _tdmq.write("DeleteCmqSubscribe", _SUBSCRIPTION),
+    _tdmq.write("DeleteCmqTopic", _TOPIC),
+    _tdmq.read("DescribeCmqQueueDetail", _QUEUE),
+    _tdmq.read("DescribeCmqQueues", "*", deny_only=("queue/${QueueNameList[]}",)),
+    _tdmq.read("DescribeCmqSubscriptionDetail", "topic/${TopicName} | queue/${QueueName}"),
+    _tdmq.read("DescribeCmqTopicDetail", _TOPIC),
+    _tdmq.read("DescribeCmqTopics", "*", deny_only=("topic/${TopicNameList[]}",)),
+    _tdmq.write("ModifyCmqQueueAttribute", _QUEUE),
+    _tdmq.write("ModifyCmqSubscriptionAttribute", _SUBSCRIPTION),
+    _tdmq.write("ModifyCmqTopicAttribute", _TOPIC),
+    _tdmq.write("PublishCmqMsg", _TOPIC),
+    _tdmq.write("RewindCmqQueue", _QUEUE),
+    _tdmq.write("SendCmqMsg", _QUEUE),
+    _tdmq.write("UnbindCmqDeadLetter", "queue/${SourceQueueName}"),
+)

@@ -1,0 +1,43 @@
+"""Names of topics, queues and subscriptions. Case does not matter in them. Pure."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, func
+
+from gateway.errors import InvalidParameterValue
+from gateway.store import escape_like
+
+NAME_MAX = 64
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+
+
+def check_name(name: str, *, parameter: str) -> str:
+    """A name that begins with a letter and goes on with letters, digits, `-` and `_`; at most 64.
+
+    Raises InvalidParameterValue, naming the parameter.
+    """
+    if len(name) > NAME_MAX or not _NAME.fullmatch(name):
+        raise InvalidParameterValue(
+            f"`{parameter}` must begin with a letter, have only letters, digits, `-` and `_`, "
+            f"and be at most {NAME_MAX} characters long; `{name[: NAME_MAX + 1]}` is not."
+        )
+    return name
+
+
+def key_of(owner_uin: str, *, region: str, name: str) -> str:
+    """One word for a thing of an account in a region, the same for every spelling of its name."""
+    return f"{owner_uin}/{region}/{name.lower()}"
+
+
+def filter_by_name(
+    found: Select[Any], column: ColumnElement[str], *, search: str, names: Sequence[str]
+) -> Select[Any]:
+    """Narrow a list to names that contain `search`, and to `names` if any are given."""
+    if search:
+        pattern = f"%{escape_like(search.lower())}%"
+        found = found.where(func.lower(column).like(pattern, escape="\\"))
+    if names:
+        found = found.where(func.lower(column).in_([name.lower() for name in names]))
+    return found

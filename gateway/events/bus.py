@@ -1,0 +1,135 @@
+"""The bus: a broker that messages are published to. Every one passes `tests/conformance/bus.py`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from typing import Protocol
+
+from gateway.events.routing import matches
+
+
+class BusUnavailable(Exception):
+    """The broker cannot be reached now, or the line broke; try again later."""
+
+
+class BusRefused(Exception):
+    """The broker answers, and refuses what was asked; the reason is its own sentence."""
+
+
+class Outcome(Enum):
+    """What became of one message.
+
+    CONFIRMED: the broker holds it. RETURNED: no queue takes it. REFUSED: the broker says no.
+    LOST: the line broke, or the broker did not answer in time, so nobody knows.
+    """
+
+    CONFIRMED = "confirmed"
+    RETURNED = "returned"
+    REFUSED = "refused"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class TopicAddress:
+    """Where a topic is: its account, its region and its name, in which case does not matter."""
+
+    owner_uin: str
+    region: str
+    name: str
+
+    @property
+    def key(self) -> str:
+        """The address as one word, the same for every spelling of the name."""
+        return f"{self.owner_uin}/{self.region}/{self.name.lower()}"
+
+    @property
+    def exchange(self) -> str:
+        """The name of the topic's exchange on the broker."""
+        return f"cmq.{self.owner_uin}.{self.region}.{self.name}"
+
+    def queue(self, endpoint: str) -> str:
+        """The name of a subscriber's queue on the broker."""
+        return f"cmq.{self.owner_uin}.{self.region}.{endpoint}"
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """A queue on the broker, and a key that picks messages for it."""
+
+    queue: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What the broker must have for one topic."""
+
+    exchange: str
+    bindings: tuple[Binding, ...] = ()
+
+    def reaches_anyone(self, routing_key: str) -> bool:
+        """Whether some queue of ours takes a message with this routing key."""
+        return any(matches(binding.key, routing_key) for binding in self.bindings)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message, ready to be sent; `position` orders the messages of a stream.
+
+    id, body: never change, so that a duplicate is seen to be one. tags: for filtering by tag.
+    event_name, seq: None for a message that a user published.
+    """
+
+    position: int
+    id: str
+    topic_key: str
+    shard: int
+    routing_key: str
+    body: bytes
+    created_at: datetime
+    event_name: str | None = None
+    seq: int | None = None
+    tags: tuple[str, ...] = ()
+    traceparent: str | None = None
+
+    @property
+    def owner_uin(self) -> str:
+        """The account of the topic."""
+        return self.topic_key.split("/", 2)[0]
+
+    @property
+    def region(self) -> str:
+        """The region of the topic."""
+        return self.topic_key.split("/", 2)[1]
+
+
+class Bus(Protocol):
+    """A broker with exchanges, queues and confirms. Every method ends within a time of its own."""
+
+    async def connect(self) -> int:
+        """Be connected; returns the number of this connection, which changes with each new one.
+
+        What is needed must be declared again on a new connection: the broker may have lost it, and
+        a queue that is only just coming back confirms nothing. Raises BusUnavailable.
+        """
+        ...
+
+    async def declare(self, route: Route) -> None:
+        """Make sure that an exchange, its queues and its bindings exist.
+
+        Raises BusUnavailable, or BusRefused if the broker has something else by one of the names.
+        """
+        ...
+
+    async def unbind(self, exchange: str, *, binding: Binding) -> None:
+        """Take away a binding, if it exists; the queue stays, with what it holds."""
+        ...
+
+    async def remove(self, exchange: str) -> None:
+        """Take away an exchange, if it exists."""
+        ...
+
+    async def publish(self, route: Route, messages: Sequence[Message]) -> list[Outcome]:
+        """Publish in this order, and say for each message what became of it. Never raises."""
+        ...

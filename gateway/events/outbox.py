@@ -1,0 +1,234 @@
+"""The outbox: events and their messages, written in the transaction of what happened."""
+
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import Row
+
+from gateway.events import tables
+from gateway.events.bus import Binding, Message, TopicAddress
+from gateway.events.messages import Event, Notification, encode, routing_key
+from gateway.store import Tx
+from gateway.telemetry import EVENTS_RECORDED
+
+SIGNAL = "outbox"
+SHARDS = 64
+NO_TAGS = "[]"
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Whose events are counted together: one job, or one environment.
+
+    id: the job's or environment's id.
+    """
+
+    id: str
+    owner_uin: str
+    region: str
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """One thing that the broker has and should not; without a binding, the exchange itself."""
+
+    id: int
+    exchange: str
+    binding: Binding | None
+
+
+def append(
+    tx: Tx,
+    stream: Stream,
+    events: Sequence[Event],
+    notifications: Sequence[Notification],
+    *,
+    now: datetime,
+    traceparent: str | None = None,
+) -> None:
+    """Record events in their order, and one message for each notification that asked for one.
+
+    The caller holds the lock on the job's or environment's row, so that the order of the numbers
+    is the order of the commits. A message's id follows from its event: sent twice, it is the same.
+    """
+    if not events:
+        return
+    first = _take_numbers(tx, stream, count=len(events))
+    numbered = list(enumerate(events, first))
+    tx.execute(tables.ADD_EVENTS, [_event_row(stream, seq, e, now=now) for seq, e in numbered])
+    EVENTS_RECORDED.inc(len(events))
+    rows = [
+        _message_row(stream, seq, event, index, notification, now=now, traceparent=traceparent)
+        for seq, event in numbered
+        for index, notification in enumerate(notifications)
+        if event.name in notification.events
+    ]
+    if rows:
+        tx.execute(tables.ADD_MESSAGES, rows)
+        tx.wake(SIGNAL)
+
+
+def publish(
+    tx: Tx,
+    topic: TopicAddress,
+    body: bytes,
+    *,
+    message_id: str,
+    routing_key: str = "",
+    tags: Sequence[str] = (),
+    now: datetime,
+) -> None:
+    """Add a message that a user published; it reaches subscribers as events do."""
+    row = {
+        "id": message_id,
+        "topic_key": topic.key,
+        "shard": shard_of(topic.key),
+        "routing_key": routing_key,
+        "tags": json.dumps(list(tags)),
+        "body": body,
+        "created_at": now,
+    }
+    tx.execute(tables.ADD_MESSAGES, row)
+    tx.wake(SIGNAL)
+
+
+def retire(tx: Tx, topic: TopicAddress, *, bindings: Sequence[Binding] | None) -> None:
+    """Have bindings taken off the broker, or, with None, the topic's exchange; it may be down."""
+    where = {"topic_key": topic.key, "exchange": topic.exchange}
+    if bindings is None:
+        tx.execute(tables.ADD_REMOVAL, {**where, "queue": None, "binding_key": None})
+    elif bindings:
+        rows = [{**where, "queue": each.queue, "binding_key": each.key} for each in bindings]
+        tx.execute(tables.ADD_REMOVAL, rows)
+    tx.wake(SIGNAL)
+
+
+def shard_of(stream_id: str) -> int:
+    """Which of the shards a stream belongs to; the same in every process and for ever."""
+    return zlib.crc32(stream_id.encode()) % SHARDS
+
+
+def lock_unexpanded(tx: Tx, *, limit: int) -> list[Message]:
+    """The oldest messages whose deliveries are not written; a second relay waits for the lock."""
+    return [_read(row) for row in tx.execute(tables.UNEXPANDED, {"limit": limit})]
+
+
+def mark_expanded(tx: Tx, messages: Sequence[Message], *, now: datetime) -> None:
+    """Note that the deliveries of messages are written."""
+    tx.execute(tables.MARK_EXPANDED, {"positions": [m.position for m in messages], "now": now})
+
+
+def list_unsent(tx: Tx, topic_key: str, *, after: int, limit: int) -> list[Message]:
+    """The oldest unsent messages of a topic.
+
+    after: a position to go on from while messages before it are on their way; 0 to begin. A pass
+    always begins at 0: a smaller position may be committed after a larger one was read.
+    """
+    parameters = {"topic_key": topic_key, "after": after, "limit": limit}
+    return [_read(row) for row in tx.execute(tables.UNSENT, parameters)]
+
+
+def mark_sent(tx: Tx, messages: Sequence[Message], *, now: datetime) -> None:
+    """Note that messages need not be published any more."""
+    tx.execute(tables.MARK_SENT, {"positions": [m.position for m in messages], "now": now})
+
+
+def list_waiting_topics(tx: Tx) -> set[str]:
+    """The keys of the topics that have something to publish, or to take off the broker."""
+    waiting = set(tx.execute(tables.WAITING_TOPICS).scalars())
+    return waiting | set(tx.execute(tables.REMOVAL_TOPICS).scalars())
+
+
+def list_removals(tx: Tx, topic_key: str) -> list[Removal]:
+    """What is to be taken off the broker for a topic, in the order of the requests."""
+    return [
+        Removal(row.id, row.exchange, Binding(row.queue, row.binding_key) if row.queue else None)
+        for row in tx.execute(tables.REMOVALS, {"topic_key": topic_key})
+    ]
+
+
+def drop_removals(tx: Tx, removals: Sequence[Removal]) -> None:
+    """Forget removals that are done."""
+    tx.execute(tables.DROP_REMOVALS, {"ids": [removal.id for removal in removals]})
+
+
+def count_unsent(tx: Tx) -> int:
+    """How many messages wait for their confirm."""
+    count: int = tx.execute(tables.COUNT_UNSENT).scalar_one()
+    return count
+
+
+def count_unsent_of(tx: Tx, topic_keys: Sequence[str]) -> dict[str, int]:
+    """How many messages of topics wait for their confirm; topics with none are absent."""
+    rows = tx.execute(tables.COUNT_UNSENT_OF, {"keys": list(topic_keys)})
+    return {row.topic_key: row.messages for row in rows}
+
+
+def _take_numbers(tx: Tx, stream: Stream, *, count: int) -> int:
+    """Take `count` numbers of the stream without a gap; returns the first. They begin at 1."""
+    last: int | None = tx.execute(
+        tables.ADVANCE_STREAM, {"id_": stream.id, "count": count}
+    ).scalar_one_or_none()
+    if last is None:
+        row = {"id": stream.id, "owner_uin": stream.owner_uin, "region": stream.region}
+        tx.execute(tables.ADD_STREAM, {**row, "seq": count})
+        return 1
+    return last - count + 1
+
+
+def _event_row(stream: Stream, seq: int, event: Event, *, now: datetime) -> dict[str, Any]:
+    return {
+        "stream_id": stream.id,
+        "seq": seq,
+        "name": event.name.value,
+        "subject_id": event.subject_id,
+        "batch": msgspec.json.encode(event.batch),
+        "happened_at": now,
+    }
+
+
+def _message_row(
+    stream: Stream,
+    seq: int,
+    event: Event,
+    index: int,
+    notification: Notification,
+    *,
+    now: datetime,
+    traceparent: str | None,
+) -> dict[str, Any]:
+    event_vars = notification.events[event.name]
+    return {
+        "id": f"{stream.id}-{seq}-{index}",
+        "topic_key": TopicAddress(stream.owner_uin, stream.region, notification.topic).key,
+        "shard": shard_of(stream.id),
+        "stream_id": stream.id,
+        "seq": seq,
+        "event_name": event.name.value,
+        "routing_key": routing_key(event),
+        "tags": NO_TAGS,
+        "body": encode(event, time=now, region=stream.region, event_vars=event_vars),
+        "traceparent": traceparent,
+        "created_at": now,
+    }
+
+
+def _read(row: Row[Any]) -> Message:
+    return Message(
+        position=row.position,
+        id=row.id,
+        topic_key=row.topic_key,
+        shard=row.shard,
+        routing_key=row.routing_key,
+        body=row.body,
+        created_at=row.created_at,
+        event_name=row.event_name,
+        seq=row.seq,
+        tags=() if row.tags == NO_TAGS else tuple(json.loads(row.tags)),
+        traceparent=row.traceparent,
+    )

@@ -1,0 +1,24 @@
+"""What the relay needs to know of who is subscribed; the CMQ service answers it."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Protocol
+
+from gateway.events.bus import Message, Route
+from gateway.store import Tx
+
+
+class Subscribers(Protocol):
+    """The subscriptions of every topic. A module with these three functions is one."""
+
+    def deliver(self, tx: Tx, messages: Sequence[Message], *, now: datetime) -> None:
+        """Write the deliveries of messages, in their order, in the transaction `tx`."""
+        ...
+
+    def find_route(self, tx: Tx, topic_key: str) -> Route | None:
+        """What the broker must have for a topic; None if there is no such topic any more."""
+        ...
+
+    def list_bound_topics(self, tx: Tx) -> Sequence[str]:
+        """The keys of the topics with a subscriber on the broker."""
+        ...

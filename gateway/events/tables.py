@@ -1,0 +1,175 @@
+"""The ledger of events, the outbox of messages, and their statements."""
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
+
+from gateway.store import Moment, metadata
+
+POSITION = BigInteger().with_variant(Integer, "sqlite")  # only an INTEGER counts up by itself there
+
+event_stream = Table(
+    "event_stream",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("owner_uin", String(32), nullable=False),
+    Column("region", String(64), nullable=False),
+    Column("seq", BigInteger, nullable=False),
+)
+"""One row per job or environment; `seq` counts its events."""
+
+event = Table(
+    "event",
+    metadata,
+    Column("stream_id", String(32), nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("name", String(40), nullable=False),
+    Column("subject_id", String(32), nullable=False),
+    Column("batch", LargeBinary, nullable=False),
+    Column("happened_at", Moment, nullable=False),
+    PrimaryKeyConstraint("stream_id", "seq"),
+)
+"""The ledger: every event, asked for or not. `batch`: the members of `Batch`, as JSON."""
+
+message = Table(
+    "event_message",
+    metadata,
+    Column("position", POSITION, primary_key=True),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("topic_key", String(180), nullable=False),
+    Column("shard", SmallInteger, nullable=False),
+    Column("stream_id", String(32)),
+    Column("seq", BigInteger),
+    Column("event_name", String(40)),
+    Column("routing_key", String(255), nullable=False),
+    Column("tags", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("traceparent", String(64)),
+    Column("created_at", Moment, nullable=False),
+    Column("expanded_at", Moment),
+    Column("sent_at", Moment),
+)
+"""`expanded_at`: its deliveries are written. `sent_at`: the broker confirmed it, or there is none.
+`stream_id`, `seq`, `event_name` are null in a message that a user published."""
+
+UNEXPANDED_INDEX = Index(
+    "ix_event_message_unexpanded",
+    message.c.position,
+    sqlite_where=message.c.expanded_at.is_(None),
+    postgresql_where=message.c.expanded_at.is_(None),
+)
+UNSENT_INDEX = Index(
+    "ix_event_message_unsent",
+    message.c.topic_key,
+    message.c.position,
+    sqlite_where=message.c.sent_at.is_(None),
+    postgresql_where=message.c.sent_at.is_(None),
+)
+
+bus_removal = Table(
+    "event_bus_removal",
+    metadata,
+    Column("id", POSITION, primary_key=True),
+    Column("topic_key", String(180), nullable=False, index=True),
+    Column("exchange", String(255), nullable=False),
+    Column("queue", String(255)),
+    Column("binding_key", String(255)),
+)
+"""What the broker still has and should not: a binding, or, without a queue, the exchange."""
+
+ADVANCE_STREAM = (
+    update(event_stream)
+    .where(event_stream.c.id == bindparam("id_"))
+    .values(seq=event_stream.c.seq + bindparam("count"))
+    .returning(event_stream.c.seq)
+)
+ADD_STREAM = insert(event_stream)
+ADD_EVENTS = insert(event)
+ADD_MESSAGES = insert(message)
+
+_SENDABLE = (
+    message.c.position,
+    message.c.id,
+    message.c.topic_key,
+    message.c.shard,
+    message.c.routing_key,
+    message.c.body,
+    message.c.created_at,
+    message.c.event_name,
+    message.c.seq,
+    message.c.tags,
+    message.c.traceparent,
+)
+UNEXPANDED = (
+    select(*_SENDABLE)
+    .where(message.c.expanded_at.is_(None))
+    .order_by(message.c.position)
+    .limit(bindparam("limit"))
+    .with_for_update()
+)
+"""Locked, so that a second relay waits, reads again, and keeps the order."""
+
+MARK_EXPANDED = (
+    update(message)
+    .where(message.c.position.in_(bindparam("positions", expanding=True)))
+    .values(expanded_at=bindparam("now"))
+)
+MARK_SENT = (
+    update(message)
+    .where(message.c.position.in_(bindparam("positions", expanding=True)))
+    .values(sent_at=bindparam("now"))
+)
+UNSENT = (
+    select(*_SENDABLE)
+    .where(
+        message.c.sent_at.is_(None),
+        message.c.topic_key == bindparam("topic_key"),
+        message.c.position > bindparam("after"),
+    )
+    .order_by(message.c.position)
+    .limit(bindparam("limit"))
+)
+COUNT_UNSENT = select(func.count()).select_from(message).where(message.c.sent_at.is_(None))
+COUNT_UNSENT_OF = (
+    select(message.c.topic_key, func.count().label("messages"))
+    .where(
+        message.c.sent_at.is_(None),
+        message.c.topic_key.in_(bindparam("keys", expanding=True)),
+    )
+    .group_by(message.c.topic_key)
+)
+
+_first = select(func.min(message.c.topic_key).label("topic_key")).where(message.c.sent_at.is_(None))
+_waiting = _first.cte("waiting", recursive=True)
+_next = (
+    select(func.min(message.c.topic_key))
+    .where(message.c.sent_at.is_(None), message.c.topic_key > _waiting.c.topic_key)
+    .scalar_subquery()
+)
+_waiting = _waiting.union_all(select(_next).where(_waiting.c.topic_key.is_not(None)))
+WAITING_TOPICS = select(_waiting.c.topic_key).where(_waiting.c.topic_key.is_not(None))
+"""The topics with unsent messages: one step down the index per topic, however many messages."""
+
+ADD_REMOVAL = insert(bus_removal)
+REMOVAL_TOPICS = select(bus_removal.c.topic_key).distinct()
+REMOVALS = (
+    select(bus_removal)
+    .where(bus_removal.c.topic_key == bindparam("topic_key"))
+    .order_by(bus_removal.c.id)
+)
+DROP_REMOVALS = delete(bus_removal).where(bus_removal.c.id.in_(bindparam("ids", expanding=True)))

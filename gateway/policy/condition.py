@@ -1,0 +1,304 @@
+"""The condition element: operators over what is known about a call.
+
+A context maps a condition key, such as `qcs:ip`, to its values. A key without values is absent.
+"""
+
+import base64
+import operator
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+
+from gateway.errors import InvalidParameter
+from gateway.policy.pattern import Wildcard, expand, has_variables, is_known_template
+
+Context = Mapping[str, tuple[str, ...]]
+Test = Callable[[str], bool]
+MakeTest = Callable[[str], Test]
+"""Reads one value of a policy and gives the test of one value of the context.
+
+Both raise ValueError for a text that is not of the operator's kind.
+"""
+
+_KEY = re.compile(r"[a-z][a-z0-9_-]*(?::[A-Za-z0-9_-]+(?:/[^\s]+)?)?")
+_NUMBER = re.compile(r"-?[0-9]{1,30}(?:\.[0-9]{1,30})?")
+_MOMENT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:T[0-9:]{8}Z| [0-9:]{8})")
+TAG_KEYS = frozenset({"qcs:resource_tag", "qcs:request_tag", "qcs:tag"})
+ANY, ALL, IF_EXIST = "for_any_value:", "for_all_value:", "_if_exist"
+
+
+def string_equal(written: str) -> Test:
+    """Equal, letter case counts."""
+    return lambda value: value == written
+
+
+def string_equal_ignore_case(written: str) -> Test:
+    """Equal, letter case does not count."""
+    folded = written.casefold()
+    return lambda value: value.casefold() == folded
+
+
+def string_like(written: str) -> Test:
+    """Like, with `*` at the start, at the end, or both."""
+    if "*" in written.removeprefix("*").removesuffix("*"):
+        raise ValueError("a `*` stands at the start or at the end")
+    return Wildcard.read(written).matches
+
+
+def binary_equal(written: str) -> Test:
+    """The same bytes; both sides are base64."""
+    wanted = base64.b64decode(written, validate=True)
+    return lambda value: base64.b64decode(value, validate=True) == wanted
+
+
+def bool_equal(written: str) -> Test:
+    """The same of `true` and `false`."""
+    wanted = _read_bool(written)
+    return lambda value: _read_bool(value) is wanted
+
+
+def ip_equal(written: str) -> Test:
+    """Inside a range or equal to an address.
+
+    Why host bits may be set: the vendor's own sample is `10.121.2.10/24`, meant as a range.
+    """
+    network = ip_network(written, strict=False)
+    return lambda value: _read_ip(value) in network
+
+
+def number_test(compare: Callable[[Decimal, Decimal], bool]) -> MakeTest:
+    """Make the operator that holds if `compare(context value, written value)`."""
+
+    def make(written: str) -> Test:
+        wanted = _read_number(written)
+        return lambda value: compare(_read_number(value), wanted)
+
+    return make
+
+
+def date_test(compare: Callable[[datetime, datetime], bool]) -> MakeTest:
+    """Make the operator that holds if `compare(context value, written value)`."""
+
+    def make(written: str) -> Test:
+        wanted = _read_moment(written)
+        return lambda value: compare(_read_moment(value), wanted)
+
+    return make
+
+
+def _read_bool(text: str) -> bool:
+    if text.lower() not in {"true", "false"}:
+        raise ValueError("not `true` or `false`")
+    return text.lower() == "true"
+
+
+def _read_ip(text: str) -> IPv4Address | IPv6Address:
+    address = ip_address(text)
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
+
+
+def _read_number(text: str) -> Decimal:
+    if _NUMBER.fullmatch(text) is None:
+        raise ValueError("not a number")
+    return Decimal(text)
+
+
+def _read_moment(text: str) -> datetime:
+    if _MOMENT.fullmatch(text) is None:
+        raise ValueError("not a time such as `2016-06-01T00:01:00Z`")
+    return datetime.fromisoformat(text.removesuffix("Z")).replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """How values are compared. negated: holds for a value that passes none of the tests."""
+
+    make_test: MakeTest
+    negated: bool = False
+
+
+OPERATORS: Mapping[str, Operator] = {
+    "string_equal": Operator(string_equal),
+    "string_not_equal": Operator(string_equal, negated=True),
+    "string_equal_ignore_case": Operator(string_equal_ignore_case),
+    "string_not_equal_ignore_case": Operator(string_equal_ignore_case, negated=True),
+    "string_like": Operator(string_like),
+    "string_not_like": Operator(string_like, negated=True),
+    "binary_equal": Operator(binary_equal),
+    "bool_equal": Operator(bool_equal),
+    "ip_equal": Operator(ip_equal),
+    "ip_not_equal": Operator(ip_equal, negated=True),
+    "date_equal": Operator(date_test(operator.eq)),
+    "date_not_equal": Operator(date_test(operator.eq), negated=True),
+    "date_greater_than": Operator(date_test(operator.gt)),
+    "date_greater_than_equal": Operator(date_test(operator.ge)),
+    "date_less_than": Operator(date_test(operator.lt)),
+    "date_less_than_equal": Operator(date_test(operator.le)),
+    "numeric_equal": Operator(number_test(operator.eq)),
+    "numeric_not_equal": Operator(number_test(operator.eq), negated=True),
+    "numeric_greater_than": Operator(number_test(operator.gt)),
+    "numeric_greater_than_equal": Operator(number_test(operator.ge)),
+    "numeric_less_than": Operator(number_test(operator.lt)),
+    "numeric_less_than_equal": Operator(number_test(operator.le)),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ValueCondition:
+    """One key compared with the values written for it, one of which must fit.
+
+    text: operator and key as written. templates: written values with a policy variable, read
+    when the caller is known. needs_all: `for_all_value:`. needs_any: `for_any_value:`.
+
+    Why a negated operator with several values means "none of them": the vendor's wording allows
+    "differs from one of them" too, under which a list of two ranges would exclude nobody.
+    """
+
+    text: str
+    key: str
+    operator: Operator
+    tests: tuple[Test, ...]
+    templates: tuple[str, ...]
+    needs_all: bool
+    needs_any: bool
+    if_exist: bool
+
+    def holds(self, context: Context, variables: Mapping[str, str]) -> bool:
+        """Judge the call. Raises ValueError if a value of the context cannot be compared.
+
+        Every value is compared, so that whether it raises depends on no order.
+        """
+        values = context.get(self.key)
+        if not values:
+            return self.if_exist
+        tests = self.tests + tuple(self._late_test(text, variables) for text in self.templates)
+        passed = [any([test(value) for test in tests]) for value in values]  # noqa: C419  # all
+        if self.operator.negated:
+            fits = [not one for one in passed]
+            return any(fits) if self.needs_any else all(fits)
+        return all(passed) if self.needs_all else any(passed)
+
+    def _late_test(self, template: str, variables: Mapping[str, str]) -> Test:
+        text = expand(template, variables)
+        if text is None:
+            raise ValueError(f"a variable of `{template}` has no value")
+        return self.operator.make_test(text)
+
+
+@dataclass(frozen=True, slots=True)
+class NullCondition:
+    """`null_equal`: the key is absent or empty (wants_null), or it is not."""
+
+    text: str
+    key: str
+    wants_null: bool
+
+    def holds(self, context: Context, variables: Mapping[str, str]) -> bool:
+        """Judge the call."""
+        del variables  # a null has no text to put one into
+        return (not any(context.get(self.key, ()))) is self.wants_null
+
+
+Condition = ValueCondition | NullCondition
+
+
+def read_conditions(written: object) -> tuple[Condition, ...]:
+    """Read a whole condition element, `{operator: {key: value or values}}`; all must hold.
+
+    Raises InvalidParameter: ConditionError for the shape, ConditionTypeError for the operator,
+    ConditionContentError for a key or a value.
+    """
+    if not isinstance(written, dict) or not written:
+        raise _refused("`condition` is not an object with operators in it", "ConditionError")
+    return tuple(
+        _read_condition(name, key, values)
+        for name, keys in written.items()
+        for key, values in _keys_of(name, keys).items()
+    )
+
+
+def _keys_of(name: str, keys: object) -> dict[str, object]:
+    if not isinstance(keys, dict) or not keys:
+        raise _refused(f"`{name}` is not an object with condition keys in it", "ConditionError")
+    return keys
+
+
+def _read_condition(name: str, key: str, written: object) -> Condition:
+    if _KEY.fullmatch(key) is None:
+        raise _refused(f"the condition key `{key}` cannot be read", "ConditionContentError")
+    values = _texts(written, name=name, key=key)
+    if name == "null_equal":
+        return _read_null_condition(key, values)
+    found = _find_operator(name)
+    if name.startswith(ALL) and key in TAG_KEYS:
+        raise _refused(f"`{ALL}` cannot be used with `{key}`", "ConditionTypeError")
+    templates = tuple(value for value in values if has_variables(value))
+    return ValueCondition(
+        text=f"{name} {key}",
+        key=key,
+        operator=found,
+        tests=tuple(_make(name, found, value) for value in values if not has_variables(value)),
+        templates=tuple(_template(name, value) for value in templates),
+        needs_all=name.startswith(ALL),
+        needs_any=name.startswith(ANY),
+        if_exist=name.endswith(IF_EXIST),
+    )
+
+
+def _find_operator(name: str) -> Operator:
+    bare = name.removeprefix(ANY) if name.startswith(ANY) else name.removeprefix(ALL)
+    found = OPERATORS.get(bare.removesuffix(IF_EXIST))
+    if found is None:
+        hint = ": write it without blanks" if name != name.strip() else ""
+        raise _refused(f"the operator `{name}` is unknown{hint}", "ConditionTypeError")
+    return found
+
+
+def _read_null_condition(key: str, values: tuple[str, ...]) -> NullCondition:
+    """Read the values of `null_equal`: `true` or the empty text, or `false` for the opposite."""
+    wanted = {value.lower() for value in values}
+    if wanted <= {"", "true"}:
+        return NullCondition(f"null_equal {key}", key, wants_null=True)
+    if wanted == {"false"}:
+        return NullCondition(f"null_equal {key}", key, wants_null=False)
+    raise _refused("`null_equal` takes `true` or `false`", "ConditionContentError")
+
+
+def _make(name: str, found: Operator, value: str) -> Test:
+    try:
+        return found.make_test(value)
+    except ValueError as error:
+        why = f"`{value}` is no value for `{name}`: {error}"
+        raise _refused(why, "ConditionContentError") from error
+
+
+def _template(name: str, value: str) -> str:
+    if not is_known_template(value):
+        raise _refused(
+            f"`{value}` of `{name}` has an unknown policy variable", "ConditionContentError"
+        )
+    return value
+
+
+def _texts(written: object, *, name: str, key: str) -> tuple[str, ...]:
+    values = written if isinstance(written, list) else [written]
+    if not values:
+        raise _refused(f"`{name}` has no value for `{key}`", "ConditionContentError")
+    texts = []
+    for value in values:
+        if isinstance(value, bool):
+            texts.append("true" if value else "false")
+        elif isinstance(value, str | int | float):
+            texts.append(str(value))
+        else:
+            why = f"a value of `{key}` under `{name}` is neither a string nor a number"
+            raise _refused(why, "ConditionContentError")
+    return tuple(texts)
+
+
+def _refused(why: str, detail: str) -> InvalidParameter:
+    return InvalidParameter(f"The policy's condition cannot be used: {why}.", detail=detail)

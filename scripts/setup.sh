@@ -1,0 +1,79 @@
+# Sourced by the other scripts: the environment in .venv, and Debian's packages.
+# shellcheck shell=bash
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+PIP_VERSION=26.3 # dependency groups need 25.1
+POLICY=/usr/sbin/policy-rc.d
+
+say() { printf '%s\n' "$*" >&2; }
+fail() {
+  say "$*"
+  exit 1
+}
+
+# Make .venv hold what pyproject.toml asks for ("runtime", or "dev" for the groups as well), at the
+# versions of constraints.txt. A stamp for each makes the next run quick.
+install_python() {
+  local wanted=$1 stamp
+  stamp=$(cat pyproject.toml constraints.txt scripts/setup.sh <(pwd) | sha256sum)
+  is_installed "$wanted" "$stamp" && return
+  exec 9<. # the folder itself is the lock: two scripts may be started at once
+  flock 9
+  if ! is_installed "$wanted" "$stamp"; then
+    say "Installing Python packages into .venv ($wanted)"
+    .venv/bin/pip --version &>/dev/null || make_venv
+    .venv/bin/python -m pip install -qq --disable-pip-version-check "pip==$PIP_VERSION"
+    local group=()
+    [[ $wanted == runtime ]] || group=(--group "$wanted")
+    .venv/bin/pip install -qq --disable-pip-version-check --root-user-action ignore \
+      --constraint constraints.txt --editable . "${group[@]}"
+    printf '%s' "$stamp" >".venv/installed-$wanted"
+  fi
+  exec 9<&-
+}
+
+is_installed() { [[ -f .venv/installed-$1 && $(<".venv/installed-$1") == "$2" ]]; }
+
+make_venv() {
+  local python
+  for python in "${PYTHON:-python3}" python3.14 python3.13 python3.12 python3.11 ""; do
+    "${python:-false}" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break
+  done
+  if [[ -z $python ]]; then
+    install_packages python3
+    python=python3
+  fi
+  "$python" -c 'import ensurepip, venv' 2>/dev/null || install_packages python3-venv
+  rm -rf .venv
+  "$python" -m venv .venv || fail "$python cannot make an environment: Debian's python3-venv belongs to it."
+}
+
+# Install the named Debian packages that are missing, or say which ones they are and fail.
+install_packages() {
+  local missing=() name
+  for name in "$@"; do
+    dpkg-query --show --showformat '${db:Status-Status}\n' "$name" 2>/dev/null |
+      grep -qx installed || missing+=("$name")
+  done
+  ((${#missing[@]} == 0)) && return
+  [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null ||
+    fail "Missing, to be installed as root: apt-get install ${missing[*]}"
+  say "Installing Debian packages: ${missing[*]}"
+  without_autostart apt_install "${missing[@]}" || fail "Could not install: ${missing[*]}"
+}
+
+apt_install() {
+  local options=(-qq -o DPkg::Lock::Timeout=300)
+  apt-get "${options[@]}" update
+  DEBIAN_FRONTEND=noninteractive apt-get "${options[@]}" install -y --no-install-recommends "$@"
+} </dev/null >&2
+
+# Run a command while Debian starts no service that it installs; a policy of the machine's own is
+# put back afterwards.
+without_autostart() (
+  [[ ! -e $POLICY || -e $POLICY.kept ]] || mv "$POLICY" "$POLICY.kept"
+  trap 'rm -f "$POLICY"; [[ ! -e $POLICY.kept ]] || mv "$POLICY.kept" "$POLICY"' EXIT
+  printf '#!/bin/sh\nexit 101\n' >"$POLICY"
+  chmod 755 "$POLICY"
+  "$@"
+)

@@ -1,0 +1,103 @@
+"""What every `Bus` does."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from gateway.events.bus import Binding, Bus, BusRefused, Outcome, Route
+from tests.support.events import message
+
+ReadIds = Callable[[str], list[str]]
+
+
+class BusConformance:
+    """Subclasses give `bus`, `route` (of names of its own) and `read_ids` (empties a queue)."""
+
+    @pytest.mark.anyio
+    async def test_messages_arrive_in_the_order_they_were_published(
+        self, bus: Bus, route: Route, read_ids: ReadIds
+    ) -> None:
+        messages = [message(number) for number in range(1, 501)]
+        await bus.declare(route)
+        outcomes = await bus.publish(route, messages)
+        assert outcomes == [Outcome.CONFIRMED] * 500
+        assert read_ids(route.bindings[0].queue) == [each.id for each in messages]
+
+    @pytest.mark.anyio
+    async def test_declaring_again_changes_nothing(
+        self, bus: Bus, route: Route, read_ids: ReadIds
+    ) -> None:
+        await bus.declare(route)
+        await bus.publish(route, [message(1)])
+        await bus.declare(route)
+        assert read_ids(route.bindings[0].queue) == [message(1).id]
+
+    @pytest.mark.anyio
+    async def test_a_binding_key_picks_messages(
+        self, bus: Bus, route: Route, read_ids: ReadIds
+    ) -> None:
+        queue = route.bindings[0].queue
+        narrow = Route(route.exchange, (Binding(queue, "batch.job.#"),))
+        await bus.declare(narrow)
+        task = message(2, key="batch.task.TASK_RUNNING.job-00000001")
+        outcomes = await bus.publish(narrow, [message(1), task, message(3)])
+        assert outcomes == [Outcome.CONFIRMED] * 3
+        assert read_ids(queue) == [message(1).id, message(3).id]
+
+    @pytest.mark.anyio
+    async def test_a_message_that_should_reach_a_queue_and_does_not_is_returned(
+        self, bus: Bus, route: Route, read_ids: ReadIds
+    ) -> None:
+        await bus.declare(route)
+        await bus.unbind(route.exchange, binding=route.bindings[0])
+        assert await bus.publish(route, [message(1)]) == [Outcome.RETURNED]
+        await bus.declare(route)
+        assert await bus.publish(route, [message(1)]) == [Outcome.CONFIRMED]
+        assert read_ids(route.bindings[0].queue) == [message(1).id]
+
+    @pytest.mark.anyio
+    async def test_without_a_subscriber_a_message_is_confirmed_all_the_same(
+        self, bus: Bus, route: Route
+    ) -> None:
+        bare = replace(route, bindings=())
+        await bus.declare(bare)
+        assert await bus.publish(bare, [message(1)]) == [Outcome.CONFIRMED]
+
+    @pytest.mark.anyio
+    async def test_publishing_to_an_exchange_that_is_gone_is_lost_until_it_is_declared(
+        self, bus: Bus, route: Route, read_ids: ReadIds
+    ) -> None:
+        await bus.declare(route)
+        await bus.remove(route.exchange)
+        assert await bus.publish(route, [message(1)]) == [Outcome.LOST]
+        await bus.declare(route)
+        assert await bus.publish(route, [message(1)]) == [Outcome.CONFIRMED]
+        assert read_ids(route.bindings[0].queue) == [message(1).id]
+
+    @pytest.mark.anyio
+    async def test_unbinding_leaves_what_the_queue_holds(
+        self, bus: Bus, route: Route, read_ids: ReadIds
+    ) -> None:
+        bare = replace(route, bindings=())
+        await bus.declare(route)
+        await bus.publish(route, [message(1)])
+        await bus.unbind(route.exchange, binding=route.bindings[0])
+        await bus.publish(bare, [message(2)])
+        assert read_ids(route.bindings[0].queue) == [message(1).id]
+
+    @pytest.mark.anyio
+    async def test_removing_what_does_not_exist_is_no_error(self, bus: Bus, route: Route) -> None:
+        await bus.remove(route.exchange)
+        await bus.unbind(route.exchange, binding=route.bindings[0])
+
+    @pytest.mark.anyio
+    async def test_a_queue_that_is_something_else_is_refused(
+        self, bus: Bus, route: Route, take_name: Callable[[str], None]
+    ) -> None:
+        take_name(route.bindings[0].queue)
+        with pytest.raises(BusRefused):
+            await bus.declare(route)
+        bare = replace(route, bindings=())
+        await bus.declare(bare)
+        assert await bus.publish(bare, [message(1)]) == [Outcome.CONFIRMED]

@@ -1,0 +1,90 @@
+"""Small policy sets for the tests of this room."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gateway.call import Principal, Resource
+from gateway.policy.accounts import Account, CustomPolicy, Group, Mode, User, parse_accounts
+from gateway.policy.document import Document, parse
+from gateway.policy.enforcer import Enforcer
+from gateway.policy.match import Query
+from gateway.policy.snapshot import Snapshot, build_snapshot
+
+FOLDER = Path(__file__).parents[2] / "policies"
+MODEL = (FOLDER / "model.conf").read_text(encoding="utf-8")
+OWNER, UIN = "100", "200"
+ROOT = Principal(owner_uin=OWNER, uin=OWNER, name="root")
+ANN = Principal(owner_uin=OWNER, uin=UIN, name="ann")
+Statements = Sequence[dict[str, Any]]
+
+
+def allow(action: str | list[str] = "*", resource: str | list[str] = "*", **more: Any) -> Any:
+    return {"effect": "allow", "action": action, "resource": resource, **more}
+
+
+def deny(action: str | list[str] = "*", resource: str | list[str] = "*", **more: Any) -> Any:
+    return {"effect": "deny", "action": action, "resource": resource, **more}
+
+
+def document(name: str, statements: Statements) -> Document:
+    return parse(json.dumps({"version": "2.0", "statement": list(statements)}), name=name)
+
+
+def snapshot_of(
+    user: Statements = (),
+    group: Statements = (),
+    *,
+    shadow: Statements = (),
+    generation: int = 1,
+) -> Snapshot:
+    """One account with one user, ann, who is in one group; an empty list means no policy."""
+    kinds = {"user": user, "group": group, "shadow": shadow}
+    documents = {name: document(name, kind) for name, kind in kinds.items() if kind}
+    modes = {"shadow": Mode.SHADOW}
+    account = Account(
+        uin=OWNER,
+        policies=tuple(
+            CustomPolicy(name, mode=modes.get(name, Mode.ENFORCE)) for name in documents
+        ),
+        groups=(Group("team", ("group",) if group else ()),),
+        users=(User("ann", UIN, ("team",), tuple(one for one in documents if one != "group")),),
+    )
+    return build_snapshot([account], presets={}, custom={OWNER: documents}, generation=generation)
+
+
+def enforcer_of(
+    user: Statements = (), group: Statements = (), *, shadow: Statements = ()
+) -> Enforcer:
+    return Enforcer(MODEL, snapshot_of(user, group, shadow=shadow))
+
+
+def batch(path: str, *, region: str = "ap-guangzhou", owner: str = OWNER) -> Resource:
+    return Resource("batch", region, owner, path)
+
+
+def query(
+    action: str,
+    *resources: Resource,
+    principal: Principal = ANN,
+    deny_only: tuple[Resource, ...] = (),
+    context: dict[str, tuple[str, ...]] | None = None,
+) -> Query:
+    return Query(principal, action, resources, deny_only, context or {})
+
+
+def shipped_enforcer() -> Enforcer:
+    """The accounts and documents in `policies/`."""
+    accounts = parse_accounts((FOLDER / "accounts.toml").read_text(encoding="utf-8"))
+    presets = {path.stem: read(path) for path in (FOLDER / "presets").glob("*.json")}
+    custom = {
+        account.uin: {one.name: read(FOLDER / one.file, one.name) for one in account.policies}
+        for account in accounts
+    }
+    snapshot = build_snapshot(accounts, presets=presets, custom=custom, generation=1)
+    return Enforcer(MODEL, snapshot)
+
+
+def read(path: Path, name: str | None = None) -> Document:
+    return parse(path.read_text(encoding="utf-8"), name=name or path.stem)

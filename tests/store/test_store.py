@@ -1,0 +1,58 @@
+"""Both stores pass the conformance suite; what only one of them promises stands below."""
+
+import anyio
+import pytest
+from sqlalchemy import text
+
+from gateway.store import Store, StoreUnavailable, open_store
+from gateway.store.postgresql import driver_url
+from tests.conformance.store import StoreConformance
+from tests.support.services import Postgresql
+
+
+class TestStore(StoreConformance):
+    """SQLite and PostgreSQL."""
+
+
+@pytest.mark.anyio
+async def test_what_was_queued_is_committed_before_the_store_closes(database_url: str) -> None:
+    async with open_store(database_url) as store:
+        await store.write(lambda tx: tx.execute(text("CREATE TABLE seen (n INTEGER)")))
+        insert = text("INSERT INTO seen VALUES (:n)")
+        async with anyio.create_task_group() as tasks:
+            for number in range(50):
+                tasks.start_soon(store.write, lambda tx, n=number: tx.execute(insert, {"n": n}))
+    async with open_store(database_url) as store:
+        count = await store.read_point(
+            lambda tx: tx.execute(text("SELECT count(*) FROM seen")).scalar_one()
+        )
+    assert count == 50
+
+
+@pytest.mark.anyio
+async def test_a_closed_sqlite_store_refuses_instead_of_waiting(tmp_path: object) -> None:
+    async with open_store(f"sqlite:///{tmp_path}/gateway.db") as store:
+        kept: Store = store
+    with anyio.fail_after(10), pytest.raises(StoreUnavailable):
+        await kept.write(lambda tx: tx.execute(text("SELECT 1")))
+
+
+@pytest.mark.anyio
+async def test_reads_and_ping_tell_an_outage_of_postgresql(
+    postgresql: Postgresql, postgresql_url: str
+) -> None:
+    async with open_store(postgresql_url) as store:
+        await store.ping()
+        postgresql.kill()
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable):
+                await store.ping()
+        postgresql.start()
+        await store.ping()
+
+
+def test_the_driver_is_named_whatever_form_the_url_has() -> None:
+    expected = "postgresql+psycopg://u@h/d"
+    assert driver_url("postgresql://u@h/d") == expected
+    assert driver_url("postgres://u@h/d") == expected
+    assert driver_url(expected) == expected

@@ -1,0 +1,70 @@
+"""A broker in memory that passes the bus's conformance suite, and can be told to fail."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from gateway.events.bus import Binding, BusRefused, BusUnavailable, Message, Outcome, Route
+from gateway.events.routing import matches
+
+
+class FakeBus:
+    """Keeps what it is given. `away`: nobody answers. `refusing`: exchanges it says no for.
+
+    held: the messages of each queue, in the order of arrival, duplicates included.
+    """
+
+    def __init__(self) -> None:
+        self.held: dict[str, list[Message]] = defaultdict(list)
+        self.exchanges: dict[str, set[Binding]] = {}
+        self.queues: set[str] = set()
+        self.away = False
+        self.refusing: set[str] = set()
+        self.taken_names: set[str] = set()
+        self._number = 1
+
+    async def connect(self) -> int:
+        self._answer()
+        return self._number
+
+    async def declare(self, route: Route) -> None:
+        self._answer()
+        names = {binding.queue for binding in route.bindings}
+        if names & self.taken_names:
+            raise BusRefused("PRECONDITION_FAILED")
+        self.queues |= names
+        self.exchanges.setdefault(route.exchange, set()).update(route.bindings)
+
+    async def unbind(self, exchange: str, *, binding: Binding) -> None:
+        self._answer()
+        self.exchanges.get(exchange, set()).discard(binding)
+
+    async def remove(self, exchange: str) -> None:
+        self._answer()
+        self.exchanges.pop(exchange, None)
+
+    async def publish(self, route: Route, messages: Sequence[Message]) -> list[Outcome]:
+        return [self._publish_one(route, message) for message in messages]
+
+    def restart(self) -> None:
+        """Lose the connection; what is held stays."""
+        self._number += 1
+
+    def _publish_one(self, route: Route, message: Message) -> Outcome:
+        if self.away or route.exchange not in self.exchanges:
+            return Outcome.LOST
+        if route.exchange in self.refusing:
+            return Outcome.REFUSED
+        queues = {
+            binding.queue
+            for binding in self.exchanges[route.exchange]
+            if matches(binding.key, message.routing_key)
+        }
+        if not queues and route.reaches_anyone(message.routing_key):
+            return Outcome.RETURNED
+        for queue in sorted(queues):
+            self.held[queue].append(message)
+        return Outcome.CONFIRMED
+
+    def _answer(self) -> None:
+        if self.away:
+            raise BusUnavailable("nobody answers")

@@ -1,0 +1,36 @@
+"""Form-encoded text: read as its senders mean it, or not at all."""
+
+from urllib.parse import urlencode
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.forms import FIELDS_MAX, read_pairs
+
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
+
+
+@given(form=st.dictionaries(texts, texts, max_size=6), as_bytes=st.booleans())
+def test_what_was_encoded_comes_back(form: dict[str, str], as_bytes: bool) -> None:
+    text = urlencode(form)
+    assert dict(read_pairs(text.encode() if as_bytes else text)) == form
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a=%ff",
+        "a=\u00e9",
+        b"a=\xff",
+        b"a=\xc3\xa9",
+        "a=1&a=2",
+        "a=1&%61=1",
+        "a=%00",
+        "%00=a",
+        "a&" * FIELDS_MAX + "a",
+    ],
+)
+def test_what_cannot_be_read_for_certain_is_refused(text: str | bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  # any text: it is shown to the caller
+        read_pairs(text)

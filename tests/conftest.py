@@ -16,7 +16,7 @@ from hypothesis import settings
 from gateway.store import Store, open_store
 from gateway.store.migrations import migrate
 
-pytest_plugins = ["tests.support.services"]
+pytest_plugins = ["tests.support.running", "tests.support.services"]
 
 # Why: a landing must not fail by the luck of its draw, so CI always judges the same examples;
 # developers draw new ones at every run, and hypothesis remembers what failed.

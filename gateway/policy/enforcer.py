@@ -30,6 +30,7 @@ from gateway.policy.scope import scope_of
 from gateway.policy.snapshot import Candidate, Snapshot, user_subject
 from gateway.policy.strict_toml import PolicySetRefused
 
+SECTIONS = ("r", "p", "g", "e", "m")
 TOKENS = ("r_sub", "r_query", "r_resource", "p_sub", "p_statement", "p_eft")
 LINES_MAX = 16_384  # (user, action) pairs whose candidates are kept, per snapshot
 
@@ -249,9 +250,11 @@ class _Casbin(casbin.Enforcer):  # type: ignore[misc]  # casbin has no types
 
         Raises ValueError.
         """
+        if not set(SECTIONS) <= set(self.model.keys()):
+            raise ValueError("a section is missing")
         tokens = (*self.model["r"]["r"].tokens, *self.model["p"]["p"].tokens)
-        if tokens != TOKENS or "g" not in self.model["g"]:
-            raise ValueError("the definitions of requests, policies or roles are not ours")
+        if tokens != TOKENS:
+            raise ValueError("the definitions of requests or policies are not ours")
         if type(self.eft) is not AllowAndDenyEffector:
             raise ValueError("the policy effect is not `an allow and no deny`")
         if "applies(" not in self.model["m"]["m"].value:
@@ -262,7 +265,7 @@ def _open_casbin(model_text: str, snapshot: Snapshot) -> _Casbin:
     try:
         opened = _Casbin(casbin.Enforcer.new_model(text=model_text))
         opened.check()
-    except (ValueError, KeyError, RuntimeError) as error:  # what casbin raises for a bad model
+    except (ValueError, TypeError, RuntimeError) as error:  # what casbin raises for a bad model
         raise PolicySetRefused(f"model.conf: {error}") from error
     opened.fm = FunctionMap()
     opened.fm.add_function("applies", applies)

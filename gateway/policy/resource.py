@@ -87,18 +87,15 @@ class ResourcePattern:
         """Tell whether `resource`, of the policy's own account, is meant. Variables: `resolved`."""
         if self.is_everything:
             return True
-        return (
-            self.matches_place(resource)
-            and (self.account is None or self.account.matches(resource.owner_uin))
-            and self.matches_path(resource)
-        )
+        return self.matches_place(resource) and self.matches_path(resource)
 
     def matches_place(self, resource: Resource) -> bool:
-        """Tell whether project, service and region fit."""
+        """Tell whether all segments but the last fit."""
         return (
             self.has_project
             and (self.service is None or self.service.matches(resource.service))
             and (self.region is None or self.region.matches(long_region(resource.region)))
+            and (self.account is None or self.account.matches(resource.owner_uin))
         )
 
     def matches_path(self, resource: Resource) -> bool:

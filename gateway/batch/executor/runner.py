@@ -41,7 +41,8 @@ RESET_SIGNALS: Final = (signal.SIGPIPE, signal.SIGXFSZ)
 class Running:
     """An attempt with processes.
 
-    pid: of the main one, which leads the attempt's session. killed_for: why we killed it, if we did. status: how the main process ended, as `waitpid` says
+    pid: of the main one, which leads the attempt's session. spawned_at: monotonic seconds.
+    killed_for: why we killed it, if we did. status: how the main process ended, as `waitpid` says
     it; None while it lives.
     """
 

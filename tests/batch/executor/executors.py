@@ -1,0 +1,68 @@
+"""An executor of a test's own, and ways to see and to kill processes."""
+
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+
+from gateway.batch.engines.local import LocalEngine, open_local_engine
+from gateway.batch.executor.processes import all_processes, find_process
+
+WAIT_S_MAX = 10
+
+
+@asynccontextmanager
+async def local_engine(root: Path, *, isolation: str | None) -> AsyncIterator[LocalEngine]:
+    """A local engine whose executor ends with it: the executor leaves when nobody speaks to it."""
+    pids: set[int] = set()
+    try:
+        async with open_local_engine(
+            root, isolation=isolation, capacity=4, linger_s=0
+        ) as engine:
+            pids.add(engine.executor_pid)
+            yield engine
+            pids.add(engine.executor_pid)
+    finally:
+        for pid in pids:
+            kill_process(pid)
+            await until(lambda pid=pid: is_gone(pid))  # type: ignore[misc]  # a bound loop variable
+
+
+def kill_process(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition of the outside world."""
+    with anyio.fail_after(WAIT_S_MAX):
+        while not condition():
+            await anyio.sleep(0.005)
+
+
+def is_gone(pid: int) -> bool:
+    process = find_process(pid)
+    return process is None or process.is_zombie
+
+
+def processes_that_say(mark: str) -> list[int]:
+    """The living processes whose command line holds `mark`, this one excepted."""
+    found = []
+    for process in all_processes():
+        try:
+            line = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        except OSError:
+            continue
+        if mark.encode() in line and process.pid != os.getpid():
+            found.append(process.pid)
+    return found
+
+
+def sleeper(seconds: float) -> str:
+    """A command that no other process on this machine has: its own number of seconds."""
+    return f"sleep {seconds}"

@@ -1,0 +1,112 @@
+"""What every `Engine` does."""
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from gateway.batch.engines import Cause, Ended, Engine, Launch, Reconnected, Started
+from tests.support.attempts import Watch, launch
+
+Finish = Callable[[Launch], Awaitable[None]]
+
+
+class EngineConformance:
+    """Subclasses give `engine`, and `finish`, which lets a command of `LONG` end with code 0."""
+
+    LONG = "until test -e finish; do sleep 0.01; done"
+
+    @pytest.mark.anyio
+    async def test_the_first_report_is_that_the_engine_is_there(self, engine: Engine) -> None:
+        assert (await engine.reports())[0] == Reconnected()
+
+    @pytest.mark.anyio
+    async def test_an_attempt_is_reported_as_started_then_as_ended(
+        self, engine: Engine, finish: Finish
+    ) -> None:
+        watch, attempt = Watch(engine), launch(self.LONG)
+        await engine.start([attempt])
+        await watch.started([attempt])
+        await finish(attempt)
+        [ended] = await watch.ended([attempt])
+        assert (ended.exit_code, ended.cause) == (0, None)
+        kinds = [type(each) for each in watch.heard if not isinstance(each, Reconnected)]
+        assert kinds == [Started, Ended]
+
+    @pytest.mark.anyio
+    async def test_an_attempt_that_is_known_is_not_started_again(
+        self, engine: Engine, finish: Finish
+    ) -> None:
+        watch, attempt = Watch(engine), launch(self.LONG)
+        await engine.start([attempt, attempt])
+        await watch.started([attempt])
+        await engine.start([attempt])
+        await finish(attempt)
+        await watch.ended([attempt])
+        await engine.start([attempt])
+        await engine.acknowledge([attempt.attempt_id])
+        await engine.start([attempt])
+        after = launch(self.LONG)
+        await engine.start([after])
+        await watch.started([after])
+        begun = [each.attempt_id for each in watch.heard if isinstance(each, Started)]
+        assert begun == [attempt.attempt_id, after.attempt_id]
+        await engine.stop([after.attempt_id])
+
+    @pytest.mark.anyio
+    async def test_a_stopped_attempt_ends_as_terminated(self, engine: Engine) -> None:
+        watch, attempts = Watch(engine), [launch(self.LONG) for _ in range(3)]
+        await engine.start(attempts)
+        await watch.started(attempts)
+        await engine.stop([each.attempt_id for each in attempts])
+        ended = await watch.ended(attempts)
+        assert [each.cause for each in ended] == [Cause.TERMINATED] * 3
+        assert [each.exit_code for each in ended] == [None] * 3
+
+    @pytest.mark.anyio
+    async def test_an_attempt_stopped_before_it_is_known_never_runs(self, engine: Engine) -> None:
+        watch, attempt = Watch(engine), launch(self.LONG)
+        await engine.stop([attempt.attempt_id])
+        await engine.start([attempt])
+        [ended] = await watch.ended([attempt])
+        assert ended.cause is Cause.TERMINATED
+        after = launch(self.LONG)
+        await engine.start([after])
+        await watch.started([after])
+        begun = [each.attempt_id for each in watch.heard if isinstance(each, Started)]
+        assert begun == [after.attempt_id]
+        await engine.stop([after.attempt_id])
+
+    @pytest.mark.anyio
+    async def test_an_outcome_is_told_again_until_it_is_acknowledged(
+        self, engine: Engine, finish: Finish
+    ) -> None:
+        watch, attempt = Watch(engine), launch(self.LONG)
+        await engine.start([attempt])
+        await watch.started([attempt])
+        await finish(attempt)
+        [first] = await watch.ended([attempt])
+        watch.heard.clear()
+        await engine.reconcile([attempt.attempt_id])
+        assert await watch.ended([attempt]) == [first]
+
+    @pytest.mark.anyio
+    async def test_reconciling_finds_what_runs_and_declares_the_rest_lost(
+        self, engine: Engine
+    ) -> None:
+        watch, running, unknown = Watch(engine), launch(self.LONG), launch(self.LONG)
+        await engine.start([running])
+        await watch.started([running])
+        watch.heard.clear()
+        await engine.reconcile([running.attempt_id, unknown.attempt_id])
+        await watch.started([running])
+        [ended] = await watch.ended([unknown])
+        assert ended.cause is Cause.INFRA_LOST
+        await engine.stop([running.attempt_id])
+        await watch.ended([running])
+
+    @pytest.mark.anyio
+    async def test_saying_nothing_is_allowed(self, engine: Engine) -> None:
+        await engine.start([])
+        await engine.stop([])
+        await engine.acknowledge(["job-00000001.9.9.9"])
+        await engine.reconcile([])

@@ -1,0 +1,107 @@
+"""An engine in memory: commands never run, a test says how they end."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import anyio
+
+from gateway.batch.engines import Cause, Ended, Launch, Reconnected, Report, Started
+from gateway.clock import now
+
+
+class FakeEngine:
+    """Keeps attempts until they are told to end. `root`: where logs would be.
+
+    answer: says how a command ends as soon as it starts, by exit code; None lets it run on.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        capacity: int = 16,
+        clock: Callable[[], datetime] = now,
+        answer: Callable[[Launch], int | None] = lambda _: None,
+    ) -> None:
+        self.capacity = capacity
+        self.running: dict[str, Launch] = {}
+        self.started: list[Launch] = []
+        self.outcomes: dict[str, Ended] = {}
+        self.acknowledged: set[str] = set()
+        self._root = root
+        self._clock = clock
+        self._answer = answer
+        self._reports: list[Report] = [Reconnected()]
+        self._reported = anyio.Event()
+
+    async def start(self, launches: Sequence[Launch]) -> None:
+        for launch in launches:
+            if self._knows(launch.attempt_id):
+                continue
+            self.running[launch.attempt_id] = launch
+            self.started.append(launch)
+            self._tell(Started(launch.attempt_id, self._clock()))
+            code = self._answer(launch)
+            if code is not None:
+                self.exit(launch.attempt_id, code)
+
+    async def stop(self, attempt_ids: Sequence[str]) -> None:
+        for attempt_id in attempt_ids:
+            if attempt_id in self.outcomes:
+                self._tell(self.outcomes[attempt_id])
+            elif attempt_id not in self.acknowledged:
+                self.end(attempt_id, exit_code=None, cause=Cause.TERMINATED)
+
+    async def acknowledge(self, attempt_ids: Sequence[str]) -> None:
+        for attempt_id in attempt_ids:
+            if self.outcomes.pop(attempt_id, None) is not None:
+                self.acknowledged.add(attempt_id)
+
+    async def reconcile(self, attempt_ids: Sequence[str]) -> None:
+        for attempt_id in attempt_ids:
+            if attempt_id in self.running:
+                self._tell(Started(attempt_id, self._clock()))
+            elif attempt_id in self.outcomes:
+                self._tell(self.outcomes[attempt_id])
+            else:
+                self.end(attempt_id, exit_code=None, cause=Cause.INFRA_LOST)
+
+    async def reports(self) -> Sequence[Report]:
+        while not self._reports:
+            self._reported = anyio.Event()
+            await self._reported.wait()
+        reports, self._reports = self._reports, []
+        return reports
+
+    def log_path(self, folder: str, stream: str) -> Path:
+        return self._root / "attempts" / folder / stream
+
+    def exit(self, attempt_id: str, code: int) -> None:
+        """Let a command end by itself."""
+        self.end(attempt_id, exit_code=code, cause=Cause.USER_EXIT if code else None)
+
+    def end(self, attempt_id: str, *, exit_code: int | None, cause: Cause | None) -> None:
+        """Let an attempt end for any cause."""
+        self.running.pop(attempt_id, None)
+        self.outcomes[attempt_id] = Ended(attempt_id, self._clock(), exit_code, cause)
+        self._tell(self.outcomes[attempt_id])
+
+    def reconnect(self) -> None:
+        """Be lost and come back: everything is told again."""
+        self._tell(Reconnected())
+        for attempt_id in self.running:
+            self._tell(Started(attempt_id, self._clock()))
+        for ended in self.outcomes.values():
+            self._tell(ended)
+
+    def _knows(self, attempt_id: str) -> bool:
+        return (
+            attempt_id in self.running
+            or attempt_id in self.outcomes
+            or attempt_id in self.acknowledged
+        )
+
+    def _tell(self, report: Report) -> None:
+        self._reports.append(report)
+        self._reported.set()

@@ -1,0 +1,216 @@
+"""A real gateway in a process of its own, and the official clients that call it."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from tests.support.services import LOOPBACK, Program, free_port
+
+ROOT = Path(__file__).parents[2]
+WAIT_S = 60.0
+REGION = "ap-guangzhou"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """An access key, as the official clients take it."""
+
+    secret_id: str
+    secret_key: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "TENCENTCLOUD_SECRET_ID": self.secret_id,
+            "TENCENTCLOUD_SECRET_KEY": self.secret_key,
+            "TENCENTCLOUD_REGION": REGION,
+        }
+
+
+@dataclass(frozen=True)
+class Refused(Exception):
+    """What the official command line says when the service answers with an error."""
+
+    code: str
+    message: str
+    request_id: str
+
+
+class Gateway:
+    """One installation: a data folder, policies, ports. It may be killed and started again."""
+
+    def __init__(self, folder: Path, *, settings: Mapping[str, str]) -> None:
+        self.folder = folder
+        self.data = folder / "var"
+        self.policies = folder / "policies"
+        self.port = free_port()
+        self.management_port = free_port()
+        self.url = f"http://{LOOPBACK}:{self.port}"
+        self._settings = dict(settings)
+        self._program: Program | None = None
+        if not self.policies.exists():
+            shutil.copytree(ROOT / "policies", self.policies)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the gateway and its command are started with."""
+        return {
+            "QCS_GATEWAY_DATA": str(self.data),
+            "QCS_GATEWAY_POLICIES": str(self.policies),
+            "QCS_GATEWAY_PORT": str(self.port),
+            "QCS_GATEWAY_MANAGEMENT_PORT": str(self.management_port),
+            "PYTHONPATH": str(ROOT),
+            **self._settings,
+        }
+
+    @property
+    def pid(self) -> int:
+        assert self._program is not None
+        return self._program.pid
+
+    @property
+    def log(self) -> str:
+        """Everything the gateway has logged so far."""
+        return (self.folder / "log").read_text(encoding="utf-8")
+
+    def start(self, *, wait: bool = True) -> None:
+        command = [sys.executable, "-m", "gateway", "serve"]
+        self._program = Program(command, log=self.folder / "log", env=self.environment)
+        if wait:
+            self.wait_ready()
+
+    def wait_ready(self) -> None:
+        wait_until(lambda: self.management("/readyz")[0] == 200, what=lambda: self.log[-4000:])
+
+    def stop(self) -> None:
+        """Ask it to end, and wait until it has."""
+        if self._program is not None:
+            self._program.end(signal.SIGTERM)
+            self._program = None
+
+    def kill(self) -> None:
+        """End it at once, as a crash does. Its executor goes on."""
+        assert self._program is not None
+        self._program.end(signal.SIGKILL)
+        self._program = None
+
+    def remove(self) -> None:
+        """End it and its executor, which goes when its folder has gone."""
+        self.stop()
+        shutil.rmtree(self.data, ignore_errors=True)
+
+    def management(self, path: str) -> tuple[int, str]:
+        """Status and text of a page on the management port; 0 if nobody listens."""
+        address = f"http://{LOOPBACK}:{self.management_port}{path}"
+        try:
+            with urllib.request.urlopen(address, timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
+
+    def command(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a verb of `qcs-gateway` beside the server."""
+        return subprocess.run(
+            [sys.executable, "-m", "gateway", *arguments],
+            env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8", **self.environment},
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            check=check,
+        )
+
+    @property
+    def root(self) -> Credentials:
+        """The root account's key, as the first start wrote it."""
+        text = (self.data / "root.env").read_text(encoding="ascii")
+        values = dict(line.split("=", 1) for line in text.splitlines())
+        return Credentials(values["TENCENTCLOUD_SECRET_ID"], values["TENCENTCLOUD_SECRET_KEY"])
+
+    def create_key(self, user: str) -> Credentials:
+        """A new key for a declared user."""
+        made = json.loads(self.command("keys", "create", "--user", user, "--json").stdout)
+        return Credentials(made["SecretId"], made["SecretKey"])
+
+    def tccli(
+        self, who: Credentials, service: str, action: str, **parameters: Any
+    ) -> dict[str, Any]:
+        """One call by the official command line. Raises Refused for a public error.
+
+        parameters: objects and lists are written as JSON, texts as they are.
+        """
+        arguments = []
+        for name, value in parameters.items():
+            text = value if isinstance(value, str) else json.dumps(value)
+            arguments += [f"--{name}", text]
+        done = subprocess.run(
+            [
+                str(Path(sys.executable).with_name("tccli")),
+                *(service, action, "--endpoint", self.url, *arguments),
+            ],
+            env={"PATH": os.environ["PATH"], "HOME": str(self.folder), **who.environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode == 0:
+            answer: dict[str, Any] = json.loads(done.stdout)
+            return answer
+        raise _refused(done.stderr)
+
+
+def _refused(text: str) -> Exception:
+    """Read tccli's one line for an error; what is no such line is a failure of the test."""
+    _, found, rest = text.partition("code:")
+    if not found:
+        return AssertionError(f"tccli failed: {text}")
+    code, _, rest = rest.partition(" message:")
+    message, _, request_id = rest.rpartition(" requestId:")
+    return Refused(code, message, request_id.strip())
+
+
+def wait_until(
+    condition: Callable[[], T], *, at_most_s: float = WAIT_S, what: Callable[[], str] = lambda: ""
+) -> T:
+    """Return the first true value of a condition; fail, saying what there is instead."""
+    end = time.monotonic() + at_most_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            pytest.fail(f"not within {at_most_s:.0f} s. {what()}")
+        time.sleep(0.02)
+
+
+@contextmanager
+def running_gateway(folder: Path, **settings: str) -> Iterator[Gateway]:
+    """A gateway that answers. settings: `QCS_GATEWAY_*` variables, by their whole names."""
+    gateway = Gateway(folder, settings=settings)
+    gateway.start()
+    try:
+        yield gateway
+    finally:
+        gateway.remove()
+
+
+@pytest.fixture(scope="session")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """A gateway on the embedded defaults, shared: make names of your own, change no policy."""
+    with running_gateway(tmp_path_factory.mktemp("gateway")) as running:
+        yield running

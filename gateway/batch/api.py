@@ -1,6 +1,5 @@
 """The Batch actions: each decodes nothing and decides nothing, it calls a transaction."""
 
-import shutil
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -224,8 +223,7 @@ class BatchApi:
                 jobs.delete, job_id=request.job_id, principal=grant.principal, region=call.region
             )
         )
-        folder = self.engine.log_path(request.job_id, "").parent
-        await anyio.to_thread.run_sync(partial(shutil.rmtree, folder, ignore_errors=True))
+        await self.engine.discard(request.job_id)
         return Empty()
 
     async def create_env(

@@ -111,5 +111,5 @@ def read_counts(row: Row[Any]) -> Counts:
 
 def read_instance(row: Row[Any]) -> Instance:
     """An instance from its row, whose columns are in the order of the members."""
-    job_id, position, number, state, *rest = row
+    job_id, position, number, state, *rest = list(row)
     return Instance(job_id, position, number, State(state), *rest)

@@ -20,7 +20,7 @@ LOG_PREFIX = "data:text/plain;charset=utf-8;base64,"
 def group_counts(rows: Iterable[Row[Any]]) -> Mapping[str, Counts]:
     """Rows of (id, state, n) as one `Counts` for each id."""
     grouped: dict[str, dict[str, int]] = defaultdict(dict)
-    for key, state, n in rows:
+    for key, state, n in map(list, rows):
         grouped[key][state.lower()] = n
     return {key: Counts(**counts) for key, counts in grouped.items()}
 

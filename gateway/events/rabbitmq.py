@@ -31,6 +31,7 @@ from gateway.telemetry import log
 WINDOW = 100  # outstanding confirms; more gains nothing
 PERSISTENT = 2
 QUORUM = {"x-queue-type": "quorum"}
+CLOSE_S = 1.0
 TRIAL_S = 1.0
 """How long the first confirm on a new connection may take, doubled each time that it does not come.
 
@@ -117,7 +118,7 @@ class RabbitMQ:
             for _ in range(min(WINDOW, len(messages))):
                 workers.start_soon(work)
         if Outcome.LOST in outcomes and self._channel is not channel:
-            with anyio.move_on_after(self._confirm_s):
+            with anyio.move_on_after(CLOSE_S):
                 await channel.close()
         return outcomes
 

@@ -231,24 +231,20 @@ class _Expression:
 
 
 class _Casbin(casbin.Enforcer):  # type: ignore[misc]  # casbin has no types
-    """casbin with its matcher compiled once: reading it again takes three times the decision."""
+    """casbin with its matcher compiled once: reading it anew costs more than the decision."""
 
     _expression: _Expression | None = None
 
-    def _get_expression(
-        self, expr: str, functions: Mapping[str, Callable[..., object]]
-    ) -> _Expression:
+    def _get_expression(self, expr: str, functions: Mapping[str, Function]) -> _Expression:
         if self._expression is None:
-            text = expr.replace("&&", " and ").replace("||", " or ").strip()
             has_role = lru_cache(maxsize=LINES_MAX)(functions["g"])  # the graph never changes
-            code = compile(text, "model.conf", "eval")
-            self._expression = _Expression(code, {**functions, "g": has_role})
+            self._expression = _Expression(_compile(expr), {**functions, "g": has_role})
         return self._expression
 
     def check(self) -> None:
         """Refuse a model under which a deny could lose or nobody asks whether a statement applies.
 
-        Raises ValueError.
+        Raises ValueError or SyntaxError.
         """
         if not set(SECTIONS) <= set(self.model.keys()):
             raise ValueError("a section is missing")
@@ -257,15 +253,21 @@ class _Casbin(casbin.Enforcer):  # type: ignore[misc]  # casbin has no types
             raise ValueError("the definitions of requests or policies are not ours")
         if type(self.eft) is not AllowAndDenyEffector:
             raise ValueError("the policy effect is not `an allow and no deny`")
-        if "applies(" not in self.model["m"]["m"].value:
+        matcher = _compile(self.model["m"]["m"].value)
+        if "applies" not in matcher.co_names:
             raise ValueError("the matcher does not ask `applies`")
+
+
+def _compile(matcher: str) -> CodeType:
+    text = matcher.replace("&&", " and ").replace("||", " or ").strip()
+    return compile(text, "model.conf", "eval")
 
 
 def _open_casbin(model_text: str, snapshot: Snapshot) -> _Casbin:
     try:
         opened = _Casbin(casbin.Enforcer.new_model(text=model_text))
         opened.check()
-    except (ValueError, TypeError, RuntimeError) as error:  # what casbin raises for a bad model
+    except (ValueError, TypeError, RuntimeError, SyntaxError) as error:  # casbin's own among them
         raise PolicySetRefused(f"model.conf: {error}") from error
     opened.fm = FunctionMap()
     opened.fm.add_function("applies", applies)

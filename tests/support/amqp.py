@@ -36,10 +36,11 @@ def open_channel(url: str) -> Iterator[BlockingChannel]:
 
 
 def read(url: str, queue: str, *, until: Callable[[list[Delivered]], bool]) -> list[Delivered]:
-    """Read and acknowledge messages of a queue until a condition on them holds."""
+    """Read and acknowledge messages of a subscriber's queue until a condition on them holds."""
     found: list[Delivered] = []
     give_up_at = time.monotonic() + READ_S
     with open_channel(url) as channel:
+        channel.queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum"})
         for method, properties, body in channel.consume(queue, inactivity_timeout=0.2):
             if method is not None:
                 found.append(Delivered(body, method.routing_key, properties))

@@ -1,5 +1,6 @@
 """An engine in memory: commands never run, a test says how they end."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -73,6 +74,9 @@ class FakeEngine:
             await self._reported.wait()
         reports, self._reports = self._reports, []
         return reports
+
+    async def discard(self, folder: str) -> None:
+        shutil.rmtree(self._root / "attempts" / folder, ignore_errors=True)
 
     def log_path(self, folder: str, stream: str) -> Path:
         return self._root / "attempts" / folder / stream

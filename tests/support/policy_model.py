@@ -70,8 +70,8 @@ def condition_holds(name: str, wanted: list[str], got: tuple[str, ...] | None) -
     if not got:
         return name.endswith("_if_exist")
     compare = COMPARE[NEGATED.get(bare, bare)]
-    each = [[compare(one, want) for want in wanted] for one in got]
-    each = [any(one) for one in each]
+    every = [[compare(one, want) for want in wanted] for one in got]
+    each = [any(outcomes) for outcomes in every]
     if bare in NEGATED:
         each = [not one for one in each]
         return any(each) if name.startswith("for_any_value:") else all(each)

@@ -41,7 +41,7 @@ class Credentials:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Refused(Exception):
     """What the official command line says when the service answers with an error."""
 

@@ -100,6 +100,10 @@ class Engine(Protocol):
         """Wait for something to happen; return all that has."""
         ...
 
+    async def discard(self, folder: str) -> None:
+        """Remove all files below `folder`, an attempt's or one that holds those of several."""
+        ...
+
     def log_path(self, folder: str, stream: str) -> Path:
         """Where the bytes of `stream` ("stdout" or "stderr") of an attempt are."""
         ...

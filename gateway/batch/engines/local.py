@@ -1,20 +1,23 @@
 """The local engine: the gateway's side of the executor, a process that outlives it."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import anyio
+import anyio.to_thread
 from anyio.abc import SocketStream, TaskStatus
 
 import gateway
 from gateway.batch.engines import Launch, Reconnected, Report
 from gateway.batch.executor import frames
-from gateway.batch.executor.folders import log_file
+from gateway.batch.executor.folders import attempt_folder, log_file
 from gateway.errors import ServiceUnavailable
 from gateway.telemetry import log
 
@@ -85,6 +88,11 @@ class LocalEngine:
             await self._reported.wait()
         reports, self._reports = self._reports, []
         return reports
+
+    async def discard(self, folder: str) -> None:
+        """See `Engine.discard`."""
+        path = attempt_folder(self._root, folder)
+        await anyio.to_thread.run_sync(partial(shutil.rmtree, path, ignore_errors=True))
 
     def log_path(self, folder: str, stream: str) -> Path:
         """See `Engine.log_path`. Raises InvalidParameterValue for what is no attempt's log."""

@@ -30,6 +30,7 @@ RECEIVE_BYTES: Final = 262_144
 TURN_S_MAX: Final = 0.5
 RETRY_S: Final = 1.0
 KILL_S_MAX: Final = 10.0
+FIRST_LINE_S: Final = 10.0  # whoever started us has this long to connect
 FACTS_PER_FRAME: Final = 1_000
 
 
@@ -116,7 +117,7 @@ class Server:
         self._asked_isolation = asked_isolation
         self._runner = Runner(root, isolation=isolation, clock=clock, monotonic=monotonic)
         self._line: Connection | None = None
-        self._idle_since = monotonic()
+        self._idle_since = monotonic() + FIRST_LINE_S
         self._retry_at = 0.0
         self._root_key = _folder_key(root)
         self._selector = selectors.DefaultSelector()

@@ -61,7 +61,8 @@ def _is_key(key: str) -> bool:
 
 def _is_part(part: str) -> bool:
     """Whether one name inside a key is safe on a file system: nothing empty, hidden or upward."""
-    return part not in {"", ".", ".."} and part.isprintable() and len(part.encode()) <= NAME_BYTES_MAX
+    is_short = len(part.encode()) <= NAME_BYTES_MAX
+    return is_short and part not in {"", ".", ".."} and part.isprintable()
 
 
 def is_file_name(name: str) -> bool:

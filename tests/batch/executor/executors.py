@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -55,7 +56,7 @@ def processes_that_say(mark: str) -> list[int]:
     found = []
     for process in all_processes():
         try:
-            line = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+            line = Path(f"/proc/{process.pid}/cmdline").read_bytes().replace(b"\0", b" ")
         except OSError:
             continue
         if mark.encode() in line and process.pid != os.getpid():
@@ -63,6 +64,6 @@ def processes_that_say(mark: str) -> list[int]:
     return found
 
 
-def sleeper(seconds: float) -> str:
+def sleeper() -> str:
     """A command that no other process on this machine has: its own number of seconds."""
-    return f"sleep {seconds}"
+    return f"sleep {100_000 + time.monotonic_ns() / 1e9:.9f}"

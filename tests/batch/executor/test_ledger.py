@@ -1,0 +1,122 @@
+"""What the journal and the ledger remember, and what a full disk does to them."""
+
+import itertools
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from gateway.batch.engines import Cause, Ended, Launch
+from gateway.batch.executor.journal import COMPACT_BYTES_MIN, Boot, Journal
+from gateway.batch.executor.ledger import Ledger
+from tests.support.attempts import launch
+
+NOW = datetime(2026, 11, 20, tzinfo=UTC)
+
+
+def open_ledger(folder: Path) -> Ledger:
+    return Ledger(Journal(folder / "journal"), boot_id="this-boot", clock=lambda: NOW)
+
+
+def over(attempt: Launch) -> Ended:
+    return Ended(attempt.attempt_id, NOW, exit_code=0, cause=None)
+
+
+@contextmanager
+def no_room_in(path: Path) -> Iterator[None]:
+    """No file of this process may grow beyond what `path` has now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 10, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_ledger_opened_again_knows_where_every_attempt_stands(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    begun, ended, forgotten = launch("a"), launch("b"), launch("c")
+    ledger.begin([begun, ended, forgotten])
+    assert ledger.commit().launches == [begun, ended, forgotten]
+    ledger.note_process(begun.attempt_id, pid=5, start_ticks=6)
+    ledger.end(over(ended))
+    ledger.end(over(forgotten))
+    assert ledger.commit().ended == [over(ended), over(forgotten)]
+    ledger.acknowledge([forgotten.attempt_id])
+    ledger.close()
+    again = open_ledger(tmp_path)
+    assert list(again.begun) == [begun.attempt_id]
+    spawned = again.begun[begun.attempt_id].spawned
+    assert spawned is not None
+    assert (spawned.pid, spawned.start_ticks) == (5, 6)
+    assert again.outcomes == {ended.attempt_id: over(ended)}
+    again.begin([begun, ended, forgotten])
+    assert again.commit().launches == []
+
+
+def test_the_boot_a_journal_was_written_on_is_told_from_this_one(tmp_path: Path) -> None:
+    Journal(tmp_path / "journal").write([Boot(boot_id="an-earlier-boot")])
+    assert open_ledger(tmp_path).previous_boot_id == "an-earlier-boot"
+    assert open_ledger(tmp_path).previous_boot_id == "this-boot"
+
+
+@pytest.mark.parametrize("rubbish", [b'{"line":"beg', b"\0" * 100, b'{"line":"x"}\n{"line":"boot"'])
+def test_a_torn_end_is_dropped_for_good(tmp_path: Path, rubbish: bytes) -> None:
+    ledger, attempt = open_ledger(tmp_path), launch("a")
+    ledger.end(over(attempt))
+    ledger.commit()
+    ledger.close()
+    with (tmp_path / "journal").open("ab") as file:
+        file.write(rubbish)
+    torn = Journal(tmp_path / "journal")
+    assert torn.dropped_bytes == len(rubbish)
+    torn.close()
+    again = Journal(tmp_path / "journal")
+    assert again.dropped_bytes == 0
+    again.close()
+    assert open_ledger(tmp_path).outcomes == {attempt.attempt_id: over(attempt)}
+
+
+def test_on_a_full_disk_nothing_starts_and_no_outcome_is_lost(tmp_path: Path) -> None:
+    ledger, running, refused = open_ledger(tmp_path), launch("a"), launch("b")
+    ledger.begin([running])
+    ledger.commit()
+    size = (tmp_path / "journal").stat().st_size
+    ledger.begin([refused])
+    ledger.end(over(running))
+    with no_room_in(tmp_path / "journal"):
+        for _ in range(2):
+            with pytest.raises(OSError, match="too large"):
+                ledger.commit()
+    assert (tmp_path / "journal").stat().st_size == size
+    committed = ledger.commit()
+    assert committed.launches == []
+    assert [(each.attempt_id, each.cause) for each in committed.ended] == [
+        (running.attempt_id, None),
+        (refused.attempt_id, Cause.INFRA_LOST),
+    ]
+
+
+def test_a_large_journal_shrinks_to_what_still_matters(tmp_path: Path) -> None:
+    ledger, kept = open_ledger(tmp_path), launch("kept")
+    ledger.begin([kept])
+    ledger.commit()
+    sizes = []
+    for _ in range(100):
+        attempts = [launch("x") for _ in range(500)]
+        ledger.begin(attempts)
+        ledger.commit()
+        for attempt in attempts:
+            ledger.end(over(attempt))
+        ledger.commit()
+        ledger.acknowledge([attempt.attempt_id for attempt in attempts])
+        sizes.append((tmp_path / "journal").stat().st_size)
+    ledger.close()
+    assert any(later < earlier for earlier, later in itertools.pairwise(sizes))
+    assert max(sizes) < 2 * COMPACT_BYTES_MIN
+    again = open_ledger(tmp_path)
+    assert list(again.begun) == [kept.attempt_id]
+    assert again.knows(attempts[0].attempt_id)

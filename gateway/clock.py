@@ -21,4 +21,6 @@ def from_timestamp(seconds: int) -> datetime:
 
 def wire_time(moment: datetime | None) -> str | None:
     """Write a moment as the API does, `2018-06-15T14:43:17Z`; None stays None."""
-    return None if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    if moment is None:
+        return None
+    return moment.astimezone(UTC).replace(microsecond=0, tzinfo=None).isoformat() + "Z"

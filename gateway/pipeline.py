@@ -20,6 +20,7 @@ from gateway.call import (
     Upstream,
 )
 from gateway.catalog import Access, Action, Named
+from gateway.clock import wire_time
 from gateway.errors import UnsupportedOperation
 from gateway.policy.enforcer import Enforcer
 from gateway.policy.match import Query
@@ -132,7 +133,7 @@ def _query(action: Action, call: Call, *, principal: Principal, named: Named) ->
         deny_only=named.deny_only,
         context={
             "qcs:ip": (call.source_ip,),
-            "qcs:current_time": (call.received_at.strftime("%Y-%m-%dT%H:%M:%SZ"),),
+            "qcs:current_time": (wire_time(call.received_at) or "",),
             "qcs:uin": (principal.uin,),
             "qcs:owner_uin": (principal.owner_uin,),
         },

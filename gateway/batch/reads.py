@@ -18,6 +18,7 @@ from gateway.batch.tables import task_instance
 from gateway.call import Principal
 from gateway.clock import wire_time
 from gateway.errors import InvalidFilter, InvalidParameterValue, ResourceNotFound
+from gateway.service import Wire
 from gateway.store import Tx
 
 
@@ -31,11 +32,17 @@ def tags_of(tx: Tx, resource_ids: Sequence[str]) -> Mapping[str, list[wire.Tag]]
     return views.tags(tx.execute(sql.TAGS_OF, {"resource_ids": list(resource_ids)}))
 
 
+class Submitted(Wire, forbid_unknown_fields=False):
+    """What DescribeJob tells of the submission: it never changes, so it is read from there."""
+
+    dependences: list[wire.Dependence] = []  # noqa: RUF012  # msgspec copies it
+    tags: list[wire.Tag] = []  # noqa: RUF012  # msgspec copies it
+
+
 def describe_job(tx: Tx, job: Row[Any], *, capacity: int) -> wire.DescribeJobResponse:
     """A job with its tasks, its counts, and why it waits."""
     tasks = tx.execute(sql.TASKS, {"job_id": job.id}).all()
-    names = {task.position: task.name for task in tasks}
-    edges = tx.execute(sql.DEPENDENCES, {"job_id": job.id}).all()
+    submitted = msgspec.json.decode(job.submitted, type=Submitted)
     return wire.DescribeJobResponse(
         job_id=job.id,
         job_name=job.name,
@@ -53,16 +60,13 @@ def describe_job(tx: Tx, job: Row[Any], *, capacity: int) -> wire.DescribeJobRes
             )
             for task in tasks
         ],
-        dependence_set=[
-            wire.Dependence(start_task=names[edge.start], end_task=names[edge.end])
-            for edge in edges
-        ],
-        task_metrics=views.task_metrics(task_counts(tx, [job.id])[job.id]),
+        dependence_set=submitted.dependences,
+        task_metrics=views.task_metrics(views.count_states(task.state for task in tasks)),
         task_instance_metrics=views.instance_metrics(
-            views.sum_counts(read_counts(task) for task in tasks)
+            views.sum_counts([read_counts(task) for task in tasks])
         ),
         state_reason=_job_reason(job, tasks, capacity=capacity),
-        tags=tags_of(tx, [job.id]).get(job.id, []),
+        tags=submitted.tags,
         next_action="TERMINATING" if job.terminating else "",
     )
 

@@ -123,9 +123,6 @@ TASKS_NOT_OVER = (
 FOLLOWERS = select(dependence.c.end).where(
     dependence.c.job_id == bindparam("job_id"), dependence.c.start == bindparam("position")
 )
-DEPENDENCES = select(dependence.c.start, dependence.c.end).where(
-    dependence.c.job_id == bindparam("job_id")
-)
 SAVE_TASK = (
     update(task)
     .where(task.c.job_id == bindparam("of_job"), task.c.position == bindparam("at_position"))

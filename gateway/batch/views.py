@@ -1,6 +1,6 @@
 """Rows as the API shows them. Pure."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +14,7 @@ from gateway.clock import wire_time
 
 AGENT_VERSION = "1.1.9"
 RESOURCE_TYPE = "CVM"
+COUNTERS = tuple(Counts.__dataclass_fields__)
 LOG_PREFIX = "data:text/plain;charset=utf-8;base64,"
 
 
@@ -23,6 +24,11 @@ def group_counts(rows: Iterable[Row[Any]]) -> Mapping[str, Counts]:
     for key, state, n in map(list, rows):
         grouped[key][state.lower()] = n
     return {key: Counts(**counts) for key, counts in grouped.items()}
+
+
+def count_states(states: Iterable[str]) -> Counts:
+    """How often each state occurs."""
+    return Counts(**{state.lower(): n for state, n in Counter(states).items()})
 
 
 def task_metrics(counts: Counts) -> datatypes.TaskMetrics:
@@ -36,15 +42,12 @@ def instance_metrics(counts: Counts) -> datatypes.TaskInstanceMetrics:
 
 
 def _metrics(counts: Counts) -> dict[str, int]:
-    return {f"{s.value.lower()}_count": getattr(counts, s.value.lower()) for s in State}
+    return {f"{name}_count": getattr(counts, name) for name in COUNTERS}
 
 
-def sum_counts(parts: Iterable[Counts]) -> Counts:
+def sum_counts(parts: Sequence[Counts]) -> Counts:
     """All counts together."""
-    total = Counts()
-    for part in parts:
-        total = total.plus({state: getattr(part, state.value.lower()) for state in State})
-    return total
+    return Counts(**{name: sum(getattr(part, name) for part in parts) for name in COUNTERS})
 
 
 def placement(column: bytes) -> datatypes.Placement:

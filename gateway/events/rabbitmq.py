@@ -5,6 +5,7 @@ itself whether a message was confirmed, returned or refused.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -13,6 +14,7 @@ from typing import cast
 import aio_pika
 import anyio
 from aio_pika.abc import AbstractChannel, AbstractConnection
+from aio_pika.connection import make_url
 from aiormq import Channel as RawChannel
 from aiormq.exceptions import AMQPChannelError, AMQPError, DeliveryError, PublishError
 from pamqp.commands import Basic
@@ -124,8 +126,11 @@ class RabbitMQ:
 
     async def aclose(self) -> None:
         """Close the connection; what is not confirmed by now is published again next time."""
+        await self._close_connection()
+
+    async def _close_connection(self) -> None:
         if self._connection is not None:
-            with anyio.move_on_after(self._confirm_s):
+            with contextlib.suppress(*LINE_ERRORS), anyio.move_on_after(CLOSE_S):
                 await self._connection.close()
 
     async def _publish_one(self, channel: RawChannel, route: Route, message: Message) -> Outcome:
@@ -183,8 +188,11 @@ class RabbitMQ:
         if self._connection is None or not self._connection.connected.is_set():
             self._channel = None
             self._patience_s.clear()
+            await self._close_connection()
+            # kept even if it fails: aio-pika wants every connection closed, open or not
+            self._connection = aio_pika.Connection(make_url(self._url))
             with _line(), anyio.fail_after(self._confirm_s):
-                self._connection = await aio_pika.connect(self._url)
+                await self._connection.connect()
             self._number += 1
             log.info("broker_connected", connection=self._number)
         return self._connection

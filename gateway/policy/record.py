@@ -31,7 +31,7 @@ class DecisionRecord:
         shadow = self.explanation.shadow
         return {
             "RequestId": self.request_id,
-            "Time": self.time.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "Time": self.time.replace(microsecond=0, tzinfo=None).isoformat() + "Z",
             "Principal": {
                 "OwnerUin": self.principal.owner_uin,
                 "Uin": self.principal.uin,

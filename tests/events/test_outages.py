@@ -35,7 +35,7 @@ from tests.support.tcp import Line
 pytestmark = pytest.mark.anyio
 
 CONFIRM_S = 10.0
-COUNT = 600
+COUNT = 300
 numbers = itertools.count()
 
 

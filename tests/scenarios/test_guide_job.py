@@ -122,7 +122,8 @@ def test_the_guides_job_runs_and_its_events_arrive_once_in_order_on_both_kinds_o
     assert names_in([each.body for each in on_rabbitmq]) == STORY
     assert on_cmq == [each.body.decode() for each in on_rabbitmq], "both get the same bytes"
     assert {event_in(each.body)["Batch"]["JobId"] for each in on_rabbitmq} == {job_id}
-    assert [each.properties.headers["seq"] for each in on_rabbitmq] == [1, 2, 3, 4, 5, 6]
+    numbers = [each.properties.headers["seq"] for each in on_rabbitmq]
+    assert numbers == sorted(set(numbers)), "the ledger's order"
     assert len({each.id for each in on_rabbitmq}) == len(STORY)
     assert classic.is_empty("job-reader")
     assert is_empty(rabbitmq.url, AMQP_QUEUE)

@@ -30,11 +30,10 @@ class ClassicRefused(Exception):
 
 @dataclass(frozen=True)
 class ClassicClient:
-    """The queues of one caller, in one region."""
+    """The queues of one caller. It names no region, as the classic SDK does: the default one."""
 
     gateway: Gateway
     who: Credentials
-    region: str = "gz"
 
     def __call__(self, action: str, **parameters: str) -> dict[str, Any]:
         """Call an action. Raises ClassicRefused."""
@@ -44,7 +43,6 @@ class ClassicClient:
             "Timestamp": str(int(time.time())),
             "Nonce": str(secrets.randbelow(2**31) + 1),
             "SignatureMethod": "HmacSHA256",
-            "Region": self.region,
             **parameters,
         }
         body = urllib.parse.urlencode({**form, "Signature": self._sign(form)}).encode()

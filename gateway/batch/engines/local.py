@@ -54,6 +54,7 @@ class LocalEngine:
         self._root = root.absolute()
         self._linger_s = linger_s
         self._stream: SocketStream | None = None
+        self._replaced = False
         self._sending = anyio.Lock()
         self._reports: list[Report] = []
         self._reported = anyio.Event()
@@ -102,24 +103,31 @@ class LocalEngine:
         """Keep a line to an executor until cancelled; started once the first one answered.
 
         Raises ExecutorRefused if the first executor cannot serve as asked; a later one is retried.
+        When another gateway takes the executor over, this one comes back only after a while.
         """
         await self._serve_once(task_status)
         delay_s = BACKOFF_S_MIN
         while True:
+            await anyio.sleep(delay_s)
+            delay_s = min(2 * delay_s, BACKOFF_S_MAX)
+            begin = anyio.current_time()
             try:
                 await self._serve_once(anyio.TASK_STATUS_IGNORED)
-                delay_s = BACKOFF_S_MIN
             except (OSError, TimeoutError, ExecutorRefused, frames.FrameError) as error:
                 log.error("executor_unavailable", error=str(error), retry_s=delay_s)
-                await anyio.sleep(delay_s)
-                delay_s = min(2 * delay_s, BACKOFF_S_MAX)
+            if anyio.current_time() - begin > BACKOFF_S_MAX:
+                delay_s = BACKOFF_S_MIN
+            if self._replaced:
+                delay_s = BACKOFF_S_MAX
 
     async def _serve_once(self, task_status: TaskStatus[None]) -> None:
         """Connect, greet, and pass reports on until the line ends."""
+        self._replaced = False
         async with await self._connect() as stream:
             unframer = frames.Unframer()
-            with anyio.fail_after(ANSWER_S_MAX):
+            with anyio.fail_after(ANSWER_S_MAX), suppress(anyio.BrokenResourceError):
                 await stream.send(frames.encode(frames.Hello(isolation=self._isolation)))
+            with anyio.fail_after(ANSWER_S_MAX):
                 heard = await _receive(stream, unframer)
             self._welcome(heard)
             self._stream = stream
@@ -128,8 +136,7 @@ class LocalEngine:
                 self._report(heard[1:], first=Reconnected())
                 while heard := await _receive(stream, unframer):
                     self._report(heard)
-            except (OSError, anyio.BrokenResourceError, frames.FrameError) as error:
-                log.warning("executor_lost", error=str(error))
+                log.warning("executor_lost", pid=self.executor_pid, replaced=self._replaced)
             finally:
                 self._stream = None
 
@@ -153,6 +160,8 @@ class LocalEngine:
             if isinstance(frame, frames.Facts):
                 self._reports += frame.started
                 self._reports += frame.ended
+            elif isinstance(frame, frames.Refused):
+                self._replaced = True
         self._reported.set()
 
     async def _send(self, encoded: Iterable[bytes]) -> None:
@@ -162,17 +171,18 @@ class LocalEngine:
                 stream = self._stream
                 if stream is None:
                     return
+                sent = False
                 try:
-                    with anyio.fail_after(SEND_S_MAX):
+                    with (
+                        anyio.move_on_after(SEND_S_MAX),
+                        suppress(anyio.BrokenResourceError, anyio.ClosedResourceError),
+                    ):
                         await stream.send(frame)
-                except (OSError, TimeoutError, anyio.BrokenResourceError) as error:
-                    log.warning("executor_lost", error=str(error))
-                    await self._give_up(stream)
-
-    async def _give_up(self, stream: SocketStream) -> None:
-        """Close the line, so that whoever reads from it begins again."""
-        self._stream = None
-        await anyio.aclose_forcefully(stream)
+                        sent = True
+                finally:
+                    if not sent:  # perhaps half of it was: nothing can follow on this line
+                        self._stream = None
+                        await anyio.aclose_forcefully(stream)
 
     async def _connect(self) -> SocketStream:
         """Reach the executor, starting one if none answers. Raises ExecutorRefused or OSError."""
@@ -227,7 +237,7 @@ async def _receive(stream: SocketStream, unframer: frames.Unframer) -> list[fram
     while not heard:
         try:
             data = await stream.receive(RECEIVE_BYTES)
-        except anyio.EndOfStream:
+        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
             return []
         heard = [frames.decode_from_executor(body) for body in unframer.feed(data)]
     return heard

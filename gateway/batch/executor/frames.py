@@ -60,7 +60,7 @@ class Welcome(Frame):
 
 
 class Refused(Frame):
-    """Executor: the answer to a Hello that cannot be met; the connection ends."""
+    """Executor: a Hello cannot be met, or another gateway has come; the connection ends."""
 
     reason: str
 

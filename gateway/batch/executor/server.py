@@ -194,7 +194,10 @@ class Server:
         except OSError as error:
             log.warning("not_accepted error=%s", error)
             return
-        self._drop_line()
+        if self._line is not None:
+            with suppress(OSError):
+                self._line.send(frames.Refused(reason="another gateway has come"))
+            self._drop_line()
         self._line = Connection(connection)
         self._selector.register(connection, selectors.EVENT_READ)
 

@@ -20,9 +20,7 @@ async def local_engine(root: Path, *, isolation: str | None) -> AsyncIterator[Lo
     """A local engine whose executor ends with it: the executor leaves when nobody speaks to it."""
     pids: set[int] = set()
     try:
-        async with open_local_engine(
-            root, isolation=isolation, capacity=4, linger_s=0
-        ) as engine:
+        async with open_local_engine(root, isolation=isolation, capacity=4, linger_s=0) as engine:
             pids.add(engine.executor_pid)
             yield engine
             pids.add(engine.executor_pid)
@@ -42,7 +40,7 @@ def kill_process(pid: int) -> None:
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for a condition of the outside world."""
     with anyio.fail_after(WAIT_S_MAX):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  # the kernel has no event for it
             await anyio.sleep(0.005)
 
 

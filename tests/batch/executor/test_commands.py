@@ -1,6 +1,5 @@
 """What a command sees, what it may do, and how its end is told."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -152,10 +151,6 @@ async def test_a_command_finds_the_inputs_that_were_put_there_for_it(
     inputs = root / "attempts" / attempt.folder / "work" / "inputs"
     inputs.mkdir(parents=True)
     (inputs / "a").write_text("given\n")
-    os.chmod(root / "attempts" / attempt.folder, 0o711)
-    for folder in (root / "attempts" / attempt.folder).parents:
-        if folder.is_relative_to(root):
-            folder.chmod(0o711)
     await engine.start([attempt])
     await Watch(engine).ended([attempt])
     assert engine.log_path(attempt.folder, "stdout").read_text() == "given\ngone\n"
@@ -165,7 +160,7 @@ async def test_a_command_finds_the_inputs_that_were_put_there_for_it(
 @pytest.mark.parametrize("isolation", ["none"])
 @pytest.mark.parametrize(
     "folder",
-    ["..", "../x", "a/../../x", "/tmp/x", "a//b", "", "a/work/b", "stdout", "a\0b", ".hidden"],
+    ["..", "../x", "a/../../x", "/etc/x", "a//b", "", "a/work/b", "stdout", "a\0b", ".hidden"],
 )
 async def test_a_folder_that_leads_elsewhere_is_never_started_in(
     engine: LocalEngine, root: Path, folder: str

@@ -1,5 +1,7 @@
 """Frames survive any cut of the stream, and rubbish is refused."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +25,7 @@ def test_frames_are_whole_again_however_the_stream_is_cut(cuts: list[int]) -> No
     unframer = frames.Unframer()
     heard = [
         frames.decode_from_gateway(body)
-        for begin, end in zip(edges, edges[1:], strict=False)
+        for begin, end in itertools.pairwise(edges)
         for body in unframer.feed(stream[begin:end])
     ]
     assert heard == SAID

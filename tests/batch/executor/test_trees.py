@@ -67,7 +67,9 @@ async def test_a_stop_kills_the_whole_tree_soon(
 @pytest.mark.anyio
 async def test_a_command_that_takes_too_long_is_killed_with_its_tree(engine: LocalEngine) -> None:
     command = sleeper()
-    attempt = launch(f"(setsid {command} &); trap '' TERM; while :; do sleep 0.1; done", timeout_s=1)
+    attempt = launch(
+        f"(setsid {command} &); trap '' TERM; while :; do sleep 0.1; done", timeout_s=1
+    )
     begin = time.monotonic()
     await engine.start([attempt])
     [ended] = await Watch(engine).ended([attempt])

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -19,6 +20,8 @@ import uvicorn
 from gateway import ids
 from gateway.administration import migrate_database
 from gateway.authn import Authenticator
+from gateway.authn.issuers import read_issuers
+from gateway.authn.jwt import JwtAuthenticator
 from gateway.authn.replay import ReplayGuard
 from gateway.authn.signed import ClassicAuthenticator, Tc3Authenticator
 from gateway.batch.api import BatchApi
@@ -146,7 +149,9 @@ def _build_pipeline(
         fixed={root.secret_id: root},
         clock=now,
     )
-    authenticators: tuple[Authenticator, ...] = (Tc3Authenticator(ring), ClassicAuthenticator(ring))
+    authenticators: list[Authenticator] = [Tc3Authenticator(ring), ClassicAuthenticator(ring)]
+    if settings.jwt_issuers:
+        authenticators.append(JwtAuthenticator(read_issuers(Path(settings.jwt_issuers))))
     batch = BatchApi(store, engine, _topic_exists, clock=now, new_id=ids.new_id)
     upstreams: Mapping[str, Upstream] = {
         "batch": Service(batch.operations),

@@ -63,10 +63,13 @@ def keys() -> None:
 @keys.command("create")
 @click.option("--user", required=True, help="The user's name in accounts.toml.")
 @click.option("--uin", "owner_uin", help="The account, if not the default one.")
+@click.option("--env", "as_env", is_flag=True, help="Print the variables that tccli reads.")
 @config_option
 @data_option
 @json_option
-def keys_create(user: str, owner_uin: str | None, as_json: bool, **options: Any) -> None:
+def keys_create(
+    user: str, owner_uin: str | None, as_env: bool, as_json: bool, **options: Any
+) -> None:
     """Make an access key; its secret is shown this once."""
     from gateway.administration import create_key  # noqa: PLC0415
 
@@ -76,6 +79,10 @@ def keys_create(user: str, owner_uin: str | None, as_json: bool, **options: Any)
     )
     if as_json:
         click.echo(json.dumps(made))
+    elif as_env:
+        click.echo(f"TENCENTCLOUD_SECRET_ID={made['SecretId']}")
+        click.echo(f"TENCENTCLOUD_SECRET_KEY={made['SecretKey']}")
+        click.echo(f"TENCENTCLOUD_REGION={settings.region}")
     else:
         click.echo(f"SecretId:  {made['SecretId']}\nSecretKey: {made['SecretKey']}")
 

@@ -23,6 +23,7 @@ class Settings:
     amqp_url: the RabbitMQ broker; empty means none.
     root_secret_id, root_secret_key: the root account's key; empty means made at the first start.
     signature_binding: "lenient" or "strict", see `authn/replay.py`.
+    jwt_issuers: file of the trusted issuers of bearer tokens, see `authn/issuers.py`; empty: none.
     isolation: "sandbox", "uid" or "none"; empty means the best this machine allows.
     instances_per_core: how many task instances the local engine runs at once, per core.
     confirm_s: how long the broker may take to confirm a message.
@@ -40,6 +41,7 @@ class Settings:
     root_secret_id: str = ""
     root_secret_key: str = field(default="", repr=False)
     signature_binding: str = "lenient"
+    jwt_issuers: str = ""
     isolation: str = ""
     instances_per_core: int = 16
     confirm_s: int = 10

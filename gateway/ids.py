@@ -12,7 +12,12 @@ NewId = Callable[[str], str]
 
 def new_id(prefix: str) -> str:
     """Make an id such as `job-97zcl3wt`: prefix, dash, 8 of [a-z0-9]."""
-    return f"{prefix}-{''.join(secrets.choice(ALPHABET) for _ in range(8))}"
+    number = secrets.randbelow(36**8)  # one draw: eight of them cost six times as much
+    letters = []
+    for _ in range(8):
+        number, digit = divmod(number, 36)
+        letters.append(ALPHABET[digit])
+    return f"{prefix}-{''.join(letters)}"
 
 
 def new_request_id() -> str:

@@ -32,7 +32,14 @@ install_python() {
   exec 9<&-
 }
 
-is_installed() { [[ -f .venv/installed-$1 && $(<".venv/installed-$1") == "$2" ]]; }
+# What the developers have is enough to serve with.
+is_installed() {
+  local wanted
+  for wanted in "$1" dev; do
+    [[ -f .venv/installed-$wanted && $(<".venv/installed-$wanted") == "$2" ]] && return
+  done
+  false
+}
 
 make_venv() {
   local python

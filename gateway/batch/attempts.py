@@ -7,7 +7,7 @@ table maps one to the other.
 import re
 from typing import NamedTuple
 
-_FORM = re.compile(r"(job-[a-z0-9]{8})\.(\d{1,9})\.(\d{1,9})\.(\d{1,9})")
+_FORM = re.compile(r"(job-[a-z0-9]{8})\.([0-9]{1,9})\.([0-9]{1,9})\.([0-9]{1,9})")
 
 
 class Attempt(NamedTuple):

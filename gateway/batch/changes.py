@@ -13,6 +13,7 @@ from sqlalchemy import Row
 
 from gateway.batch import statements as sql
 from gateway.batch import tidings
+from gateway.batch.notices import load_notifications
 from gateway.batch.records import Instance, Node, Task, read_instance, read_task
 from gateway.batch.states import FINAL, OVER, Counts, Kind, State, Trigger, advance
 from gateway.events import outbox
@@ -20,7 +21,8 @@ from gateway.events.messages import Event
 from gateway.ids import NewId
 from gateway.store import Conflict, Tx
 
-from gateway.batch.notices import load_notifications
+TASK_FAILED = "At least one task did not succeed."
+TERMINATED = "It was terminated on request."
 
 
 class JobChanges:
@@ -33,11 +35,11 @@ class JobChanges:
         self.job = job
         self.state = State(job.state)
         self.terminating: bool = job.terminating
-        self.reason: str = job.state_reason
         self.tasks: dict[int, Task] = {}
         self.task_ended = False
         self.now = now
         self.new_id = new_id
+        self._reason: str = job.state_reason
         self._ended_at: datetime | None = job.ended_at
         self._tx = tx
         self._touched: set[int] = set()
@@ -89,18 +91,18 @@ class JobChanges:
     def move_job(self, trigger: Trigger) -> None:
         """Move the job on, without its tasks."""
         self.state, event = advance(Kind.JOB, self.state, trigger)
+        if trigger in {Trigger.FAILED, Trigger.KEPT}:
+            self._reason = TERMINATED if self.terminating else TASK_FAILED
         if self.state in FINAL:
             self._ended_at = self.now
             self.terminating = False
-        if trigger in {Trigger.FAILED, Trigger.KEPT}:
-            self.reason = self.reason or "At least one task did not succeed."
         if event is not None:
             self.tell(
                 tidings.job_event(
                     event,
                     self.job,
                     state=self.state,
-                    reason=self.reason,
+                    reason=self._reason,
                     ended_at=self._ended_at,
                 )
             )
@@ -115,11 +117,11 @@ class JobChanges:
 
     def occupy(self, node: Node, instance: Instance) -> None:
         """Give a node of an environment to an instance's newest attempt."""
-        self._occupied.append({"node": node.id, "attempt_id": instance.latest.id})
+        self._occupied.append({"at_node": node.id, "attempt_id": instance.latest.id})
 
     def free(self, instance: Instance) -> None:
         """Give back the node of an environment that an instance's newest attempt has."""
-        self._freed.append({"node": instance.node_id, "attempt_id": instance.latest.id})
+        self._freed.append({"at_node": instance.node_id, "attempt_id": instance.latest.id})
 
     # Reading ---------------------------------------------------------------------------------
 
@@ -127,20 +129,19 @@ class JobChanges:
         """Read the tasks at these positions, unless they are here already."""
         missing = [position for position in positions if position not in self.tasks]
         if missing:
-            self._keep(sql.TASKS_AT, {"job_id": self.job.id, "positions": missing})
+            self._read_tasks(sql.TASKS_AT, {"job_id": self.job.id, "positions": missing})
 
     def load_all_tasks(self) -> Sequence[Task]:
         """Every task of the job, in order."""
-        self._keep(sql.TASKS, {"job_id": self.job.id})
+        self._read_tasks(sql.TASKS, {"job_id": self.job.id})
         return [self.tasks[position] for position in sorted(self.tasks)]
 
-    def _keep(self, statement: Any, keys: Mapping[str, Any]) -> None:
+    def _read_tasks(self, statement: Any, keys: Mapping[str, Any]) -> None:
         for row in self._tx.execute(statement, keys):
             self.tasks.setdefault(row.position, read_task(row))
 
     def positions(self, statement: Any, **keys: Any) -> list[int]:
-        """Positions of tasks of this job that a statement finds, as the rows stand now."""
-        self._save_tasks()
+        """Positions of tasks of this job that a statement finds in the rows written so far."""
         return list(self._tx.execute(statement, {"job_id": self.job.id, **keys}).scalars())
 
     def instances_at(self, position: int, numbers: Iterable[int]) -> list[Instance]:
@@ -179,6 +180,11 @@ class JobChanges:
 
     # Writing ---------------------------------------------------------------------------------
 
+    def save(self) -> None:
+        """Write tasks and nodes now, for statements that look at them."""
+        self._write_nodes()
+        self._save_tasks()
+
     def close(self) -> None:
         """Write what is not written yet, the events last."""
         self._write_moves()
@@ -196,7 +202,7 @@ class JobChanges:
             "job_id": self.job.id,
             "old": self.job.state,
             "new": self.state.value,
-            "reason": self.reason,
+            "reason": self._reason,
             "still_terminating": self.terminating,
             "over_at": self._ended_at,
         }

@@ -147,7 +147,9 @@ def nodes_are_waiting(tx: Tx) -> bool:
 def bring_nodes_up(tx: Tx, *, now: datetime) -> None:
     """Make every ordered node and let it join: on the local engine a node is a slot."""
     for env_id in tx.execute(sql.ENVS_WITH_NODES_IN, {"states": _WAITING}).scalars().all():
-        env = tx.execute(sql.LOCK_ENV, {"env_id": env_id}).one()
+        env = tx.execute(sql.LOCK_ENV, {"env_id": env_id}).first()
+        if env is None:
+            continue
         events: list[Event] = []
         for node in tx.execute(sql.NODES, {"env_id": env_id}).all():
             if node.state in _WAITING:
@@ -213,7 +215,7 @@ def terminate_nodes(
     env = _lock_env(tx, env_id, principal=principal, region=region)
     if len(set(node_ids)) != len(node_ids):
         raise UnsupportedOperation("A node is named twice.", detail="ComputeNodeIsTerminating")
-    nodes = {node.id: node for node in tx.execute(sql.NODES, {"env_id": env_id}).all()}
+    nodes = {node.id: node for node in tx.execute(sql.LOCK_NODES, {"env_id": env_id}).all()}
     events: list[Event] = []
     for node_id in node_ids:
         if not ids.is_id(node_id, "node"):

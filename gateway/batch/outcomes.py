@@ -44,7 +44,7 @@ def judge(
     """Decide between success, another try, and failure.
 
     failures, losses: the counts before this end. A lost node is counted apart from the command's
-    own failures. Output that cannot be stored, and termination, are final.
+    own failures, and cannot be kept. Output that cannot be stored, and termination, are final.
     """
     if ended.cause is None:
         return Verdict(Trigger.SUCCEEDED, failures, losses)
@@ -54,7 +54,8 @@ def judge(
         return Verdict(Trigger.FAILED, failures, losses)
     if (losses <= LOSSES_MAX) if lost else (failures <= policy.retries_max):
         return Verdict(Trigger.RETRIED, failures, losses)
-    return Verdict(Trigger.KEPT if policy.keeps_node else Trigger.FAILED, failures, losses)
+    kept = policy.keeps_node and not lost
+    return Verdict(Trigger.KEPT if kept else Trigger.FAILED, failures, losses)
 
 
 def reason_of(cause: Cause | None, *, exit_code: int | None, detail: str = "") -> str:

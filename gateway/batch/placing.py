@@ -13,6 +13,7 @@ def place(changes: JobChanges, slots: int) -> list[Attempt]:
     """Put runnable instances on nodes, at most `slots` of them; returns their attempts."""
     if changes.terminating or changes.state in OVER or slots <= 0:
         return []
+    changes.save()
     placed: list[Attempt] = []
     keys = {"urgency": changes.job.priority, "since": changes.job.created_at}
     for position in changes.positions(sql.TASKS_TO_PLACE, **keys):

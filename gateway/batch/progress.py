@@ -118,7 +118,6 @@ class Progress:
         """Carry a termination on; returns the attempts that must be stopped."""
         if not self._changes.terminating:
             return []
-        self._changes.reason = reason_of(Cause.TERMINATED, exit_code=None)
         positions = self._changes.positions(sql.TASKS_NOT_OVER)
         self._changes.load_tasks(positions)
         for position in positions:

@@ -8,22 +8,25 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from threading import Lock
 
 import anyio
 import msgspec
 from anyio.abc import TaskStatus
+from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.batch import datatypes
 from gateway.batch import statements as sql
 from gateway.batch.attempts import Attempt, parse_attempt
+from gateway.batch.changes import open_job
 from gateway.batch.engines import Ended, Engine, Launch, Reconnected, Report, Started
 from gateway.batch.environments import bring_nodes_up, nodes_are_waiting
 from gateway.batch.jobs import JOBS
 from gateway.batch.outcomes import Policy
-from gateway.batch.progress import open_job
+from gateway.batch.placing import place
+from gateway.batch.progress import Progress
 from gateway.batch.records import read_instance
 from gateway.batch.redirection import Redirector
+from gateway.batch.slots import Slots, Waiting, reserve
 from gateway.batch.states import State
 from gateway.batch.validation import TIMEOUT_DEFAULT_S
 from gateway.clock import Clock
@@ -38,31 +41,22 @@ JOBS_AT_ONCE = 64
 
 
 @dataclass(slots=True)
-class Slots:
-    """How many more attempts may be started; shared by the transactions of one round."""
-
-    free: int
-    _lock: Lock = field(default_factory=Lock)
-
-    def take(self, wanted: int) -> int:
-        """Take up to `wanted`; returns how many."""
-        with self._lock:
-            taken = max(0, min(wanted, self.free))
-            self.free -= taken
-            return taken
-
-    def give_back(self, unused: int) -> None:
-        """Return what was taken and not used."""
-        with self._lock:
-            self.free += unused
-
-
-@dataclass(slots=True)
 class Moved:
     """What one job's transaction came to."""
 
     placed: list[Attempt] = field(default_factory=list)
     stopping: list[str] = field(default_factory=list)
+    unfinished: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What the rows ask for: jobs to look at, and what waits for a place, most urgent first."""
+
+    due: Sequence[str]
+    waiting: Sequence[Waiting]
+    free_nodes: Mapping[str, int]
+    nodes_ordered: bool
 
 
 class Scheduler:
@@ -79,11 +73,12 @@ class Scheduler:
         self._inbox: list[Report] = []
         self._live: set[str] = set()
         self._stopped: set[str] = set()
+        self._estranged = False
         self._specs: dict[tuple[str, int], datatypes.Task] = {}
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Schedule until cancelled. A round that fails is logged and tried again: the rows say
-        what is left to do.
+        """Schedule until cancelled. What fails is logged and tried again: the rows say what is
+        left to do, and the engine is told again, for nobody knows what it was told.
         """
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._listen)
@@ -95,10 +90,11 @@ class Scheduler:
                     busy = await self._round(reports)
                 except (StoreUnavailable, Conflict, OSError):
                     log.exception("scheduling_round_failed")
-                    self._inbox = reports + self._inbox
+                    self._inbox = [*reports, *self._inbox]
+                    self._estranged = True
+                if self._estranged:
                     await anyio.sleep(RETRY_S)
-                    continue
-                if not busy:
+                elif not busy:
                     await self._store.signals.wait(JOBS, seen=seen, at_most_s=IDLE_S)
 
     async def _listen(self) -> None:
@@ -109,23 +105,24 @@ class Scheduler:
 
     async def _round(self, reports: Sequence[Report]) -> bool:
         """Do what can be done now; True if more may follow at once."""
-        if any(isinstance(report, Reconnected) for report in reports):
+        if self._estranged or any(isinstance(report, Reconnected) for report in reports):
             await self._tell_again()
+        ended = {report.attempt_id for report in reports if isinstance(report, Ended)}
+        self._live -= ended
+        self._stopped -= ended
         by_job = await self._take_in(reports)
-        if await self._store.read_list(nodes_are_waiting):
+        outlook = await self._store.read_list(self._look)
+        if outlook.nodes_ordered:
             await self._store.write(lambda tx: bring_nodes_up(tx, now=self._clock()))
-        due = await self._store.read_list(self._due_jobs)
-        jobs = list(dict.fromkeys([*by_job, *due]))[: max(JOBS_AT_ONCE, len(by_job))]
-        slots = Slots(self._engine.capacity - len(self._live))
-        moved = await self._move_jobs(jobs, by_job, slots)
+        moved = await self._move_jobs(by_job, outlook)
         await self._hand_over(moved)
-        ended = [report.attempt_id for report in reports if isinstance(report, Ended)]
-        self._live.difference_update(ended)
-        self._stopped.difference_update(ended)
         INSTANCES_RUNNING.set(len(self._live))
+        unstored = [fact for job_id in by_job.keys() - moved.keys() for fact in by_job[job_id]]
+        self._inbox = [*unstored, *self._inbox]
+        ended -= {fact.attempt_id for fact in unstored}
         if ended:
-            await self._engine.acknowledge(ended)
-        return bool(ended) or any(each.placed for each in moved)
+            await self._engine.acknowledge(sorted(ended))
+        return bool(ended) or any(each.placed or each.unfinished for each in moved.values())
 
     async def _take_in(self, reports: Sequence[Report]) -> Mapping[str, list[Started | Ended]]:
         """Reports by job, outputs redirected before their ends are told."""
@@ -138,61 +135,88 @@ class Scheduler:
             by_job[parse_attempt(fact.attempt_id).job_id].append(fact)
         return by_job
 
-    def _due_jobs(self, tx: Tx) -> list[str]:
-        """Jobs to look at although nothing was reported of them, the most urgent first."""
+    def _look(self, tx: Tx) -> Outlook:
+        """Read what there is to do besides what was reported."""
         due = [*tx.execute(sql.DUE_JOBS).scalars(), *tx.execute(sql.JOBS_TO_FAIL).scalars()]
         free = self._engine.capacity - len(self._live)
-        if free > 0:
-            due += tx.execute(sql.JOBS_TO_PLACE, {"most": free}).scalars()
-        return due
+        rows = tx.execute(sql.WAITING_TASKS, {"most": free}).all() if free > 0 else []
+        waiting = [Waiting._make(row) for row in rows]
+        env_ids = {task.env_id for task in waiting if task.env_id is not None}
+        counted = tx.execute(sql.COUNT_FREE_NODES, {"env_ids": sorted(env_ids)}) if env_ids else ()
+        return Outlook(
+            due=due,
+            waiting=waiting,
+            free_nodes={row.env_id: row.n for row in counted},
+            nodes_ordered=nodes_are_waiting(tx),
+        )
 
     async def _move_jobs(
-        self, jobs: Sequence[str], by_job: Mapping[str, list[Started | Ended]], slots: Slots
-    ) -> list[Moved]:
-        """One transaction per job; they share the store's group commit."""
-        moved: list[Moved] = []
+        self, by_job: Mapping[str, Sequence[Started | Ended]], outlook: Outlook
+    ) -> Mapping[str, Moved]:
+        """One transaction per job; they share the store's group commit. A job that cannot be
+        moved now is not in the result, and stops no other.
+        """
+        moved: dict[str, Moved] = {}
+        slots = Slots(self._engine.capacity - len(self._live))
+        reserved = reserve(slots, outlook.waiting, free_nodes=outlook.free_nodes)
+        others = [*outlook.due[:JOBS_AT_ONCE], *reserved]
 
         async def move(job_id: str) -> None:
             function = partial(
-                self._move_job, job_id=job_id, reports=by_job.get(job_id, ()), slots=slots
+                self._move_job,
+                job_id=job_id,
+                reports=by_job.get(job_id, ()),
+                reserved=reserved[job_id],
+                slots=slots,
             )
-            moved.append(await self._store.write(function))
+            try:
+                moved[job_id] = await self._store.write(function)
+            except (StoreUnavailable, Conflict, SQLAlchemyError):
+                log.exception("job_not_moved", job_id=job_id)
+                self._estranged = True
 
         async with anyio.create_task_group() as tasks:
-            for job_id in jobs:
+            for job_id in dict.fromkeys([*others, *by_job]):
                 tasks.start_soon(move, job_id)
         return moved
 
     def _move_job(
-        self, tx: Tx, *, job_id: str, reports: Sequence[Started | Ended], slots: Slots
+        self,
+        tx: Tx,
+        *,
+        job_id: str,
+        reports: Sequence[Started | Ended],
+        reserved: int,
+        slots: Slots,
     ) -> Moved:
-        progress = open_job(tx, job_id, now=self._clock(), new_id=self._new_id)
-        if progress is None:
+        changes = open_job(tx, job_id, now=self._clock(), new_id=self._new_id)
+        if changes is None:
             return Moved()
-        moved = Moved()
+        progress = Progress(changes)
         progress.admit()
         progress.learn(reports, self._policies(job_id, reports))
-        moved.stopping = progress.terminate()
+        stopping = progress.terminate()
         progress.settle()
-        taken = slots.take(slots.free)
+        spare = slots.take(slots.free)
+        placed: list[Attempt] = []
         try:
-            moved.placed = progress.place(taken)
-            progress.close()
+            placed = place(changes, reserved + spare)
+            changes.close()
         finally:
-            slots.give_back(taken - len(moved.placed))
-        return moved
+            slots.give_back(min(spare, reserved + spare - len(placed)))
+        return Moved(placed, stopping, progress.unfinished)
 
     def _policies(self, job_id: str, reports: Sequence[Started | Ended]) -> Mapping[int, Policy]:
         positions = {parse_attempt(report.attempt_id).position for report in reports}
         return {position: _policy(self._specs.get((job_id, position))) for position in positions}
 
-    async def _hand_over(self, moved: Sequence[Moved]) -> None:
+    async def _hand_over(self, moved: Mapping[str, Moved]) -> None:
         """Give the engine what was placed and what must stop, after the commit."""
-        placed = [attempt for each in moved for attempt in each.placed]
+        placed = [attempt for each in moved.values() for attempt in each.placed]
         self._live.update(attempt.id for attempt in placed)
         if placed:
             await self._engine.start([await self._launch(attempt) for attempt in placed])
-        stopping = {id_ for each in moved for id_ in each.stopping} - self._stopped
+        stopping = {id_ for each in moved.values() for id_ in each.stopping} - self._stopped
         if stopping:
             self._stopped |= stopping
             await self._engine.stop(sorted(stopping))
@@ -207,6 +231,7 @@ class Scheduler:
         await self._engine.start([await self._launch(attempt) for attempt in starting])
         running = [i.latest.id for i in instances if i.state is State.RUNNING]
         await self._engine.reconcile(running)
+        self._estranged = False
 
     async def _launch(self, attempt: Attempt) -> Launch:
         spec = await self._spec(attempt.job_id, attempt.position)

@@ -1,8 +1,22 @@
 """The statements of the Batch service, built once."""
 
-from sqlalchemy import and_, bindparam, delete, exists, func, insert, or_, select, update
+from typing import Any
 
-from gateway.batch.states import NodeState, State
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
+
+from gateway.batch.states import FINAL, NodeState, State
 from gateway.batch.tables import (
     client_token,
     compute_env,
@@ -13,6 +27,7 @@ from gateway.batch.tables import (
     task,
     task_instance,
 )
+from gateway.store import Moment
 
 COUNTERS = tuple(state.value.lower() for state in State)
 
@@ -87,24 +102,55 @@ TASK_NAMED = select(task).where(
 TASK_SPEC = select(task.c.spec, task.c.name).where(
     task.c.job_id == bindparam("job_id"), task.c.position == bindparam("position")
 )
-PLACEABLE = and_(
-    task.c.runnable > 0,
-    task.c.doom == "",
-    or_(task.c.concurrent_max == 0, task.c.starting + task.c.running < task.c.concurrent_max),
-    or_(
-        task.c.env_id.is_(None),
-        exists().where(
-            compute_node.c.env_id == task.c.env_id,
-            compute_node.c.state == NodeState.RUNNING.value,
-            compute_node.c.busy_with == "",
-        ),
-    ),
+_OPEN = [state.value for state in State if state not in FINAL]
+_BELOW_LIMIT = or_(
+    task.c.concurrent_max == 0, task.c.starting + task.c.running < task.c.concurrent_max
 )
-"""A task of which an instance could be started now, as far as its own limits go."""
+_node_is_free = exists().where(
+    compute_node.c.env_id == task.c.env_id,
+    compute_node.c.state == NodeState.RUNNING.value,
+    compute_node.c.busy_with == "",
+)
+
+
+def _placeable(*, urgency: ColumnElement[int], since: ColumnElement[Any]) -> ColumnElement[bool]:
+    """A task of which an instance could be started now, as far as its own limits go.
+
+    urgency, since: priority and time of its job. A node of an environment goes to the most urgent
+    job that waits for one, whichever transaction looks first.
+    """
+    rival, rival_job = task.alias(), job.alias()
+    outdone = exists().where(
+        rival.c.env_id == task.c.env_id,
+        rival.c.runnable > 0,
+        rival.c.doom == "",
+        or_(
+            rival.c.concurrent_max == 0,
+            rival.c.starting + rival.c.running < rival.c.concurrent_max,
+        ),
+        rival_job.c.id == rival.c.job_id,
+        ~rival_job.c.terminating,
+        or_(
+            rival_job.c.priority > urgency,
+            and_(rival_job.c.priority == urgency, rival_job.c.created_at < since),
+        ),
+    )
+    return and_(
+        task.c.runnable > 0,
+        task.c.doom == "",
+        _BELOW_LIMIT,
+        or_(task.c.env_id.is_(None), and_(_node_is_free, ~outdone)),
+    )
+
 
 TASKS_TO_PLACE = (
     select(task.c.position)
-    .where(task.c.job_id == bindparam("job_id"), PLACEABLE)
+    .where(
+        task.c.job_id == bindparam("job_id"),
+        _placeable(
+            urgency=bindparam("urgency", type_=Integer), since=bindparam("since", type_=Moment)
+        ),
+    )
     .order_by(task.c.position)
 )
 TASKS_TO_FAIL = select(task.c.position).where(
@@ -154,8 +200,13 @@ LAUNCHED_IN_JOB = select(task_instance).where(
     task_instance.c.job_id == bindparam("job_id"),
     task_instance.c.state.in_([State.STARTING.value, State.RUNNING.value]),
 )
-LAUNCHED = select(task_instance).where(
-    task_instance.c.state.in_([State.STARTING.value, State.RUNNING.value])
+LAUNCHED = (
+    select(task_instance)
+    .join(job, job.c.id == task_instance.c.job_id)
+    .where(
+        job.c.state.in_(_OPEN),
+        task_instance.c.state.in_([State.STARTING.value, State.RUNNING.value]),
+    )
 )
 MOVE_ALL_INSTANCES = (
     update(task_instance)
@@ -192,23 +243,49 @@ MOVE_INSTANCE = (
 
 DUE_JOBS = (
     select(job.c.id)
-    .where((job.c.state == State.SUBMITTED.value) | job.c.terminating)
+    .where(
+        job.c.state.in_(_OPEN),  # has an index, `terminating` has none
+        (job.c.state == State.SUBMITTED.value) | job.c.terminating,
+    )
     .order_by(job.c.priority.desc(), job.c.created_at)
 )
 JOBS_TO_FAIL = (
     select(task.c.job_id)
-    .where(task.c.doom != "", task.c.submitted + task.c.pending + task.c.runnable > 0)
+    .join(job, job.c.id == task.c.job_id)
+    .where(
+        job.c.state.in_(_OPEN),
+        task.c.doom != "",
+        task.c.submitted + task.c.pending + task.c.runnable > 0,
+    )
     .distinct()
 )
-JOBS_TO_PLACE = (
-    select(job.c.id)
+WAITING_TASKS = (
+    select(
+        task.c.job_id,
+        task.c.env_id,
+        task.c.runnable,
+        task.c.concurrent_max,
+        (task.c.starting + task.c.running).label("busy"),
+    )
+    .join(job, job.c.id == task.c.job_id)
     .where(
-        job.c.id.in_(select(task.c.job_id).where(PLACEABLE)),
+        _placeable(urgency=job.c.priority, since=job.c.created_at),
         job.c.state != State.SUBMITTED.value,
         ~job.c.terminating,
     )
-    .order_by(job.c.priority.desc(), job.c.created_at, job.c.id)
+    .order_by(job.c.priority.desc(), job.c.created_at, job.c.id, task.c.position)
     .limit(bindparam("most"))
+)
+"""Tasks of which an instance could be started now, the most urgent first."""
+
+COUNT_FREE_NODES = (
+    select(compute_node.c.env_id, func.count().label("n"))
+    .where(
+        compute_node.c.env_id.in_(bindparam("env_ids", expanding=True)),
+        compute_node.c.state == NodeState.RUNNING.value,
+        compute_node.c.busy_with == "",
+    )
+    .group_by(compute_node.c.env_id)
 )
 
 FIND_ENV = select(compute_env).where(
@@ -229,6 +306,7 @@ NODES = (
     .where(compute_node.c.env_id == bindparam("env_id"))
     .order_by(compute_node.c.created_at, compute_node.c.id)
 )
+LOCK_NODES = NODES.with_for_update()
 NODE_STATES = (
     select(compute_node.c.env_id, compute_node.c.state, func.count().label("n"))
     .where(compute_node.c.env_id.in_(bindparam("env_ids", expanding=True)))
@@ -252,13 +330,13 @@ FREE_NODES = (
 )
 OCCUPY_NODE = (
     update(compute_node)
-    .where(compute_node.c.id == bindparam("node_id"), compute_node.c.busy_with == "")
+    .where(compute_node.c.id == bindparam("at_node"), compute_node.c.busy_with == "")
     .values(busy_with=bindparam("attempt_id"))
 )
 FREE_NODE = (
     update(compute_node)
     .where(
-        compute_node.c.env_id == bindparam("in_env"),
+        compute_node.c.id == bindparam("at_node"),
         compute_node.c.busy_with == bindparam("attempt_id"),
     )
     .values(busy_with="")

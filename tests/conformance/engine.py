@@ -110,3 +110,16 @@ class EngineConformance:
         await engine.stop([])
         await engine.acknowledge(["job-00000001.9.9.9"])
         await engine.reconcile([])
+
+    @pytest.mark.anyio
+    async def test_discarded_files_are_gone_and_others_stay(self, engine: Engine) -> None:
+        watch, gone, kept = Watch(engine), launch("true"), launch("true")
+        await engine.start([gone, kept])
+        await engine.stop([gone.attempt_id, kept.attempt_id])
+        await watch.ended([gone, kept])
+        logs = [engine.log_path(each.folder, "stdout") for each in (gone, kept)]
+        for log in logs:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            log.touch()
+        await engine.discard(gone.folder)
+        assert [log.parent.exists() for log in logs] == [False, True]

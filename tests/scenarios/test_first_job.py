@@ -22,8 +22,6 @@ def test_a_submitted_command_runs_and_its_output_can_be_read(gateway: Gateway) -
         return str(answer["JobState"])
 
     wait_until(lambda: state() == "SUCCEED", what=lambda: gateway.log)
-    logs = gateway.tccli(
-        gateway.root, "batch", "DescribeTaskLogs", JobId=job_id, TaskName="hello"
-    )
+    logs = gateway.tccli(gateway.root, "batch", "DescribeTaskLogs", JobId=job_id, TaskName="hello")
     stdout = logs["TaskInstanceLogSet"][0]["StdoutLog"].partition("base64,")[2]
     assert b64decode(stdout) == b"hello hello\n"

@@ -4,8 +4,6 @@ It is mended where the printed guide is broken: commas, comments and doubled bac
 `python3` for `python`, one of the guide's three images for the missing one, the number printed.
 """
 
-import json
-from base64 import b64decode
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +11,7 @@ import pytest
 
 from tests.support.amqp import Delivered, open_channel, read
 from tests.support.classic import ClassicClient
+from tests.support.inbox import event_in, names_in
 from tests.support.running import Credentials, Gateway, running_gateway
 from tests.support.sdk import PLACEMENT, Sdk
 from tests.support.services import RabbitMQ
@@ -87,16 +86,6 @@ def topic(broker_gateway: Gateway, alice: Credentials) -> str:
 
 def wants_all_events(topic: str) -> dict[str, Any]:
     return {"TopicName": topic, "EventConfigs": [{"EventName": name} for name in STORY]}
-
-
-def event_in(body: bytes | str) -> dict[str, Any]:
-    """The one event of a message: base64 of JSON."""
-    (event,) = json.loads(b64decode(body, validate=True))["Events"]
-    return dict(event)
-
-
-def names_in(bodies: list[bytes] | list[str]) -> list[str]:
-    return [event_in(body)["EventName"] for body in bodies]
 
 
 def tells_the_end(found: list[Delivered]) -> bool:

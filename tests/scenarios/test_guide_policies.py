@@ -236,9 +236,7 @@ def test_a_broken_policy_keeps_the_last_good_set_in_force_and_says_so(
     reader, before = callers["cat"], generation(owned)
     said = owned.log.count("policies_refused")
     write(owned.policies / "read-jobs.json", broken)
-    wait_until(
-        lambda: metric(owned, "qcs_gateway_policy_broken") == 1, at_most_s=SEEN_WITHIN_S
-    )
+    wait_until(lambda: metric(owned, "qcs_gateway_policy_broken") == 1, at_most_s=SEEN_WITHIN_S)
     assert reader("DescribeJobs")["TotalCount"] >= 0
     assert generation(owned) == before
     news = [line for line in owned.log.splitlines() if "policies_refused" in line][said:]

@@ -1,7 +1,7 @@
 """Launches to try an engine with, and a way to wait for what becomes of them."""
 
 import itertools
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import anyio
 
@@ -11,13 +11,15 @@ WAIT_S_MAX = 20
 numbers = itertools.count(1)
 
 
-def launch(command: str, *, timeout_s: int = 100, **environment: str) -> Launch:
+def launch(
+    command: str, *, timeout_s: int = 100, environment: Mapping[str, str] | None = None
+) -> Launch:
     """A launch of its own id and folder."""
     number = next(numbers)
     return Launch(
         attempt_id=f"job-00000001.0.{number}.1",
         command=command,
-        environment=environment,
+        environment=environment or {},
         folder=f"job-00000001/0/{number}/1",
         timeout_s=timeout_s,
     )

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.support.running import Credentials, Gateway
+from tests.support.services import LOOPBACK
 
 PATH = "/v2/index.php"
 NO_MESSAGE = 7000
@@ -46,15 +47,15 @@ class ClassicClient:
             **parameters,
         }
         body = urllib.parse.urlencode({**form, "Signature": self._sign(form)}).encode()
-        request = urllib.request.Request(self.gateway.url + PATH, data=body, method="POST")
-        with urllib.request.urlopen(request, timeout=40) as answer:
+        address = f"http://{LOOPBACK}:{self.gateway.port}{PATH}"
+        with urllib.request.urlopen(address, data=body, timeout=40) as answer:
             members: dict[str, Any] = json.load(answer)
         if members["code"] != 0:
             raise ClassicRefused(members["code"], members["message"])
         return members
 
     def _sign(self, form: dict[str, str]) -> str:
-        host = self.gateway.url.removeprefix("http://")
+        host = f"{LOOPBACK}:{self.gateway.port}"
         text = "&".join(f"{name}={form[name]}" for name in sorted(form))
         digest = hmac.new(
             self.who.secret_key.encode(), f"POST{host}{PATH}?{text}".encode(), hashlib.sha256

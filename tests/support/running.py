@@ -94,7 +94,12 @@ class Gateway:
             self.wait_ready()
 
     def wait_ready(self) -> None:
-        wait_until(lambda: self.management("/readyz")[0] == 200, what=lambda: self.log[-4000:])
+        wait_until(self._is_ready, what=lambda: self.log[-4000:])
+
+    def _is_ready(self) -> bool:
+        assert self._program is not None
+        assert self._program.running, f"it ended instead of serving:\n{self.log[-4000:]}"
+        return self.management("/readyz")[0] == 200
 
     def stop(self) -> None:
         """Ask it to end, and wait until it has."""

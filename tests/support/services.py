@@ -80,8 +80,8 @@ class Program:
         """Whether it has not ended yet."""
         return self._process.poll() is None
 
-    def end(self, number: signal.Signals) -> None:
-        """Send a signal and wait for the end; kill the whole group if it takes too long."""
+    def end(self, number: signal.Signals) -> int | None:
+        """Send a signal, wait for the end and return the exit code; kill what takes too long."""
         try:
             if self.running:
                 self._process.send_signal(number)
@@ -91,6 +91,7 @@ class Program:
                 os.killpg(self.pid, signal.SIGKILL)
             self._process.wait(STOP_S)
             self._guard.communicate(b"\n", timeout=STOP_S)
+        return self._process.returncode
 
 
 def _start_guard(pid: int) -> subprocess.Popen[bytes]:

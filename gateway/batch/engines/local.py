@@ -17,11 +17,11 @@ from anyio.abc import SocketStream, TaskStatus
 import gateway
 from gateway.batch.engines import Launch, Reconnected, Report
 from gateway.batch.executor import frames
-from gateway.batch.executor.folders import attempt_folder, log_file
+from gateway.batch.executor.folders import SOCKET, attempt_folder, log_file
+from gateway.batch.executor.isolation import PATH
 from gateway.errors import ServiceUnavailable
 from gateway.telemetry import log
 
-SOCKET: Final = "executor.sock"
 RECEIVE_BYTES: Final = 262_144
 ANSWER_S_MAX: Final = 10.0
 SEND_S_MAX: Final = 10.0
@@ -30,7 +30,6 @@ OPEN_S_MAX: Final = 30.0
 BACKOFF_S_MIN: Final = 0.02
 BACKOFF_S_MAX: Final = 5.0
 IDS_PER_FRAME: Final = 10_000
-PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class ExecutorRefused(Exception):

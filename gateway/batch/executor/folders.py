@@ -1,4 +1,4 @@
-"""The folder of an attempt: where it is, and which names it can never have. Pure."""
+"""Where things are in the executor's folder, and which folder no attempt can have. Pure."""
 
 import re
 from pathlib import Path
@@ -6,11 +6,13 @@ from typing import Final
 
 from gateway.errors import InvalidParameterValue
 
+SOCKET: Final = "executor.sock"
 ATTEMPTS: Final = "attempts"
 WORK: Final = "work"
 STREAMS: Final = ("stdout", "stderr")
 FOLDER_BYTES_MAX: Final = 1_024
-_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
+_PART: Final = r"(?!(?:work|stdout|stderr)(?:/|$))[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}"
+_FOLDER: Final = re.compile(rf"{_PART}(?:/{_PART})*")
 
 
 def attempt_folder(root: Path, folder: str) -> Path:
@@ -19,13 +21,7 @@ def attempt_folder(root: Path, folder: str) -> Path:
     Raises InvalidParameterValue for a name that could lead out of the root, or into the folder
     that another attempt writes to.
     """
-    parts = folder.split("/")
-    good = (
-        all(_PART.fullmatch(part) for part in parts)
-        and len(folder) <= FOLDER_BYTES_MAX
-        and not {WORK, *STREAMS} & set(parts)
-    )
-    if not good:
+    if len(folder) > FOLDER_BYTES_MAX or _FOLDER.fullmatch(folder) is None:
         raise InvalidParameterValue(f"The folder {folder[:200]!r} is not one an attempt can have.")
     return root / ATTEMPTS / folder
 

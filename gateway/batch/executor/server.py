@@ -17,6 +17,7 @@ from typing import Final
 
 from gateway.batch.engines import Cause, Ended, Started
 from gateway.batch.executor import frames
+from gateway.batch.executor.folders import SOCKET
 from gateway.batch.executor.isolation import Isolation, IsolationUnavailable, isolation_named
 from gateway.batch.executor.ledger import Committed, Ledger, lost
 from gateway.batch.executor.runner import Runner
@@ -24,7 +25,6 @@ from gateway.clock import Clock
 
 log = logging.getLogger("executor")
 
-SOCKET: Final = "executor.sock"
 SPAWNS_PER_TURN: Final = 16
 RECEIVE_BYTES: Final = 262_144
 TURN_S_MAX: Final = 0.5

@@ -14,9 +14,11 @@ from tests.support.attempts import Watch, launch
 SECRET = "kept-from-every-command"
 
 
-async def run(engine: LocalEngine, command: str, **environment: str) -> tuple[Ended, str, str]:
+async def run(
+    engine: LocalEngine, command: str, *, environment: Mapping[str, str] | None = None
+) -> tuple[Ended, str, str]:
     """The outcome of a command, and what it wrote to stdout and stderr."""
-    attempt = launch(command, **environment)
+    attempt = launch(command, environment=environment)
     await engine.start([attempt])
     [ended] = await Watch(engine).ended([attempt])
     streams = (engine.log_path(attempt.folder, stream) for stream in ("stdout", "stderr"))
@@ -34,7 +36,7 @@ async def test_the_environment_is_the_launchs_and_three_more(
 ) -> None:
     monkeypatch.setenv("QCS_GATEWAY_ROOT_SECRET_KEY", SECRET)
     given = {"BATCH_JOB_ID": "job-1", "ODD": "a 'b' \"c\"\n$(id)\\", "EMPTY": ""}
-    ended, out, _ = await run(engine, "exec cat /proc/self/environ", **given)
+    ended, out, _ = await run(engine, "exec cat /proc/self/environ", environment=given)
     assert ended.exit_code == 0
     seen = dict(variables(out))
     home = seen.pop("HOME")
@@ -134,7 +136,7 @@ async def test_variables_for_the_linker_do_not_reach_the_programs_that_isolate(
     engine: LocalEngine,
 ) -> None:
     command = "exec /usr/bin/env -u LD_DEBUG -u LD_DEBUG_OUTPUT true"
-    attempt = launch(command, LD_DEBUG="files")
+    attempt = launch(command, environment={"LD_DEBUG": "files"})
     await engine.start([attempt])
     await Watch(engine).ended([attempt])
     traced = engine.log_path(attempt.folder, "stderr").read_text()
@@ -180,7 +182,10 @@ async def test_a_folder_that_leads_elsewhere_is_never_started_in(
 async def test_an_environment_no_process_can_have_ends_the_attempt_unstarted(
     engine: LocalEngine,
 ) -> None:
-    watch, attempts = Watch(engine), [launch("true", **{name: "1"}) for name in ("", "A=B", "A\0")]
+    watch, attempts = (
+        Watch(engine),
+        [launch("true", environment={name: "1"}) for name in ("", "A=B", "A\0")],
+    )
     await engine.start(attempts)
     ended = await watch.ended(attempts)
     assert [each.cause for each in ended] == [Cause.INFRA_LOST] * 3

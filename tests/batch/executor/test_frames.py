@@ -11,7 +11,7 @@ from tests.support.attempts import launch
 
 SAID = [
     frames.Hello(isolation="sandbox"),
-    frames.Start(launches=[launch("echo ä", A="1")]),
+    frames.Start(launches=[launch("echo ä", environment={"A": "1"})]),
     frames.Stop(attempt_ids=["a", "b"]),
     frames.Acknowledge(attempt_ids=[]),
     frames.Reconcile(attempt_ids=["c"]),

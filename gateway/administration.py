@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import anyio
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import ArgumentError, OperationalError
 
 from gateway.cam import decisions, identities, keys
 from gateway.clock import now
@@ -18,6 +18,7 @@ T = TypeVar("T")
 
 OPERATOR_ERRORS = (
     ApiError,
+    ArgumentError,
     OSError,
     OperationalError,
     PolicySetRefused,

@@ -34,7 +34,7 @@ from gateway.call import Key, Principal, Upstream
 from gateway.cam import identities, keys, sts
 from gateway.cam.decisions import DecisionLog
 from gateway.clock import now
-from gateway.cmq import subscriptions, topics
+from gateway.cmq import retention, subscriptions, topics
 from gateway.cmq.api import build_service
 from gateway.cmq.classic import ClassicService
 from gateway.config import Settings
@@ -43,7 +43,7 @@ from gateway.events.bus import Bus
 from gateway.events.rabbitmq import open_rabbitmq
 from gateway.pipeline import Pipeline
 from gateway.policy.enforcer import Enforcer
-from gateway.server import create_api, create_management
+from gateway.server import HttpProtocol, create_api, create_management
 from gateway.service import Service
 from gateway.store import Store, Tx, open_store
 from gateway.telemetry import POLICY_GENERATION, configure_logging, log
@@ -104,6 +104,7 @@ async def _run(settings: Settings) -> None:
                 )
             )
             await tasks.start(partial(relay.run, store, bus, subscribers=subscriptions, clock=now))
+            await tasks.start(partial(retention.run, store, clock=now))
             await tasks.start(_build_scheduler(settings, store=store, engine=engine).run)
             await _serve_until_signal(state, [(api, api_socket), (management, management_socket)])
             tasks.cancel_scope.cancel()
@@ -210,6 +211,8 @@ async def _serve_until_signal(state: State, apps: list[tuple[Any, socket.socket]
             Server(
                 uvicorn.Config(
                     app,
+                    http=HttpProtocol,
+                    ws="none",
                     log_config=None,
                     access_log=False,
                     server_header=False,

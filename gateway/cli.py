@@ -146,8 +146,21 @@ def _run_or_explain(function: Callable[[], T]) -> T:
     try:
         return function()
     except OPERATOR_ERRORS as error:
-        click.echo(f"qcs-gateway: {error}", err=True)
-        sys.exit(1)
+        _fail(error)
+    except BaseExceptionGroup as group:  # what was raised while other tasks were running
+        mendable, rest = group.split(OPERATOR_ERRORS)
+        if mendable is None or rest is not None:
+            raise
+        _fail(_first_of(mendable))
+
+
+def _first_of(error: BaseException) -> BaseException:
+    return _first_of(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
+
+
+def _fail(error: BaseException) -> NoReturn:
+    click.echo(f"qcs-gateway: {error}", err=True)
+    sys.exit(1)
 
 
 def _misuse(text: str) -> NoReturn:

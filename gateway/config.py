@@ -1,11 +1,13 @@
 """Settings: one TOML file, then environment variables; the only reader of `os.environ`."""
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 PREFIX = "QCS_GATEWAY_"
 
@@ -56,6 +58,18 @@ CHOICES: Mapping[str, frozenset[str]] = {
     "signature_binding": frozenset({"lenient", "strict"}),
     "isolation": frozenset({"", "sandbox", "uid", "none"}),
 }
+FORMS: Mapping[str, tuple[re.Pattern[str], str]] = {
+    "region": (re.compile(r"[a-z0-9-]{1,32}"), "a region such as ap-guangzhou"),
+    "root_uin": (re.compile(r"[1-9][0-9]{0,19}"), "a number of at most 20 digits"),
+    "root_secret_id": (re.compile(r"[A-Za-z0-9_-]{0,128}"), "of A-Z a-z 0-9 _ -"),
+    "database_url": (
+        re.compile(r"|sqlite:///.+|postgresql(\+psycopg)?://.+"),
+        "sqlite:///path or postgresql://…",
+    ),
+    "amqp_url": (re.compile(r"|amqps?://[^/?#]+.*"), "amqp://… or amqps://…"),
+}
+"""How a text must look, and how that is said: never with the value, which may hold a password."""
+
 LIMITS: Mapping[str, tuple[int, int]] = {
     "port": (0, 65_535),
     "management_port": (0, 65_535),
@@ -67,7 +81,9 @@ LIMITS: Mapping[str, tuple[int, int]] = {
 def load(path: Path | None = None, *, environ: Mapping[str, str] | None = None) -> Settings:
     """Read `gateway.toml` (or `path`), then `QCS_GATEWAY_*`, and check every value.
 
-    Raises SettingsError for an unknown name, a wrong type or a value out of range.
+    Raises SettingsError for a wrong type, a value out of range or, in the file, an unknown name.
+    Why not in the environment: Kubernetes puts names there for every service it knows, such as
+    QCS_GATEWAY_SERVICE_HOST.
     """
     environ = os.environ if environ is None else environ
     settings = _apply(Settings(), _read_file(path), source=str(path or "gateway.toml"))
@@ -77,7 +93,10 @@ def load(path: Path | None = None, *, environ: Mapping[str, str] | None = None) 
         for key, value in environ.items()
         if key.startswith(PREFIX) and key.removeprefix(PREFIX).lower() in names
     }
-    return _apply(settings, from_environ, source="the environment")
+    settings = _apply(settings, from_environ, source="the environment")
+    if bool(settings.root_secret_id) != bool(settings.root_secret_key):
+        raise SettingsError("`root_secret_id` and `root_secret_key` are set together or not at all")
+    return settings
 
 
 def _read_file(path: Path | None) -> dict[str, Any]:
@@ -107,7 +126,23 @@ def _convert(name: str, value: object, *, kind: type, source: str) -> Path | int
     if name in CHOICES and value not in CHOICES[name]:
         allowed = ", ".join(sorted(choice for choice in CHOICES[name] if choice))
         raise SettingsError(f"{source}: `{name}` must be one of {allowed}")
+    if name in FORMS:
+        _check_form(name, value, source=source)
+    if issubclass(kind, Path) and not value:
+        raise SettingsError(f"{source}: `{name}` must name a folder")
     return Path(value) if issubclass(kind, Path) else value
+
+
+def _check_form(name: str, value: str, *, source: str) -> None:
+    form, sentence = FORMS[name]
+    try:
+        fits = form.fullmatch(value) is not None
+        if name.endswith("_url"):
+            _ = urlsplit(value).port  # raises ValueError for what is no port
+    except ValueError:
+        fits = False
+    if not fits:
+        raise SettingsError(f"{source}: `{name}` must be {sentence}")
 
 
 def _convert_int(name: str, value: object, *, source: str) -> int:

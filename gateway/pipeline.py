@@ -24,6 +24,7 @@ from gateway.clock import wire_time
 from gateway.errors import UnsupportedOperation
 from gateway.policy.enforcer import Enforcer
 from gateway.policy.match import Query
+from gateway.policy.resource import REGIONS
 
 
 class Pipeline:
@@ -52,7 +53,9 @@ class Pipeline:
         principal = identity.principal
         call = self._read(request, service=identity.service, request_id=request_id, classic=classic)
         action = catalog.find(call.service, call.version, call.action)
-        call = replace(call, action=action.name)
+        # from here on an action and a region have one name, the one that policies are matched by
+        region = REGIONS.get(call.region, call.region)
+        call = replace(call, action=action.name, region=region)
         mutating = action.access is Access.WRITE
         if identity.signature is not None:
             claim = claim_of(call, mutating=mutating)

@@ -259,10 +259,13 @@ def failure(error: ApiError, request_id: str) -> bytes:
 
 
 def classic_success(reply: Reply, request_id: str) -> bytes:
-    """Put a reply into the envelope of the classic queue API, without decoding it."""
+    """Put a reply into the envelope of the classic queue API, without decoding it.
+
+    A reply that begins with a `code` of its own, as a half failed batch does, keeps it.
+    """
     members = _members(reply)
-    request_id_text = msgspec.json.encode(request_id)
-    return b'{"code":0,"message":"",%b"requestId":%b}' % (members, request_id_text)
+    head = b"" if members.startswith(b'"code":') else b'"code":0,"message":"",'
+    return b'{%b%b"requestId":%b}' % (head, members, msgspec.json.encode(request_id))
 
 
 def classic_failure(error: ApiError, request_id: str) -> bytes:

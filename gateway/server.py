@@ -3,6 +3,7 @@
 Errors become envelopes here and nowhere else; what is no ApiError is a bug and says nothing.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from time import perf_counter
 
@@ -13,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway import protocol
 from gateway.call import HttpRequest
@@ -136,17 +138,75 @@ def _too_large() -> RequestSizeLimitExceeded:
     return RequestSizeLimitExceeded(f"The body is larger than {protocol.MAX_BODY} bytes.")
 
 
+class HttpProtocol(HttpToolsProtocol):
+    """uvicorn's reader of HTTP/1.1, with bounds on what comes before the body.
+
+    head_bytes_max: beyond it the connection is closed while it is still being read.
+    head_s: how long a request line and headers may take, and a new connection may stay silent.
+    Why: uvicorn has neither bound, so a client could have memory, and connections for ever,
+    before anybody asks who it is.
+    """
+
+    head_bytes_max = 4 * HEADER_BYTES_MAX
+    head_s = 20.0
+
+    def connection_made(  # type: ignore[override]  # uvicorn narrows the transport, too
+        self, transport: asyncio.Transport
+    ) -> None:
+        """Begin to wait for the first request."""
+        super().connection_made(transport)
+        self._head_bytes = 0
+        self._in_head = True
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._await_head()
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self._in_head = True
+
+    def on_headers_complete(self) -> None:
+        """The head has come; the body has a bound of its own, in `read_body`."""
+        self._in_head = False
+        self._head_bytes = 0
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        """Read on, unless the head is too large."""
+        super().data_received(data)
+        if self._in_head and not self.transport.is_closing():
+            self._head_bytes += len(data)
+            if self._head_bytes > self.head_bytes_max:
+                self.send_400_response("The headers are too large.")
+            elif self._head_timer is None:
+                self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        super().connection_lost(exc)
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+
+    def _await_head(self) -> None:
+        self._head_timer = self.loop.call_later(self.head_s, self.transport.close)
+
+
 def create_api(pipeline: Pipeline, *, clock: Clock, new_request_id: Callable[[], str]) -> Starlette:
     """The API. Whatever is not served is 404, before any thought."""
     api = Endpoint(pipeline, clock=clock, new_request_id=new_request_id, classic=False)
     classic = Endpoint(pipeline, clock=clock, new_request_id=new_request_id, classic=True)
     methods = ["GET", "POST"]
-    return Starlette(
+    served = Starlette(
         routes=[
             Route("/", api, methods=methods),
             Route(CLASSIC_PATH, classic, methods=methods),
         ]
     )
+    served.router.redirect_slashes = False  # `/v2/index.php/` is not served either
+    return served
 
 
 def create_management(ready: Ready) -> Starlette:

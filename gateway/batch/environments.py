@@ -14,7 +14,7 @@ from gateway.batch.jobs import JOBS, TopicExists, check_topics, store_tags
 from gateway.batch.notices import dump_notifications, load_notifications, read_notifications
 from gateway.batch.placement import check_env_data, check_zone, mask_password, node_size
 from gateway.batch.states import NODE, NodeState, NodeTrigger
-from gateway.batch.validation import check_tags
+from gateway.batch.validation import RETRIES_MAX, check_choice, check_range, check_tags
 from gateway.call import Principal
 from gateway.errors import (
     InvalidParameter,
@@ -59,6 +59,8 @@ def check_env(request: datatypes.CreateComputeEnvRequest, *, region: str) -> Non
             "The instance type does not exist.", detail="InstanceType"
         ),
     )
+    check_choice("ActionIfComputeNodeInactive", env.action_if_compute_node_inactive, ("RECREATE",))
+    check_range("ResourceMaxRetryCount", env.resource_max_retry_count, most=RETRIES_MAX)
     check_tags(env.tags)
     read_notifications(env.notifications, target=env.notification_target)
     if env.input_mappings or env.authentications:

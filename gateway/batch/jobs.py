@@ -122,7 +122,8 @@ def check_topics(
 
 
 def _check_envs(tx: Tx, plan: JobPlan, *, principal: Principal, region: str) -> None:
-    for env_id in {task.spec.env_id for task in plan.tasks if task.spec.env_id is not None}:
+    named = {task.spec.env_id for task in plan.tasks if task.spec.env_id is not None}
+    for env_id in sorted(named):  # in one order, so that two jobs never wait for each other
         keys = {"env_id": env_id, "owner_uin": principal.owner_uin, "region": region}
         if tx.execute(sql.LOCK_OWN_ENV, keys).first() is None:
             raise ResourceNotFound(
@@ -251,29 +252,37 @@ def once(
     Raises InvalidParameterValue for a token that is too long, or came with other parameters. Why:
     no source tells what the vendor does then; doing something else than asked would be worse.
     """
-    if token is None:
+    if not token:
         return make()
     if len(token) > CLIENT_TOKEN_MAX or not token.isascii():
         raise InvalidParameterValue(
             f"ClientToken is not at most {CLIENT_TOKEN_MAX} ASCII characters."
         )
-    keys = {
+    digest = hashlib.sha256(msgspec.json.encode(request)).hexdigest()
+    claim = {
         "owner_uin": principal.owner_uin,
         "uin": principal.uin,
         "region": region,
         "action": action,
         "token": token,
+        "request_sha256": digest,
+        "made_id": "",
+        "created_at": now,
     }
-    digest = hashlib.sha256(msgspec.json.encode(request)).hexdigest()
-    row = tx.execute(sql.FIND_TOKEN, keys).first()
-    if row is not None and row.created_at > now - CLIENT_TOKEN_LIFE:
+    tx.execute(sql.CLAIM_TOKEN[tx.dialect], claim)
+    keys = {
+        "of_owner": principal.owner_uin,
+        "of_uin": principal.uin,
+        "in_region": region,
+        "for_action": action,
+        "this_token": token,
+    }
+    row = tx.execute(sql.LOCK_TOKEN, keys).one()
+    if row.made_id and row.created_at > now - CLIENT_TOKEN_LIFE:
         if row.request_sha256 != digest:
             raise InvalidParameterValue("ClientToken was used before with other parameters.")
         known: str = row.made_id
         return known
-    tx.execute(sql.DROP_TOKEN, keys)
     made = make()
-    tx.execute(
-        sql.ADD_TOKEN, {**keys, "request_sha256": digest, "made_id": made, "created_at": now}
-    )
+    tx.execute(sql.SETTLE_TOKEN, {**keys, "digest": digest, "made": made, "now": now})
     return made

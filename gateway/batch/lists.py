@@ -13,7 +13,10 @@ from gateway.call import Principal, Scope
 from gateway.errors import InvalidFilter, InvalidParameter, InvalidParameterValue
 from gateway.store import Tx, matches_any
 
+FILTERS_MAX = 20  # our limit
 FILTER_VALUES_MAX = 100  # our limit
+IDS_MAX = 100  # the API's for EnvIds, ours for JobIds
+OFFSET_MAX = 2**31 - 1  # our limit
 
 Condition = Callable[[Sequence[str]], ColumnElement[bool]]
 
@@ -32,6 +35,8 @@ def read_page(offset: int | None, limit: int | None, *, default: int, most: int)
     limit = default if limit is None else limit
     if offset < 0 or limit < 0:
         raise InvalidParameterValue("Offset and Limit cannot be negative.", detail="Negative")
+    if offset > OFFSET_MAX:
+        raise InvalidParameterValue(f"Offset `{offset}` is over {OFFSET_MAX}.")
     if limit > most:
         raise InvalidParameterValue(f"Limit `{limit}` is over {most}.")
     return Page(offset, limit)
@@ -40,10 +45,16 @@ def read_page(offset: int | None, limit: int | None, *, default: int, most: int)
 def check_combination(
     ids: Sequence[str], filters: Sequence[datatypes.Filter], *, name: str
 ) -> None:
-    """Refuse ids together with filters."""
+    """Refuse ids together with filters, and more of either than one call may name."""
     if ids and filters:
         raise InvalidParameter(
             f"{name} and Filters exclude each other.", detail="InvalidParameterCombination"
+        )
+    if len(ids) > IDS_MAX:
+        raise InvalidParameterValue(f"There are more than {IDS_MAX} {name}.")
+    if len(filters) > FILTERS_MAX:
+        raise InvalidParameterValue(
+            f"There are more than {FILTERS_MAX} Filters.", detail="LimitExceeded"
         )
 
 

@@ -24,7 +24,8 @@ from gateway.store import Tx
 
 def task_counts(tx: Tx, job_ids: Sequence[str]) -> Mapping[str, Counts]:
     """How many tasks of each job are in each state."""
-    return views.group_counts(tx.execute(sql.TASK_STATES_OF, {"job_ids": list(job_ids)}))
+    found = views.group_counts(tx.execute(sql.TASK_STATES_OF, {"job_ids": list(job_ids)}))
+    return {job_id: found.get(job_id, Counts()) for job_id in job_ids}
 
 
 def tags_of(tx: Tx, resource_ids: Sequence[str]) -> Mapping[str, list[wire.Tag]]:

@@ -15,6 +15,7 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 
 from gateway.batch.states import FINAL, NodeState, State
 from gateway.batch.tables import (
@@ -37,7 +38,6 @@ ADD_DEPENDENCE = insert(dependence)
 ADD_INSTANCE = insert(task_instance)
 ADD_ENV = insert(compute_env)
 ADD_NODE = insert(compute_node)
-ADD_TOKEN = insert(client_token)
 ADD_TAG = insert(tag)
 DROP_TAGS = delete(tag).where(tag.c.resource_id == bindparam("of_id"))
 TAGS_OF = (
@@ -46,19 +46,26 @@ TAGS_OF = (
     .order_by(tag.c.resource_id, tag.c.key)
 )
 
-FIND_TOKEN = select(client_token).where(
-    client_token.c.owner_uin == bindparam("owner_uin"),
-    client_token.c.uin == bindparam("uin"),
-    client_token.c.region == bindparam("region"),
-    client_token.c.action == bindparam("action"),
-    client_token.c.token == bindparam("token"),
+CLAIM_TOKEN = {
+    "sqlite": sqlite.insert(client_token).on_conflict_do_nothing(),
+    "postgresql": postgresql.insert(client_token).on_conflict_do_nothing(),
+}
+"""By dialect. A second claim waits until the first is committed or undone."""
+
+_THIS_TOKEN = (
+    client_token.c.owner_uin == bindparam("of_owner"),
+    client_token.c.uin == bindparam("of_uin"),
+    client_token.c.region == bindparam("in_region"),
+    client_token.c.action == bindparam("for_action"),
+    client_token.c.token == bindparam("this_token"),
 )
-DROP_TOKEN = delete(client_token).where(
-    client_token.c.owner_uin == bindparam("owner_uin"),
-    client_token.c.uin == bindparam("uin"),
-    client_token.c.region == bindparam("region"),
-    client_token.c.action == bindparam("action"),
-    client_token.c.token == bindparam("token"),
+LOCK_TOKEN = select(client_token).where(*_THIS_TOKEN).with_for_update()
+SETTLE_TOKEN = (
+    update(client_token)
+    .where(*_THIS_TOKEN)
+    .values(
+        request_sha256=bindparam("digest"), made_id=bindparam("made"), created_at=bindparam("now")
+    )
 )
 
 FIND_JOB = select(job).where(

@@ -17,6 +17,8 @@ from gateway.policy.strict_toml import PolicySetRefused
 from gateway.telemetry import POLICY_BROKEN, POLICY_GENERATION, log
 
 WATCH_S = 0.3
+SUPPLIED_KEYS = frozenset({"qcs:ip", "qcs:current_time", "qcs:uin", "qcs:owner_uin"})
+"""The condition keys that every call carries. A document that uses another is refused whole."""
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 
@@ -59,9 +61,17 @@ class PolicyFolder:
 
     def _read_document(self, file: str, *, name: str) -> Document:
         try:
-            return parse(self._read(file), name=name)
+            document = parse(self._read(file), name=name)
         except ApiError as error:
             raise PolicySetRefused(f"{file}: {error.message} ({error.code})") from error
+        for statement in document.statements:
+            for condition in statement.conditions:
+                if condition.key not in SUPPLIED_KEYS:
+                    raise PolicySetRefused(
+                        f"{file}: no call here carries the condition key `{condition.key}`, so a"
+                        " deny that depends on it would never apply"
+                    )
+        return document
 
     def _read(self, file: str) -> str:
         path = (self.path / file).resolve()

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ CACHED_FOR = timedelta(seconds=1)
 
 
 class KeyFileError(Exception):
-    """The file that seals the secret keys cannot be used."""
+    """A file that holds secrets cannot be used."""
 
 
 def open_sealer(path: Path) -> MultiFernet:
@@ -31,21 +32,47 @@ def open_sealer(path: Path) -> MultiFernet:
 
     It holds one sealing key a line. The first seals, all open: to rotate, put a new line on top.
     """
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        pass
-    else:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(Fernet.generate_key() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-    if path.stat().st_mode & 0o077:
-        raise KeyFileError(f"{path} can be read by others: make its mode 600")
+    _write_once(path, Fernet.generate_key().decode() + "\n")
+    _check_private(path)
     try:
         return MultiFernet([Fernet(line) for line in path.read_bytes().split()])
     except ValueError as error:
         raise KeyFileError(f"{path} holds no usable key: {error}") from error
+
+
+def _write_once(path: Path, text: str) -> None:
+    """Write a file with mode 600, whole and on disk, unless it is there already.
+
+    Why not straight into its place: two programs may start at once, or one be killed here, and
+    half a key must not be taken for one.
+    """
+    if path.exists():
+        return
+    draft = path.with_name(f"{path.name}.{ids.new_secret(8)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            path.hardlink_to(draft)
+        _sync_folder(path.parent)
+    finally:
+        draft.unlink()
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _check_private(path: Path) -> None:
+    if path.stat().st_mode & 0o077:
+        raise KeyFileError(f"{path} can be read by others: make its mode 600")
 
 
 def new_key(principal: Principal) -> Key:
@@ -129,25 +156,23 @@ def open_root_key(path: Path, *, uin: str, region: str) -> Key:
     """The root account's key from `root.env`, made with mode 600 at the first start."""
     principal = Principal(owner_uin=uin, uin=uin, name="root")
     made = new_key(principal)
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return _read_root_key(path, principal)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(f"TENCENTCLOUD_SECRET_ID={made.secret_id}\n")
-        file.write(f"TENCENTCLOUD_SECRET_KEY={made.secret_key}\n")
-        file.write(f"TENCENTCLOUD_REGION={region}\n")
-        file.flush()
-        os.fsync(file.fileno())
-    return made
+    _write_once(
+        path,
+        f"TENCENTCLOUD_SECRET_ID={made.secret_id}\n"
+        f"TENCENTCLOUD_SECRET_KEY={made.secret_key}\n"
+        f"TENCENTCLOUD_REGION={region}\n",
+    )
+    _check_private(path)
+    return _read_root_key(path, principal)
 
 
 def _read_root_key(path: Path, principal: Principal) -> Key:
-    lines = path.read_text(encoding="ascii").splitlines()
-    values = dict(line.split("=", 1) for line in lines if "=" in line)
     try:
-        return Key(values["TENCENTCLOUD_SECRET_ID"], values["TENCENTCLOUD_SECRET_KEY"], principal)
-    except KeyError as error:
-        raise KeyFileError(
-            f"{path} has no line {error.args[0]}=…; remove it to get a new key"
-        ) from None
+        lines = path.read_text(encoding="ascii").splitlines()
+    except UnicodeDecodeError as error:
+        raise KeyFileError(f"{path} is not ASCII; remove it to get a new key") from error
+    values = dict(line.split("=", 1) for line in lines if "=" in line)
+    for name in ("TENCENTCLOUD_SECRET_ID", "TENCENTCLOUD_SECRET_KEY"):
+        if not values.get(name):
+            raise KeyFileError(f"{path} has no line {name}=…; remove it to get a new key")
+    return Key(values["TENCENTCLOUD_SECRET_ID"], values["TENCENTCLOUD_SECRET_KEY"], principal)

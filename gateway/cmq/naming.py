@@ -1,4 +1,4 @@
-"""Names of topics, queues and subscriptions. Case does not matter in them. Pure."""
+"""Names of topics, queues and subscriptions. No two differ in case alone. Pure."""
 
 import re
 from collections.abc import Sequence
@@ -27,7 +27,12 @@ def check_name(name: str, *, parameter: str) -> str:
 
 
 def key_of(owner_uin: str, *, region: str, name: str) -> str:
-    """One word for a thing of an account in a region, the same for every spelling of its name."""
+    """One word for a thing of an account in a region, the same for every spelling of its name.
+
+    It keeps a name from being given twice. Whoever looks a thing up by it compares the spelling,
+    too: case does not matter in CMQ's names, but it does in a policy's, and a deny on `orders`
+    must not be evaded by asking for `Orders`.
+    """
     return f"{owner_uin}/{region}/{name.lower()}"
 
 
@@ -39,5 +44,5 @@ def filter_by_name(
         pattern = f"%{escape_like(search.lower())}%"
         found = found.where(func.lower(column).like(pattern, escape="\\"))
     if names:
-        found = found.where(func.lower(column).in_([name.lower() for name in names]))
+        found = found.where(column.in_(names))
     return found

@@ -84,8 +84,7 @@ def create(tx: Tx, queue: Queue) -> None:
 
 def find_queue(tx: Tx, owner_uin: str, *, region: str, name: str) -> Queue | None:
     """The queue of this name; None if there is none."""
-    key = key_of(owner_uin, region=region, name=name)
-    return _find(tx, tables.QUEUE_BY_KEY, key)
+    return _find(tx, tables.QUEUE_BY_KEY, owner_uin, region=region, name=name)
 
 
 def get_queue(tx: Tx, owner_uin: str, *, region: str, name: str) -> Queue:
@@ -95,8 +94,7 @@ def get_queue(tx: Tx, owner_uin: str, *, region: str, name: str) -> Queue:
 
 def hold_queue(tx: Tx, owner_uin: str, *, region: str, name: str) -> Queue:
     """The queue of this name, kept from being deleted meanwhile. Raises ResourceNotFound."""
-    key = key_of(owner_uin, region=region, name=name)
-    return _found(_find(tx, tables.HOLD_QUEUE, key), name)
+    return _found(_find(tx, tables.HOLD_QUEUE, owner_uin, region=region, name=name), name)
 
 
 def delete(tx: Tx, owner_uin: str, *, region: str, name: str) -> None:
@@ -104,8 +102,7 @@ def delete(tx: Tx, owner_uin: str, *, region: str, name: str) -> None:
 
     Raises ResourceNotFound; FailedOperation while a subscription feeds it.
     """
-    key = key_of(owner_uin, region=region, name=name)
-    queue = _found(_find(tx, tables.LOCK_QUEUE, key), name)
+    queue = _found(_find(tx, tables.LOCK_QUEUE, owner_uin, region=region, name=name), name)
     feeding = tx.execute(tables.SUBSCRIPTIONS_OF_QUEUE, {"queue_id": queue.id}).first()
     if feeding is not None:
         raise FailedOperation(
@@ -252,9 +249,13 @@ def drop_expired(tx: Tx, *, now: datetime) -> int:
     return tx.execute(tables.DROP_EXPIRED, {"now": now}).rowcount
 
 
-def _find(tx: Tx, statement: Select[Any], key: str) -> Queue | None:
+def _find(
+    tx: Tx, statement: Select[Any], owner_uin: str, *, region: str, name: str
+) -> Queue | None:
+    """The queue that is spelled like this: see `naming.key_of`."""
+    key = key_of(owner_uin, region=region, name=name)
     row = tx.execute(statement, {"key": key}).one_or_none()
-    return None if row is None else _read(row)
+    return _read(row) if row is not None and row.name == name else None
 
 
 def _found(queue: Queue | None, name: str) -> Queue:

@@ -96,7 +96,7 @@ def unsubscribe(tx: Tx, owner_uin: str, *, region: str, topic_name: str, name: s
     topic = lock_topic(tx, owner_uin, region=region, name=topic_name)
     parameters = {"topic_id": topic.id, "name_key": name.lower()}
     row = tx.execute(tables.SUBSCRIPTION_BY_NAME, parameters).one_or_none()
-    if row is None:
+    if row is None or row.name != name:
         raise ResourceNotFound(f"Subscription `{name}` of topic `{topic_name}` does not exist.")
     subscription = _read(row)
     tx.execute(tables.DROP_SUBSCRIPTION, {"id_": subscription.id})

@@ -51,8 +51,7 @@ def create(tx: Tx, topic: Topic) -> None:
 def find_topic(tx: Tx, owner_uin: str, *, region: str, name: str) -> Topic | None:
     """The topic of this name; None if there is none."""
     key = key_of(owner_uin, region=region, name=name)
-    row = tx.execute(tables.TOPIC_BY_KEY, {"key": key}).one_or_none()
-    return None if row is None else _read(row)
+    return _named(name, tx.execute(tables.TOPIC_BY_KEY, {"key": key}).one_or_none())
 
 
 def get_topic(tx: Tx, owner_uin: str, *, region: str, name: str) -> Topic:
@@ -66,10 +65,10 @@ def get_topic(tx: Tx, owner_uin: str, *, region: str, name: str) -> Topic:
 def lock_topic(tx: Tx, owner_uin: str, *, region: str, name: str) -> Topic:
     """The topic of this name, kept from changing meanwhile. Raises ResourceNotFound.Topic."""
     key = key_of(owner_uin, region=region, name=name)
-    row = tx.execute(tables.LOCK_TOPIC, {"key": key}).one_or_none()
-    if row is None:
+    topic = _named(name, tx.execute(tables.LOCK_TOPIC, {"key": key}).one_or_none())
+    if topic is None:
         raise not_found(name)
-    return _read(row)
+    return topic
 
 
 def not_found(name: str) -> ResourceNotFound:
@@ -114,6 +113,11 @@ def count_subscriptions(tx: Tx, topics: Sequence[Topic]) -> dict[str, int]:
 
 def _columns(topic: Topic) -> dict[str, Any]:
     return {name: getattr(topic, name) for name in Topic.__slots__}
+
+
+def _named(name: str, row: Row[Any] | None) -> Topic | None:
+    """The topic of a row, if it is spelled like this: see `naming.key_of`."""
+    return _read(row) if row is not None and row.name == name else None
 
 
 def _read(row: Row[Any]) -> Topic:

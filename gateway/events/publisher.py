@@ -1,6 +1,6 @@
 """Publishing: one lane per topic with unsent messages, each in order and at its own pace."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -11,6 +11,7 @@ from sqlalchemy.exc import OperationalError
 from gateway.clock import Clock
 from gateway.events import outbox
 from gateway.events.bus import Bus, BusRefused, BusUnavailable, Message, Outcome, Route
+from gateway.events.marker import Marker
 from gateway.events.subscribers import Subscribers
 from gateway.store import Store, StoreUnavailable, Tx
 from gateway.telemetry import MESSAGES_PUBLISHED, log
@@ -26,11 +27,15 @@ REST_S_MAX = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some unsent messages of one topic, and what the broker must have and lose before them."""
+    """Some unsent messages of one topic, and what the broker must have and lose before them.
+
+    more_after: the position after which there may be more; None if this page is the last.
+    """
 
     route: Route | None
     removals: tuple[outbox.Removal, ...]
     messages: tuple[Message, ...]
+    more_after: int | None
 
 
 @dataclass(slots=True)
@@ -49,6 +54,7 @@ class Publisher:
         self._bus = bus
         self._subscribers = subscribers
         self._clock = clock
+        self._marker = Marker(store, clock=clock)
         self._connection = 0
         self._lanes: dict[str, bool] = {}  # topic -> whether to look again before closing
         self._rests: dict[str, Rest] = {}
@@ -58,6 +64,7 @@ class Publisher:
         """Publish for ever; while the broker or the database is away, try again and again."""
         reachable = True
         async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._marker.run)
             while True:
                 seen = self._store.signals.count(outbox.SIGNAL)
                 try:
@@ -126,46 +133,43 @@ class Publisher:
         self._rests[topic] = Rest(failures, self._clock() + timedelta(seconds=rest_s))
 
     async def _pass(self, topic: str) -> bool:
-        """Publish what is unsent, from the oldest on; False if something is still unsent.
+        """Publish what is unsent, from the oldest on; False if something could not be sent.
 
-        While one page is on its way, the next is read and the last one's confirms are stored.
+        While one page is on its way, the next is read.
         """
-        page = await self._store.read_point(self._reader(topic, after=0, limit=FIRST_PAGE))
-        await self._align(topic, page)
-        limit = FIRST_PAGE
-        sent: Sequence[Message] = ()
-        complete = True
-        while page.messages and complete:
-            pages = [page]
+        page: Page | None = await self._read(topic, after=0, limit=FIRST_PAGE)
+        while page is not None:
+            await self._align(topic, page)
+            following: list[Page] = []
             async with anyio.create_task_group() as beside:
-                beside.start_soon(self._mark, sent)
-                if len(page.messages) == limit:
-                    beside.start_soon(self._read_next, topic, pages)
-                sent = await self._publish(page)
-            complete = len(sent) == len(page.messages)
-            if len(pages) == 1:
-                break
-            page, limit = pages[1], PAGE
-            if page.route != pages[0].route or page.removals:
-                await self._align(topic, page)
-        await self._mark(sent)
-        return complete
+                if page.more_after is not None:
+                    beside.start_soon(self._read_next, topic, page.more_after, following)
+                went_well = await self._publish(topic, page)
+            if not went_well:
+                return False
+            page = following[0] if following else None
+        return True
 
-    def _reader(self, topic: str, *, after: int, limit: int) -> Callable[[Tx], Page]:
+    async def _read(self, topic: str, *, after: int, limit: int) -> Page:
+        """Read a page; what is on its way to being marked as sent is not in it any more."""
+        unmarked = self._marker.unmarked(topic)
+
         def read(tx: Tx) -> Page:
+            messages = outbox.list_unsent(tx, topic, after=after, limit=limit)
             return Page(
                 route=self._subscribers.find_route(tx, topic),
                 removals=tuple(outbox.list_removals(tx, topic)),
-                messages=tuple(outbox.list_unsent(tx, topic, after=after, limit=limit)),
+                messages=tuple(each for each in messages if each.position not in unmarked),
+                more_after=messages[-1].position if len(messages) == limit else None,
             )
 
-        return read
+        at_once = limit <= FIRST_PAGE
+        return await (self._store.read_point(read) if at_once else self._store.read_list(read))
 
-    async def _read_next(self, topic: str, pages: list[Page]) -> None:
-        """Add the next page to `pages`; if it cannot be read, the next pass finds its messages."""
-        after = pages[0].messages[-1].position
+    async def _read_next(self, topic: str, after: int, following: list[Page]) -> None:
+        """Add the next page; if it cannot be read, the next pass finds its messages."""
         try:
-            pages.append(await self._store.read_list(self._reader(topic, after=after, limit=PAGE)))
+            following.append(await self._read(topic, after=after, limit=PAGE))
         except (StoreUnavailable, OperationalError) as error:
             log.warning("messages_not_read", topic=topic, why=str(error))
 
@@ -183,32 +187,25 @@ class Publisher:
         if page.removals:
             await self._store.write(lambda tx: outbox.drop_removals(tx, page.removals))
 
-    async def _publish(self, page: Page) -> Sequence[Message]:
-        """Publish a page; returns the messages that need not be published again."""
+    async def _publish(self, topic: str, page: Page) -> bool:
+        """Publish a page; False if some of it must be published again."""
         if page.route is None:
-            log.info("topic_gone", topic=page.messages[0].topic_key, messages=len(page.messages))
-            return page.messages
+            log.info("topic_gone", topic=topic, messages=len(page.messages))
+            await self._marker.add(topic, page.messages)
+            return True
         outcomes = await self._bus.publish(page.route, page.messages)
         sent = settled(page.messages, outcomes)
         MESSAGES_PUBLISHED.inc(len(sent))
+        await self._marker.add(topic, sent)
         if len(sent) < len(page.messages):
             failures = sorted({each.value for each in outcomes} - {Outcome.CONFIRMED.value})
             log.warning(
                 "messages_not_confirmed",
-                topic=page.messages[0].topic_key,
+                topic=topic,
                 messages=len(page.messages) - len(sent),
                 outcomes=failures,
             )
-        return sent
-
-    async def _mark(self, sent: Sequence[Message]) -> None:
-        """Store that messages are sent; if that fails they are sent again, with the same bytes."""
-        if not sent:
-            return
-        try:
-            await self._store.write(lambda tx: outbox.mark_sent(tx, sent, now=self._clock()))
-        except (StoreUnavailable, OperationalError) as error:
-            log.warning("messages_not_marked", messages=len(sent), why=str(error))
+        return len(sent) == len(page.messages)
 
 
 def settled(messages: Sequence[Message], outcomes: Sequence[Outcome]) -> list[Message]:

@@ -1,7 +1,6 @@
-"""The bus on RabbitMQ. Messages are published with confirms, up to a hundred outstanding.
+"""The bus on RabbitMQ: the connection and its loss, exchanges and queues, the publishing channel.
 
-Why aiormq below aio-pika: the channel that aio-pika wraps publishes a third faster and says by
-itself whether a message was confirmed, returned or refused.
+aio-pika connects and declares; `confirms.py` publishes on the channel below it.
 """
 
 import asyncio
@@ -16,10 +15,9 @@ import anyio
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.connection import make_url
 from aiormq import Channel as RawChannel
-from aiormq.exceptions import AMQPChannelError, AMQPError, DeliveryError, PublishError
-from pamqp.commands import Basic
-from pamqp.common import FieldValue
+from aiormq.exceptions import AMQPChannelError, AMQPError
 
+from gateway.events import confirms
 from gateway.events.bus import (
     Binding,
     BusRefused,
@@ -30,8 +28,6 @@ from gateway.events.bus import (
 )
 from gateway.telemetry import log
 
-WINDOW = 100  # outstanding confirms; more gains nothing
-PERSISTENT = 2
 QUORUM = {"x-queue-type": "quorum"}
 CLOSE_S = 1.0
 TRIAL_S = 1.0
@@ -102,27 +98,37 @@ class RabbitMQ:
             await channel.exchange_delete(exchange)
 
     async def publish(self, route: Route, messages: Sequence[Message]) -> list[Outcome]:
-        """See `Bus.publish`. A window of workers shares one line of messages, taken in order."""
-        outcomes = [Outcome.LOST] * len(messages)
+        """See `Bus.publish`. A channel that was late once may never confirm again: it is closed."""
+        lost = [Outcome.LOST] * len(messages)
         try:
             channel = await self._open_channel()
-        except BusUnavailable:
-            return outcomes
-        waiting = iter(enumerate(messages))
-
-        async def work() -> None:
-            for index, message in waiting:
-                outcomes[index] = await self._publish_one(channel, route, message)
-                if outcomes[index] is Outcome.LOST:
-                    return
-
-        async with anyio.create_task_group() as workers:
-            for _ in range(min(WINDOW, len(messages))):
-                workers.start_soon(work)
-        if Outcome.LOST in outcomes and self._channel is not channel:
-            with anyio.move_on_after(CLOSE_S):
-                await channel.close()
+            with _line():
+                outcomes = await confirms.publish(
+                    channel,
+                    route,
+                    messages,
+                    first_s=self._patience_of(route.exchange),
+                    then_s=self._confirm_s,
+                )
+        except (BusUnavailable, BusRefused):
+            return lost
+        if Outcome.LOST in outcomes:
+            await self._abandon(channel, exchange=route.exchange)
+        else:
+            self._patience_s[route.exchange] = self._confirm_s
         return outcomes
+
+    def _patience_of(self, exchange: str) -> float:
+        return self._patience_s.get(exchange, min(TRIAL_S, self._confirm_s))
+
+    async def _abandon(self, channel: RawChannel, *, exchange: str) -> None:
+        """Publish on a new channel from now on, and wait longer for it."""
+        self._patience_s[exchange] = min(2 * self._patience_of(exchange), self._confirm_s)
+        if self._channel is channel:
+            log.warning("channel_abandoned", exchange=exchange)
+            self._channel = None
+        with anyio.move_on_after(CLOSE_S):
+            await channel.close()
 
     async def aclose(self) -> None:
         """Close the connection; what is not confirmed by now is published again next time."""
@@ -133,36 +139,6 @@ class RabbitMQ:
             with contextlib.suppress(*LINE_ERRORS), anyio.move_on_after(CLOSE_S):
                 await self._connection.close()
 
-    async def _publish_one(self, channel: RawChannel, route: Route, message: Message) -> Outcome:
-        patience_s = self._patience_s.setdefault(route.exchange, min(TRIAL_S, self._confirm_s))
-        try:
-            with _line():
-                await channel.basic_publish(
-                    message.body,
-                    exchange=route.exchange,
-                    routing_key=message.routing_key,
-                    properties=properties_of(message),
-                    mandatory=route.reaches_anyone(message.routing_key),
-                    timeout=patience_s,
-                    wait=False,
-                )
-        except PublishError:
-            return Outcome.RETURNED
-        except DeliveryError:
-            return Outcome.REFUSED
-        except (BusUnavailable, BusRefused) as error:
-            self._patience_s[route.exchange] = min(patience_s * 2, self._confirm_s)
-            self._abandon(channel, why=error)
-            return Outcome.LOST
-        self._patience_s[route.exchange] = self._confirm_s
-        return Outcome.CONFIRMED
-
-    def _abandon(self, channel: RawChannel, *, why: Exception) -> None:
-        """Publish on a new channel from now on: one that was late once may never confirm again."""
-        if self._channel is channel:
-            log.warning("channel_abandoned", why=repr(why))
-            self._channel = None
-
     async def _open_channel(self) -> RawChannel:
         async with self._lock:
             connection = await self._connected()
@@ -170,7 +146,7 @@ class RabbitMQ:
                 with _line(), anyio.fail_after(self._confirm_s):
                     channel = connection.channel(on_return_raises=True)
                     await channel.initialize()
-                    # the abstract type does not know basic_publish's `wait`
+                    # the abstract type does not know of confirms
                     self._channel = cast(RawChannel, await channel.get_underlay_channel())
             return self._channel
 
@@ -200,15 +176,13 @@ class RabbitMQ:
 
 @contextmanager
 def _line() -> Iterator[None]:
-    """Turn the libraries' errors into ours; what became of one message passes unchanged.
+    """Turn the libraries' errors into ours.
 
     Why CancelledError: a connection that closes cancels whoever waits for an answer on it, which
     is not a wish of ours to stop. A task that is really cancelled says so by `cancelling`.
     """
     try:
         yield
-    except (PublishError, DeliveryError):
-        raise
     except AMQPChannelError as error:
         raise BusRefused(str(error)) from error
     except LINE_ERRORS as error:
@@ -218,22 +192,3 @@ def _line() -> Iterator[None]:
         if task is None or task.cancelling():
             raise
         raise BusUnavailable("the connection was closed") from error
-
-
-def properties_of(message: Message) -> Basic.Properties:
-    """The AMQP properties of a message: enough to filter, to order and to see a duplicate."""
-    headers: dict[str, FieldValue] = {"uin": message.owner_uin, "region": message.region}
-    if message.seq is not None:
-        headers["seq"] = message.seq
-    if message.traceparent is not None:
-        headers["traceparent"] = message.traceparent
-    from_batch = message.event_name is not None
-    return Basic.Properties(
-        content_type="application/json" if from_batch else "text/plain",
-        content_encoding="base64" if from_batch else "utf-8",
-        delivery_mode=PERSISTENT,
-        message_id=message.id,
-        message_type=message.event_name,
-        timestamp=message.created_at,
-        headers=headers,
-    )

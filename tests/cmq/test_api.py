@@ -73,7 +73,7 @@ class TestTopics:
         made = await cmq.call(
             "CreateCmqTopic", TopicName="Job-Message", MaxMsgSize="2048", Trace=True
         )
-        shown = (await cmq.call("DescribeCmqTopicDetail", TopicName="job-message"))["TopicDescribe"]
+        shown = (await cmq.call("DescribeCmqTopicDetail", TopicName="Job-Message"))["TopicDescribe"]
         assert shown["TopicId"] == made["TopicId"]
         assert shown["TopicName"] == "Job-Message"
         assert shown["MaxMsgSize"] == 2_048
@@ -81,11 +81,24 @@ class TestTopics:
         assert shown["CreateTime"] == 1_529_073_797_000
         assert shown["CreateUin"] == int(OWNER)
 
-    async def test_names_that_differ_in_case_are_the_same_topic(self, cmq: Cmq) -> None:
+    async def test_a_name_is_taken_in_any_case_of_letters(self, cmq: Cmq) -> None:
         await cmq.call("CreateCmqTopic", TopicName="job-message")
         with pytest.raises(ResourceInUse) as caught:
             await cmq.call("CreateCmqTopic", TopicName="JOB-MESSAGE")
         assert caught.value.code == "ResourceInUse.Topic"
+
+    async def test_another_spelling_finds_nothing_for_a_policy_would_not_know_it(
+        self, cmq: Cmq
+    ) -> None:
+        await cmq.subscribe_queue()
+        for action, params in {
+            "DescribeCmqTopicDetail": {"TopicName": "JOB-message"},
+            "DescribeCmqQueueDetail": {"QueueName": "Events"},
+            "SendCmqMsg": {"QueueName": "Events", "MsgContent": "m"},
+            "DeleteCmqSubscribe": {"TopicName": "job-message", "SubscriptionName": "S1"},
+        }.items():
+            with pytest.raises(ResourceNotFound):
+                await cmq.call(action, **params)
 
     async def test_accounts_and_regions_have_topics_of_their_own(self, cmq: Cmq) -> None:
         await cmq.call("CreateCmqTopic", TopicName="t")
@@ -126,7 +139,7 @@ class TestTopics:
         assert page["TotalCount"] == 5
         found = await cmq.call("DescribeCmqTopics", TopicName="TA_1")
         assert [each["TopicName"] for each in found["TopicList"]] == ["beta_1"]
-        named = await cmq.call("DescribeCmqTopics", TopicNameList=["ALPHA", "nothing"])
+        named = await cmq.call("DescribeCmqTopics", TopicNameList=["alpha", "Beta_1"])
         assert [each["TopicName"] for each in named["TopicList"]] == ["alpha"]
 
     async def test_a_filter_by_tag_finds_nothing_and_any_other_is_refused(self, cmq: Cmq) -> None:
@@ -142,7 +155,7 @@ class TestTopics:
         await cmq.subscribe_queue()
         with pytest.raises(FailedOperation):
             await cmq.call("DeleteCmqTopic", TopicName="job-message")
-        await cmq.call("DeleteCmqSubscribe", TopicName="job-message", SubscriptionName="S1")
+        await cmq.call("DeleteCmqSubscribe", TopicName="job-message", SubscriptionName="s1")
         await cmq.call("DeleteCmqTopic", TopicName="job-message")
         with pytest.raises(ResourceNotFound):
             await cmq.call("DeleteCmqTopic", TopicName="job-message")
@@ -159,7 +172,7 @@ class TestQueues:
         await cmq.receive()
         (shown,) = (await cmq.call("DescribeCmqQueues"))["QueueList"]
         assert (shown["ActiveMsgNum"], shown["InactiveMsgNum"], shown["DelayMsgNum"]) == (2, 1, 1)
-        detail = await cmq.call("DescribeCmqQueueDetail", QueueName="EVENTS")
+        detail = await cmq.call("DescribeCmqQueueDetail", QueueName="events")
         assert detail["QueueDescribe"] == shown
         assert shown["VisibilityTimeout"] == 60
 

@@ -1,14 +1,17 @@
 """The classic data API: receiving, hiding, deleting, and its numbered errors."""
 
 import contextlib
+from functools import partial
 
 import anyio
 import pytest
+from sqlalchemy import Select, func, select
 
 from gateway import clock
-from gateway.cmq import queues
+from gateway.cmq import retention, tables
 from gateway.errors import ClassicError
 from tests.support.cmq import Cmq
+from tests.support.events import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -25,6 +28,10 @@ async def queue(cmq: Cmq) -> None:
 async def send(cmq: Cmq, *bodies: str, **params: str) -> None:
     for body in bodies:
         await cmq.classic("SendMessage", {**QUEUE, "msgBody": body, **params})
+
+
+async def holds_none(cmq: Cmq, count: Select[int]) -> bool:
+    return await cmq.store.read_list(lambda tx: tx.execute(count).scalar_one()) == 0
 
 
 async def refuses(cmq: Cmq, action: str, /, **params: str) -> tuple[int, int]:
@@ -105,7 +112,16 @@ async def test_an_expired_message_is_never_delivered(cmq: Cmq) -> None:
     await send(cmq, "1")
     cmq.pass_time(seconds=60)
     assert await refuses(cmq, "ReceiveMessage") == (7000, 10200)
-    assert await cmq.store.write(lambda tx: queues.drop_expired(tx, now=cmq.now)) == 1
+
+
+async def test_an_expired_message_is_deleted_though_nobody_asks_for_it(cmq: Cmq) -> None:
+    await send(cmq, "1")
+    cmq.pass_time(seconds=60)
+    count = select(func.count()).select_from(tables.queue_message)
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(partial(retention.run, cmq.store, clock=lambda: cmq.now))
+        await eventually(partial(holds_none, cmq, count))
+        tasks.cancel_scope.cancel()
 
 
 async def test_a_delayed_message_comes_later(cmq: Cmq) -> None:

@@ -4,6 +4,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -14,6 +15,7 @@ from sqlalchemy import func, select
 from gateway import clock
 from gateway.events import outbox, relay, tables
 from gateway.events.bus import Binding, Route, TopicAddress
+from gateway.events.messages import Event
 from gateway.events.rabbitmq import open_rabbitmq
 from gateway.store import Store, open_store
 from gateway.store.migrations import migrate
@@ -63,25 +65,21 @@ async def relaying(store: Store, url: str, topic: TopicAddress) -> AsyncIterator
         anyio.create_task_group() as tasks,
     ):
         subscribers = Routed((topic, route_of(topic)))
-        await tasks.start(
-            lambda task_status: relay.run(
-                store, bus, subscribers=subscribers, clock=clock.now, task_status=task_status
-            )
-        )
+        await tasks.start(partial(relay.run, store, bus, subscribers=subscribers, clock=clock.now))
         yield
         tasks.cancel_scope.cancel()
 
 
 async def append(store: Store, topic: TopicAddress, *, jobs: Sequence[str], count: int) -> None:
-    """Let every job have `count` events, a few in each transaction."""
+    """Let every job have `count` events, each in a transaction of its own."""
     for number in range(count):
         for job in jobs:
-            event = job_event(number, job_id=job)
-            await store.write(
-                lambda tx, job=job, event=event: outbox.append(
-                    tx, stream(job), [event], [asks(topic.name)], now=NOW
-                )
-            )
+            await tell(store, topic, job_event(number, job_id=job))
+
+
+async def tell(store: Store, topic: TopicAddress, event: Event) -> None:
+    told = stream(event.subject_id)
+    await store.write(lambda tx: outbox.append(tx, told, [event], [asks(topic.name)], now=NOW))
 
 
 async def read(rabbitmq: RabbitMQ, topic: TopicAddress, *, distinct: int) -> list[Delivered]:
@@ -148,7 +146,7 @@ async def test_a_line_dropped_in_mid_stream_loses_nothing(
         async with relaying(store, url, topic), anyio.create_task_group() as tasks:
             tasks.start_soon(lambda: append(store, topic, jobs=jobs, count=COUNT))
             for sent in (0, COUNT // 2, COUNT):
-                await eventually(lambda sent=sent: sent_more(store, than=sent))
+                await eventually(partial(sent_more, store, than=sent))
                 line.drop()
             found = await read(rabbitmq, topic, distinct=2 * COUNT)
             await eventually(lambda: none_waits(store))

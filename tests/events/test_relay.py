@@ -1,7 +1,8 @@
 """The relay over a bus in memory: order, failures, topics that do not hold each other up."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 
 import anyio
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from gateway import clock
 from gateway.events import outbox, relay
 from gateway.events.bus import Binding, Bus, Outcome, Route, TopicAddress
+from gateway.events.messages import Event, Notification
 from gateway.events.publisher import settled
 from gateway.events.subscribers import Subscribers
 from gateway.store import Store, Tx
@@ -41,23 +43,21 @@ def relaying(store: Store) -> Relaying:
     @asynccontextmanager
     async def run(bus: Bus | None, subscribers: Subscribers) -> AsyncIterator[None]:
         async with anyio.create_task_group() as tasks:
-            await tasks.start(
-                lambda task_status: relay.run(
-                    store, bus, subscribers=subscribers, clock=clock.now, task_status=task_status
-                )
-            )
+            start = partial(relay.run, store, bus, subscribers=subscribers, clock=clock.now)
+            await tasks.start(start)
             yield
             tasks.cancel_scope.cancel()
 
     return run
 
 
-async def append(store: Store, count: int, *, topic: str = "job-message") -> None:
+async def tell(store: Store, event: Event, notifications: Sequence[Notification]) -> None:
+    await store.write(lambda tx: outbox.append(tx, stream(), [event], notifications, now=NOW))
+
+
+async def append(store: Store, count: int) -> None:
     for number in range(count):
-        event = job_event(number)
-        await store.write(
-            lambda tx, event=event: outbox.append(tx, stream(), [event], [asks(topic)], now=NOW)
-        )
+        await tell(store, job_event(number), [asks()])
 
 
 async def none_waits(store: Store) -> bool:
@@ -115,10 +115,7 @@ async def test_a_topic_that_is_refused_holds_up_no_other(store: Store, relaying:
     both = [asks("bad"), asks()]
     async with relaying(bus, Routed((JOB_TOPIC, ROUTE), (BAD_TOPIC, BAD_ROUTE))):
         for number in range(30):
-            event = job_event(number)
-            await store.write(
-                lambda tx, event=event: outbox.append(tx, stream(), [event], both, now=NOW)
-            )
+            await tell(store, job_event(number), both)
         await eventually(lambda: len(bus.held[READER]) == 30)
         assert bus.held[bad_reader] == []
         bus.refusing.clear()

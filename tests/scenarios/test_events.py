@@ -98,6 +98,13 @@ def test_a_subscriber_gets_what_its_binding_keys_match(sdk: Sdk, classic: Classi
     assert classic.is_empty("bound")
 
 
+def test_a_short_region_is_the_same_region(gateway: Gateway, classic: ClassicClient) -> None:
+    Sdk(gateway, gateway.root, region="gz")("CreateCmqQueue", QueueName="short")
+    classic("SendMessage", queueName="short", msgBody="hello", Region="ap-guangzhou")
+    message = classic("ReceiveMessage", queueName="short", Region="gz")
+    assert message["msgBody"] == "hello"
+
+
 def test_a_notice_to_a_topic_that_does_not_exist_is_refused_with_the_job(sdk: Sdk) -> None:
     jobs = sdk("DescribeJobs")["TotalCount"]
     with pytest.raises(Refused) as caught:

@@ -173,12 +173,12 @@ class Turns:
     def started(self, attempt_id: str) -> Started:
         return Started(attempt_id, self.now)
 
-    def ended(
-        self, attempt_id: str, code: int | None = 0, *, cause: Cause | None = None
-    ) -> Ended:
+    def ended(self, attempt_id: str, code: int | None = 0, *, cause: Cause | None = None) -> Ended:
         """An end; a code other than 0 is the command's own failure."""
         cause = cause or (Cause.USER_EXIT if code else None)
-        return Ended(attempt_id, self.now, code if cause in {None, Cause.USER_EXIT} else None, cause)
+        return Ended(
+            attempt_id, self.now, code if cause in {None, Cause.USER_EXIT} else None, cause
+        )
 
     async def run(self, code: int = 0, *, slots: int = 10_000) -> None:
         """Let the job run until nothing more can be placed, every command ending so."""
@@ -190,7 +190,7 @@ class Turns:
 async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
     """Wait until a condition holds."""
     with anyio.fail_after(WAIT_S):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110  # the condition is in a database
             await anyio.sleep(0.005)
 
 
@@ -220,13 +220,13 @@ async def check_rows(store: Store, job_id: str) -> None:
     def check(tx: Tx) -> None:
         rows = tx.execute(select(task).where(task.c.job_id == job_id)).all()
         found = tx.execute(
-            select(task_instance.c.position, task_instance.c.state, func.count())
+            select(task_instance.c.position, task_instance.c.state, func.count().label("n"))
             .where(task_instance.c.job_id == job_id)
             .group_by(task_instance.c.position, task_instance.c.state)
         ).all()
         real: dict[int, dict[str, int]] = {row.position: {} for row in rows}
-        for position, state, count in found:
-            real[position][state.lower()] = count
+        for each in found:
+            real[each.position][each.state.lower()] = each.n
         assert {row.position: read_counts(row) for row in rows} == {
             position: Counts(**counts) for position, counts in real.items()
         }

@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,8 +87,9 @@ class Gateway:
         """Everything the gateway has logged so far."""
         return (self.folder / "log").read_text(encoding="utf-8")
 
-    def start(self, *, wait: bool = True) -> None:
-        command = [sys.executable, "-m", "gateway", "serve"]
+    def start(self, *, wait: bool = True, command: Sequence[str] | None = None) -> None:
+        """Start it, by another command than the plain one if need be."""
+        command = command or [sys.executable, "-m", "gateway", "serve"]
         self._program = Program(command, log=self.folder / "log", env=self.environment)
         if wait:
             self.wait_ready()
@@ -101,11 +102,15 @@ class Gateway:
         assert self._program.running, f"it ended instead of serving:\n{self.log[-4000:]}"
         return self.management("/readyz")[0] == 200
 
-    def stop(self) -> None:
-        """Ask it to end, and wait until it has."""
-        if self._program is not None:
-            self._program.end(signal.SIGTERM)
-            self._program = None
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended, by itself or because it was told to."""
+        return self._program is None or not self._program.running
+
+    def stop(self) -> int | None:
+        """Ask it to end, wait until it has, and return its exit code; None if it did not run."""
+        program, self._program = self._program, None
+        return None if program is None else program.end(signal.SIGTERM)
 
     def kill(self) -> None:
         """End it at once, as a crash does. Its executor goes on."""
@@ -147,9 +152,9 @@ class Gateway:
         values = dict(line.split("=", 1) for line in text.splitlines())
         return Credentials(values["TENCENTCLOUD_SECRET_ID"], values["TENCENTCLOUD_SECRET_KEY"])
 
-    def create_key(self, user: str) -> Credentials:
-        """A new key for a declared user."""
-        made = json.loads(self.command("keys", "create", "--user", user, "--json").stdout)
+    def create_key(self, user: str, *options: str) -> Credentials:
+        """A new key for a declared user. options: more of the verb's, such as `--uin`."""
+        made = json.loads(self.command("keys", "create", "--user", user, "--json", *options).stdout)
         return Credentials(made["SecretId"], made["SecretKey"])
 
     def tccli(

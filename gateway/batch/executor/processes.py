@@ -105,14 +105,16 @@ def works_in(pid: int, folder: str) -> bool:
     of them shows nothing.
     """
     inside = os.fsencode(folder) + b"/"
-    if home_of(pid).startswith(inside):
-        return True
+    return any(place.startswith(inside) for place in places_of(pid))
+
+
+def places_of(pid: int) -> Iterator[bytes]:
+    """The paths a process shows: its first home, its working folder, its standard streams."""
+    yield home_of(pid)
     links = [f"/proc/{pid}/cwd", *(f"/proc/{pid}/fd/{number}" for number in _STANDARD_STREAMS)]
     for link in links:
         with suppress(OSError):
-            if os.readlink(os.fsencode(link)).startswith(inside):
-                return True
-    return False
+            yield os.readlink(os.fsencode(link))
 
 
 def boot_id() -> str:

@@ -66,11 +66,13 @@ def kill_leftovers(leftovers: Iterable[Leftover]) -> bool:
     """Kill what lives of these attempts; True if there was anything.
 
     A process is killed on proof only: it is the main one by pid and start time, shares that one's
-    living session, has the attempt's working folder as its home, or descends from such a process.
+    living session, has its home, working folder or a standard stream in the attempt's folder, or
+    descends from such a process. Why the streams: bubblewrap shows nothing else, and before it
+    has asked to die with its parent, the parent's death passes it by.
     """
     leftovers = list(leftovers)
     by_pid = {process.pid: process for process in processes.all_processes()}
-    homes = {os.fsencode(each.work) for each in leftovers}
+    folders = tuple(os.fsencode(each.work.parent) + b"/" for each in leftovers)
     leaders = {
         each.pid
         for each in leftovers
@@ -79,7 +81,8 @@ def kill_leftovers(leftovers: Iterable[Leftover]) -> bool:
     victims = {
         process.pid
         for process in by_pid.values()
-        if process.session in leaders or processes.home_of(process.pid) in homes
+        if process.session in leaders
+        or any(place.startswith(folders) for place in processes.places_of(process.pid))
     }
     found = -1
     while found != len(victims):

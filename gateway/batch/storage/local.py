@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from gateway.batch.storage import RemotePath
+from gateway.batch.storage import RemotePath, is_file_name
 
 
 class LocalStorage:
@@ -34,6 +34,6 @@ class LocalStorage:
         """The file's place. The forms were checked before; this is the second lock."""
         root = self._root.resolve()
         target = (root / folder.bucket / folder.key).resolve() / name
-        if not target.is_relative_to(root / folder.bucket) or "/" in name:
+        if not target.is_relative_to(root / folder.bucket) or not is_file_name(name):
             raise PermissionError(f"{folder.key}{name} leads out of its bucket")
         return target

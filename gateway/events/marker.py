@@ -1,0 +1,72 @@
+"""Storing which messages are sent: beside the publishing, and many topics in one transaction."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import anyio
+from sqlalchemy.exc import OperationalError
+
+from gateway.clock import Clock
+from gateway.events import outbox
+from gateway.events.bus import Message
+from gateway.store import Store, StoreUnavailable
+from gateway.telemetry import log
+
+STOP_S = 5.0
+BATCHES_MAX = 16  # more than these wait for the database, and with them the publishing
+
+
+class Marker:
+    """Knows which messages are sent and not yet marked, so that no lane sends them again.
+
+    Why beside: a lane that waited for its marks to be durable would keep what came meanwhile.
+    """
+
+    def __init__(self, store: Store, *, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._unmarked: dict[str, set[int]] = defaultdict(set)
+        self._into, self._out_of = anyio.create_memory_object_stream[Sequence[Message]](BATCHES_MAX)
+
+    def unmarked(self, topic: str) -> frozenset[int]:
+        """The positions of a topic's messages that are sent, and may not look so in the database.
+
+        Ask before reading: marks that are stored during the read leave this set.
+        """
+        return frozenset(self._unmarked.get(topic, ()))
+
+    async def add(self, topic: str, sent: Sequence[Message]) -> None:
+        """Have messages of a topic marked, soon."""
+        if sent:
+            self._unmarked[topic].update(message.position for message in sent)
+            await self._into.send(sent)
+
+    async def run(self) -> None:
+        """Mark for ever. What cannot be marked is sent again, with the same bytes."""
+        with self._into, self._out_of:
+            try:
+                async for batch in self._out_of:
+                    await self._mark([*batch, *self._buffered()])
+            finally:  # told to end: what is sent is still marked, or it would be sent again
+                with anyio.move_on_after(STOP_S, shield=True):
+                    await self._mark(self._buffered())
+
+    def _buffered(self) -> list[Message]:
+        sent: list[Message] = []
+        while self._out_of.statistics().current_buffer_used:
+            sent += self._out_of.receive_nowait()
+        return sent
+
+    async def _mark(self, sent: Sequence[Message]) -> None:
+        if not sent:
+            return
+        now = self._clock()
+        try:
+            await self._store.write(lambda tx: outbox.mark_sent(tx, sent, now=now))
+        except (StoreUnavailable, OperationalError) as error:
+            log.warning("messages_not_marked", messages=len(sent), why=str(error))
+        for message in sent:
+            positions = self._unmarked[message.topic_key]
+            positions.discard(message.position)
+            if not positions:
+                del self._unmarked[message.topic_key]

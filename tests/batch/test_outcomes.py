@@ -1,0 +1,104 @@
+"""What an attempt's end means."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.batch.attempts import Attempt, parse_attempt
+from gateway.batch.engines import Cause, Ended
+from gateway.batch.outcomes import LOSSES_MAX, Policy, Verdict, judge, reason_of
+from gateway.batch.states import Trigger
+from tests.support.batch import START
+
+policies = st.builds(Policy, retries_max=st.integers(0, 5), keeps_node=st.booleans())
+tries = st.integers(0, 10)
+
+
+def ended(cause: Cause | None, exit_code: int | None = None) -> Ended:
+    return Ended("job-00000001.0.0.1", START, exit_code, cause)
+
+
+@given(policy=policies, failures=tries, losses=tries, terminating=st.booleans())
+def test_a_command_that_succeeded_is_believed_whatever_came_before(
+    policy: Policy, failures: int, losses: int, terminating: bool
+) -> None:
+    verdict = judge(
+        ended(None, 0), failures=failures, losses=losses, policy=policy, terminating=terminating
+    )
+    assert verdict == Verdict(Trigger.SUCCEEDED, failures, losses)
+
+
+@given(cause=st.sampled_from(Cause), policy=policies, failures=tries, losses=tries)
+def test_an_end_is_counted_once_and_either_as_a_failure_or_as_a_loss(
+    cause: Cause, policy: Policy, failures: int, losses: int
+) -> None:
+    verdict = judge(
+        ended(cause), failures=failures, losses=losses, policy=policy, terminating=False
+    )
+    lost = cause is Cause.INFRA_LOST
+    assert (verdict.failures, verdict.losses) == (failures + (not lost), losses + lost)
+
+
+@given(cause=st.sampled_from(Cause), policy=policies)
+def test_nothing_is_tried_again_or_kept_while_its_job_is_terminating(
+    cause: Cause, policy: Policy
+) -> None:
+    verdict = judge(ended(cause), failures=0, losses=0, policy=policy, terminating=True)
+    assert verdict.trigger is Trigger.FAILED
+
+
+@given(policy=policies)
+def test_a_command_is_run_once_more_than_it_may_be_retried(policy: Policy) -> None:
+    failures, runs, trigger = 0, 0, Trigger.RETRIED
+    while trigger is Trigger.RETRIED:
+        verdict = judge(
+            ended(Cause.USER_EXIT, 1),
+            failures=failures,
+            losses=LOSSES_MAX + 1,
+            policy=policy,
+            terminating=False,
+        )
+        failures, trigger, runs = verdict.failures, verdict.trigger, runs + 1
+    assert runs == policy.retries_max + 1
+    assert trigger is (Trigger.KEPT if policy.keeps_node else Trigger.FAILED)
+
+
+@given(policy=policies)
+def test_a_lost_node_cannot_be_kept(policy: Policy) -> None:
+    verdict = judge(
+        ended(Cause.INFRA_LOST), failures=0, losses=LOSSES_MAX, policy=policy, terminating=False
+    )
+    assert verdict.trigger is Trigger.FAILED
+
+
+def test_every_cause_is_put_in_words() -> None:
+    assert all(reason_of(cause, exit_code=3) for cause in Cause)
+    assert reason_of(None, exit_code=0) == ""
+    assert reason_of(Cause.USER_EXIT, exit_code=3) == "The command ended with exit code 3."
+    assert reason_of(Cause.STORAGE, exit_code=0, detail="No space left.").endswith(
+        "stored. No space left."
+    )
+
+
+@given(position=st.integers(0, 10**9 - 1), number=tries, attempt=tries)
+def test_an_attempts_id_says_where_it_belongs(position: int, number: int, attempt: int) -> None:
+    made = Attempt("job-0a1b2c3d", position, number, attempt)
+    assert parse_attempt(made.id) == made
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "job-00000001.0.0",
+        "job-00000001.0.0.1.2",
+        "job-00000001.0.0.-1",
+        "job-00000001.0.0.1\n",
+        "job-0000000A.0.0.1",
+        "job-00000001.0.0.\u0661",  # a digit in Arabic, not here
+        "job-00000001.0.0.1234567890",
+    ],
+)
+def test_what_is_no_attempts_id_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="not an attempt's id"):
+        parse_attempt(text)

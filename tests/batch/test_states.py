@@ -1,0 +1,132 @@
+"""The table of states, walked at random, and the law that nobody decides beside it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.batch.states import (
+    EVENTS,
+    FINAL,
+    MOVES,
+    NODE,
+    OVER,
+    WAITING,
+    Counts,
+    Kind,
+    NodeState,
+    NodeTrigger,
+    State,
+    Trigger,
+    advance,
+    can,
+    outcome,
+)
+from gateway.events.names import EventName, Subject
+
+ROOM = Path(__file__).parents[2] / "gateway" / "batch"
+ASKS_FOR_ONE_STATE = {
+    "jobs.py",  # TerminateJob is refused for a job that is SUBMITTED
+    "reads.py",  # only a RUNNABLE job says what it waits for
+    "scheduler.py",  # what is STARTING is started again, what is RUNNING is asked for
+    "views.py",  # how a state is worded
+}
+ORDER = list(State)
+counts = st.builds(Counts, **{state.value.lower(): st.integers(0, 5) for state in State})
+
+
+@given(kind=st.sampled_from(Kind), triggers=st.lists(st.sampled_from(Trigger), max_size=60))
+def test_no_walk_leaves_a_final_state_or_goes_back_except_for_a_retry(
+    kind: Kind, triggers: list[Trigger]
+) -> None:
+    state = State.SUBMITTED
+    for trigger in triggers:
+        if not can(state, trigger):
+            continue
+        after, event = advance(kind, state, trigger)
+        assert state not in FINAL
+        assert (
+            trigger is Trigger.RETRIED
+            or ORDER.index(after) > ORDER.index(state)
+            or ((state, after) == (State.FAILED_INTERRUPTED, State.FAILED))
+        )
+        assert (event is not None) == (after in OVER or after is State.RUNNING)
+        state = after
+
+
+@given(state=st.sampled_from(State), trigger=st.sampled_from(Trigger))
+def test_a_move_that_is_not_in_the_table_is_refused(state: State, trigger: Trigger) -> None:
+    if can(state, trigger):
+        return
+    with pytest.raises(KeyError):
+        advance(Kind.JOB, state, trigger)
+
+
+def test_every_state_is_reached_and_every_one_but_the_final_can_be_left() -> None:
+    assert set(MOVES.values()) == set(State) - {State.SUBMITTED}
+    assert {state for state, _ in MOVES} == set(State) - FINAL
+
+
+def test_whatever_is_not_final_can_fail() -> None:
+    assert {state for state, trigger in MOVES if trigger is Trigger.FAILED} == set(State) - FINAL
+
+
+def test_what_waits_has_not_been_started() -> None:
+    assert not WAITING & (OVER | {State.STARTING, State.RUNNING})
+
+
+def test_every_event_but_the_environments_own_tells_of_a_move() -> None:
+    told = {*EVENTS.values(), *(event for _, event in NODE.values() if event is not None)}
+    assert told == {name for name in EventName if name.subject is not Subject.ENV}
+
+
+@given(triggers=st.lists(st.sampled_from(NodeTrigger), max_size=30))
+def test_a_node_that_is_deleted_stays_so(triggers: list[NodeTrigger]) -> None:
+    state = NodeState.SUBMITTED
+    for trigger in triggers:
+        if (state, trigger) not in NODE:
+            continue
+        assert state is not NodeState.DELETING
+        state, event = NODE[state, trigger]
+        if event is not None:
+            assert event.value == f"COMPUTE_NODE_{state.value}"
+
+
+@given(parts=counts)
+def test_a_whole_has_come_to_an_end_once_no_part_can_run(parts: Counts) -> None:
+    open_parts = sum(getattr(parts, s.value.lower()) for s in State if s not in OVER)
+    expected = (
+        None
+        if open_parts
+        else Trigger.KEPT
+        if parts.failed_interrupted
+        else Trigger.FAILED
+        if parts.failed
+        else Trigger.SUCCEEDED
+    )
+    assert outcome(parts) is expected
+
+
+@given(parts=counts, old=st.sampled_from(State), new=st.sampled_from(State))
+def test_moving_a_part_keeps_the_total(parts: Counts, old: State, new: State) -> None:
+    changes = {old: -1} if old is new else {old: -1, new: 1}
+    assert parts.plus(changes).total == parts.total + sum(changes.values())
+
+
+def test_nobody_else_decides_by_comparing_a_state() -> None:
+    def compares(path: Path) -> bool:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        sides = (
+            side
+            for node in ast.walk(tree)
+            if isinstance(node, ast.If | ast.IfExp)
+            for compare in ast.walk(node.test)
+            if isinstance(compare, ast.Compare)
+            for side in compare.comparators
+        )
+        return any(ast.unparse(side).startswith(("State.", "NodeState.")) for side in sides)
+
+    found = {path.name for path in ROOM.glob("*.py") if compares(path)} - {"states.py"}
+    assert found <= ASKS_FOR_ONE_STATE

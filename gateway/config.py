@@ -36,7 +36,7 @@ class Settings:
     management_port: int = 8081
     data: Path = Path("var")
     policies: Path = Path("policies")
-    database_url: str = ""
+    database_url: str = field(default="", repr=False)
     amqp_url: str = field(default="", repr=False)
     region: str = "ap-guangzhou"
     root_uin: str = "100000000001"

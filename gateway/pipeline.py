@@ -65,6 +65,10 @@ class Pipeline:
         )
         query = _query(action, call, principal=principal, named=named)
         explain = self._enforcer.explain_as_now
+        if named.lists is not None:
+            explain = self._enforcer.explain_list_as_now(
+                resource_type=named.lists, region=call.region
+            )
         decision, scope = self._decide(action, query, named=named, region=call.region)
         await audit.record(
             self._decisions,

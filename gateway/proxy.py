@@ -10,10 +10,11 @@ import aiohttp
 import msgspec
 
 from gateway.call import Call, Grant, Reply, Upstream
-from gateway.errors import ApiError, InternalError, ServiceUnavailable, UpstreamError
+from gateway.errors import ApiError, ClassicError, InternalError, ServiceUnavailable, UpstreamError
 
 TIMEOUT_S = 60.0
 CONTENT_TYPE = "application/json"
+NOTHING = msgspec.Raw(b"null")
 
 
 class Forwarded(msgspec.Struct):
@@ -24,11 +25,15 @@ class Forwarded(msgspec.Struct):
 
 
 class Answered(msgspec.Struct):
-    """What comes back: the members of the answer, or an error's code and sentence."""
+    """What comes back: the members of the answer, or an error's code and sentence.
 
-    members: msgspec.Raw | None = None
+    numbers: the pair of an error of the classic queue API, which has it in place of a code.
+    """
+
+    members: msgspec.Raw = NOTHING
     code: str | None = None
     message: str = ""
+    numbers: tuple[int, int] | None = None
 
 
 class HttpUpstream:
@@ -63,9 +68,12 @@ def _read_answer(answer: bytes, *, status: int) -> Reply:
         answered = msgspec.json.decode(answer, type=Answered)
     except msgspec.DecodeError as error:
         raise InternalError("The service behind this API gave an unreadable answer.") from error
+    if answered.numbers is not None:
+        number, module = answered.numbers
+        raise ClassicError(answered.message, number=number, module=module)
     if answered.code is not None:
         raise UpstreamError(answered.message, code=answered.code)
-    if status != 200 or answered.members is None:  # noqa: PLR2004  # HTTP's OK
+    if status != 200 or answered.members == NOTHING:  # noqa: PLR2004  # HTTP's OK
         raise InternalError("The service behind this API gave no answer.")
     return Reply(bytes(answered.members))
 
@@ -73,11 +81,15 @@ def _read_answer(answer: bytes, *, status: int) -> Reply:
 async def serve(body: bytes, upstream: Upstream) -> bytes:
     """The other side: run a forwarded call on an upstream of this process, and write the answer.
 
-    Raises InvalidRequest's cousin msgspec.DecodeError for a body that is not a forwarded call.
+    Raises msgspec.DecodeError for a body that is not a forwarded call; whoever serves this answers
+    with a status other than 200 then.
     """
     forwarded = msgspec.json.decode(body, type=Forwarded)
     try:
         reply = await upstream(forwarded.call, forwarded.grant)
+    except ClassicError as error:
+        pair = (error.number, error.module)
+        return msgspec.json.encode(Answered(message=error.message, numbers=pair))
     except ApiError as error:
         return msgspec.json.encode(Answered(code=error.code, message=error.message))
     return msgspec.json.encode(Answered(members=msgspec.Raw(reply.members)))

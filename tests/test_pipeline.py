@@ -85,6 +85,10 @@ class World:
         assert found is not None
         return found
 
+    def wait_for_record(self, answer: Answer, *, at_most_s: float = 10) -> dict[str, Any]:
+        wait_until(lambda: self.find_record(answer) is not None, at_most_s=at_most_s)
+        return self.record(answer)
+
     def find_record(self, answer: Answer) -> dict[str, Any] | None:
         """The decision on a call, if it is on the disk."""
         with closing(sqlite3.connect(self.gateway.data / "gateway.db")) as database:
@@ -119,12 +123,13 @@ def test_a_list_does_not_show_what_is_denied_however_it_is_asked_for(world: Worl
     hidden, shown = world.submit("root"), world.submit("root")
     world.allow_all_but("ann", deny("batch:DescribeJobs", f"qcs::batch:gz::job/{hidden}"))
     everything = world.call("root", "DescribeJobs", Limit=100).members
-    for parameters in (
+    ways: list[dict[str, Any]] = [
         {},
         {"JobIds": []},
         {"Filters": []},
         {"Filters": [{"Name": "job-name", "Values": ["attempt"]}]},
-    ):
+    ]
+    for parameters in ways:
         listed = world.call("ann", "DescribeJobs", Limit=100, **parameters).members
         ids = {job["JobId"] for job in listed["JobSet"]}
         assert hidden not in ids
@@ -326,14 +331,14 @@ def test_what_is_denied_or_changes_something_is_on_disk_before_its_answer(world:
 def test_what_only_reads_is_on_disk_within_a_second(world: World, who: str) -> None:
     change_policies(world.gateway, USERS)
     answer = world.call(who, "DescribeJobs")
-    record = wait_until(lambda: world.find_record(answer), at_most_s=1)
+    record = world.wait_for_record(answer, at_most_s=1)
     assert record["Effect"] == "allow"
 
 
 def test_a_list_of_a_part_is_recorded_as_allowed_with_what_allows_it(world: World) -> None:
     world.allow_all_but("ann", deny("batch:DescribeJobs", "qcs::batch:gz::job/job-00000000"))
     answer = world.call("ann", "DescribeJobs")
-    record = wait_until(lambda: world.find_record(answer))
+    record = world.wait_for_record(answer)
     assert (record["Effect"], record["Reason"]) == ("allow", "explicit-allow")
     assert [one["Statement"] for one in record["Determining"]] == [1]
 
@@ -342,7 +347,7 @@ def test_a_list_of_what_one_id_allows_is_recorded_with_what_allows_it(world: Wor
     job = "qcs::batch:gz::job/job-00000000"
     change_policies(world.gateway, {**USERS, "ann": [allow("batch:DescribeJobs", job)]})
     answer = world.call("ann", "DescribeJobs")
-    record = wait_until(lambda: world.find_record(answer))
+    record = world.wait_for_record(answer)
     assert (record["Effect"], record["Reason"]) == ("allow", "explicit-allow")
     assert [one["Pattern"] for one in record["Determining"]] == [job]
     assert record["NearestMiss"] is None

@@ -5,7 +5,6 @@ by the table in `states.py` only, and every event is written with the change it 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -13,6 +12,7 @@ from sqlalchemy import Row
 
 from gateway.batch import statements as sql
 from gateway.batch import tidings
+from gateway.batch.jobs import JOBS
 from gateway.batch.notices import load_notifications
 from gateway.batch.records import Instance, Node, Task, read_instance, read_task
 from gateway.batch.states import FINAL, OVER, Counts, Kind, State, Trigger, advance
@@ -53,7 +53,7 @@ class JobChanges:
     def move(self, instance: Instance, trigger: Trigger, **values: Any) -> Instance:
         """Move one instance on, with other columns of its row; returns it as it is now."""
         state, event = advance(Kind.INSTANCE, instance.state, trigger)
-        after = replace(instance, state=state, **values)
+        after = instance._replace(state=state, **values)
         task = self.tasks[instance.position]
         task.changes[instance.state] -= 1
         task.changes[state] += 1
@@ -244,6 +244,7 @@ class JobChanges:
         occupied, self._occupied = self._occupied, []
         if freed:
             self._tx.execute(sql.FREE_NODE, freed)
+            self._tx.wake(JOBS)  # another job may wait for them
         if occupied and self._tx.execute(sql.OCCUPY_NODE, occupied).rowcount != len(occupied):
             raise Conflict(f"a node that {self.job.id} was to have is taken")
 

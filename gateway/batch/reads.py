@@ -188,13 +188,13 @@ def log_sources(tx: Tx, task: Row[Any], *, numbers: Sequence[int], page: Page) -
     wanted = list(dict.fromkeys(numbers)) or list(
         range(page.offset, min(total, page.offset + page.limit))
     )
-    keys = {"job_id": task.job_id, "position": task.position, "numbers": wanted}
-    found = {row.number: read_instance(row) for row in tx.execute(sql.INSTANCES_AT, keys)}
     for number in wanted:
-        if number not in found:
+        if number >= total:
             raise ResourceNotFound(
                 f"The task `{task.name}` has no instance {number}.", detail="TaskInstance"
             )
+    keys = {"job_id": task.job_id, "position": task.position, "numbers": wanted}
+    found = {row.number: read_instance(row) for row in tx.execute(sql.INSTANCES_AT, keys)}
     redirect = msgspec.json.decode(task.spec, type=wire.Task).redirect_info
     instances = [LogSource(n, found[n].latest.folder, redirect) for n in wanted]
     return LogSources(total, instances)

@@ -68,17 +68,18 @@ def determining(
 ) -> tuple[Determinant, ...]:
     """Give the statements of `effect` that apply to one of `resources`, each once."""
     found = (
-        Determinant(
-            policy=candidate.policy.document.name,
-            version=candidate.policy.document.version,
-            statement=candidate.statement.index,
-            pattern=pattern.text,
-        )
+        determinant(candidate, pattern)
         for resource in resources
         for candidate in candidates
         for pattern in _settling_patterns(candidate, query, resource, effect=effect)
     )
     return tuple(dict.fromkeys(found))
+
+
+def determinant(candidate: Candidate, pattern: ResourcePattern) -> Determinant:
+    """Name the statement that settles something by one of its patterns."""
+    document = candidate.policy.document
+    return Determinant(document.name, document.version, candidate.statement.index, pattern.text)
 
 
 def _settling_patterns(

@@ -5,8 +5,8 @@ in `qcs::` strings they let another account's uin match, and let a newline skip 
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from threading import Lock
 from types import CodeType
 
@@ -21,12 +21,13 @@ from gateway.policy.decision import (
     Explanation,
     NearestMiss,
     ShadowVerdict,
+    determinant,
     determining,
     nearest_miss,
 )
 from gateway.policy.document import Statement
 from gateway.policy.match import Query, applies
-from gateway.policy.scope import scope_of
+from gateway.policy.scope import scope_of, showing_patterns
 from gateway.policy.snapshot import Candidate, Snapshot, user_subject
 from gateway.policy.strict_toml import PolicySetRefused
 
@@ -103,6 +104,15 @@ class Enforcer:
         """`explain` on the snapshot in force now, also when it is called after a change."""
         return self._judge.explain
 
+    def explain_list_as_now(
+        self, *, resource_type: str, region: str
+    ) -> Callable[[Query], Explanation]:
+        """`explain_as_now` for a list without ids, which is allowed if it may show anything.
+
+        The query's resource is the whole type, such as `job/*`.
+        """
+        return partial(self._judge.explain_list, resource_type=resource_type, region=region)
+
 
 class _Judge:
     """One snapshot, and the casbin enforcer that holds its role graph."""
@@ -140,6 +150,28 @@ class _Judge:
             determining=_determining(enforced, query, verdict),
             nearest_miss=_nearest_miss(enforced, query, verdict),
             shadow=None if enforced == everything else self._shadow(query, everything, lines),
+        )
+
+    def explain_list(self, query: Query, *, resource_type: str, region: str) -> Explanation:
+        explanation = self.explain(query)
+        scope = self.scope(query, resource_type=resource_type, region=region)
+        if explanation.decision.allowed or scope.is_nothing:
+            return explanation
+        showing = (
+            determinant(one, pattern)
+            for one in self.snapshot.candidates(_subject(query), query.action)
+            if one.policy.mode is Mode.ENFORCE and one.statement.effect is Effect.ALLOW
+            for pattern in showing_patterns(
+                one.statement, query, resource_type=resource_type, region=region
+            )
+        )
+        return Explanation(
+            decision=replace(
+                explanation.decision, effect=Effect.ALLOW, reason=Reason.EXPLICIT_ALLOW
+            ),
+            determining=tuple(dict.fromkeys(showing)),
+            nearest_miss=None,
+            shadow=explanation.shadow,
         )
 
     def _shadow(self, query: Query, candidates: Sequence[Candidate], lines: Lines) -> ShadowVerdict:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from gateway.call import Effect, Resource, Scope
 from gateway.policy.document import Statement
 from gateway.policy.match import Query, conditions_hold, matches_action, resolve
+from gateway.policy.resource import ResourcePattern
 
 
 def scope_of(
@@ -18,24 +19,39 @@ def scope_of(
     patterns: dict[Effect, set[str]] = {Effect.ALLOW: set(), Effect.DENY: set()}
     for statement in statements:
         if matches_action(statement, query.action) and conditions_hold(statement, query):
-            found = _id_patterns(statement, query, resource_type=resource_type, region=region)
-            patterns[statement.effect].update(found)
+            for _, found in _id_patterns(
+                statement, query, resource_type=resource_type, region=region
+            ):
+                patterns[statement.effect].add(found)
     return Scope(
         allow=_without_needless(patterns[Effect.ALLOW]),
         deny=_without_needless(patterns[Effect.DENY]),
     )
 
 
+def showing_patterns(
+    statement: Statement, query: Query, *, resource_type: str, region: str
+) -> Iterator[ResourcePattern]:
+    """Give the resource patterns, as written, by which a list shows or hides some ids."""
+    if matches_action(statement, query.action) and conditions_hold(statement, query):
+        for pattern, _ in _id_patterns(
+            statement, query, resource_type=resource_type, region=region
+        ):
+            yield pattern
+
+
 def _id_patterns(
     statement: Statement, query: Query, *, resource_type: str, region: str
-) -> Iterator[str]:
+) -> Iterator[tuple[ResourcePattern, str]]:
+    """Give each pattern of a resource, as written, with what it leaves for the id."""
     service, _, _ = query.action.partition(":")
     anything = Resource(service, region, query.principal.owner_uin, f"{resource_type}/")
     for pattern in statement.resources:
         resolved = resolve(pattern, statement, query)
         if resolved is not None and resolved.matches_place(anything):
             for path in resolved.paths(service):
-                yield from path.after(anything.path)
+                for id_pattern in path.after(anything.path):
+                    yield pattern, id_pattern
 
 
 def _without_needless(patterns: set[str]) -> tuple[str, ...]:

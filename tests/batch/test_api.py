@@ -66,7 +66,7 @@ async def test_a_job_shows_its_tasks_and_how_far_they_are(store: Store, batch: B
     ],
 )
 async def test_every_documented_member_is_in_the_answer(
-    batch: Batch, action: str, params: dict[str, str] | None
+    batch: Batch, action: str, params: dict[str, Any] | None
 ) -> None:
     job_id = await batch.submit(a_task("a"), a_task("b"), after=["a b"])
     answer = await batch.call(action, **({} if params is None else {"JobId": job_id, **params}))

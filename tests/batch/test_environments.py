@@ -1,5 +1,7 @@
 """Compute environments and their nodes, on every kind of database."""
 
+from typing import Any
+
 import anyio
 import pytest
 from sqlalchemy import select
@@ -14,6 +16,7 @@ from tests.support.batch import (
     REGION,
     ROOT,
     START,
+    ZONE,
     Batch,
     Turns,
     a_task,
@@ -34,9 +37,9 @@ async def ready_env(store: Store, batch: Batch, nodes: int) -> tuple[str, list[s
     return env_id, [node["ComputeNodeId"] for node in answer["ComputeNodeSet"]]
 
 
-async def code_of(batch: Batch, action: str, **params: object) -> str:
+async def code_of(batch: Batch, action: str, **params: Any) -> str:
     with pytest.raises(ApiError) as caught:
-        await batch.call(action, **params)  # type: ignore[arg-type]
+        await batch.call(action, **params)
     return caught.value.code
 
 
@@ -178,7 +181,7 @@ async def test_an_environment_for_an_unknown_topic_is_refused(store: Store, batc
 
 
 async def test_a_client_token_makes_one_environment(batch: Batch) -> None:
-    params = {"Placement": {"Zone": "ap-guangzhou-2"}, "ClientToken": "t"}
+    params: dict[str, Any] = {"Placement": {"Zone": ZONE}, "ClientToken": "t"}
     made: list[str] = []
 
     async def create() -> None:

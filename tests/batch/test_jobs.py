@@ -1,6 +1,7 @@
 """Jobs through the API on every kind of database: submitted once, owned, terminated, deleted."""
 
 from datetime import datetime, timedelta
+from typing import Any
 
 import anyio
 import pytest
@@ -40,9 +41,9 @@ async def count(store: Store, *tables: object) -> list[int]:
     return await store.read_list(read)
 
 
-async def code_of(batch: Batch, action: str, **params: object) -> str:
+async def code_of(batch: Batch, action: str, **params: Any) -> str:
     with pytest.raises(ApiError) as caught:
-        await batch.call(action, **params)  # type: ignore[arg-type]
+        await batch.call(action, **params)
     return caught.value.code
 
 
@@ -79,16 +80,15 @@ async def test_two_submissions_at_once_with_one_client_token_make_one_job(
 
 async def test_a_client_token_is_the_callers_own(batch: Batch) -> None:
     everyone = [(ROOT, REGION), (ALICE, REGION), (OTHER_ACCOUNT, REGION)]
+    same: dict[str, Any] = {"Placement": {"Zone": ZONE}, "ClientToken": "t"}
     made = {
-        (await batch.call("SubmitJob", who=who, region=region, Job=a_job(), **params))["JobId"]
+        (await batch.call("SubmitJob", who=who, region=region, Job=a_job(), **same))["JobId"]
         for who, region in everyone
-        for params in [{"Placement": {"Zone": ZONE}, "ClientToken": "t"}]
     }
     env = await batch.call(
         "CreateComputeEnv",
-        Placement={"Zone": ZONE},
         ComputeEnv={"EnvName": "e", "DesiredComputeNodeCount": 0, "EnvData": {}},
-        ClientToken="t",
+        **same,
     )
     assert len(made) == 3
     assert env["EnvId"].startswith("env-")

@@ -1,6 +1,7 @@
 """Lists: filters, what a policy lets be seen, paging; on every kind of database."""
 
 import re
+from typing import Any
 
 import pytest
 from sqlalchemy import insert
@@ -76,8 +77,8 @@ async def stored(store: Store) -> None:
     await store.write(lambda tx: tx.execute(insert(job), rows))
 
 
-async def ids(batch: Batch, *, scope: Scope | None = None, **params: object) -> list[str]:
-    answer = await batch.call("DescribeJobs", scope=scope, **params)  # type: ignore[arg-type]
+async def ids(batch: Batch, *, scope: Scope | None = None, **params: Any) -> list[str]:
+    answer = await batch.call("DescribeJobs", scope=scope, **params)
     if "Limit" not in params:
         assert answer["TotalCount"] == len(answer["JobSet"])
     return [each["JobId"] for each in answer["JobSet"]]
@@ -142,7 +143,7 @@ async def test_what_a_list_cannot_do_is_refused(batch: Batch, action: str) -> No
     known = {"DescribeJobs": "JobIds", "DescribeComputeEnvs": "EnvIds"}[action]
     prefix = known[:3].lower()
     one = [{"Name": "zone", "Values": ["ap-guangzhou-2"]}]
-    cases: list[tuple[str, dict[str, object]]] = [
+    cases: list[tuple[str, dict[str, Any]]] = [
         (
             "InvalidParameter.InvalidParameterCombination",
             {known: [f"{prefix}-aaaaaaaa"], "Filters": one},
@@ -161,7 +162,7 @@ async def test_what_a_list_cannot_do_is_refused(batch: Batch, action: str) -> No
     ]
     for code, params in cases:
         with pytest.raises(ApiError) as caught:
-            await batch.call(action, **params)  # type: ignore[arg-type]
+            await batch.call(action, **params)
         assert caught.value.code == code
 
 

@@ -10,6 +10,7 @@ from sqlalchemy import update
 from gateway import ids
 from gateway.batch.changes import open_job
 from gateway.batch.engines import Cause, Ended, Started
+from gateway.batch.jobs import JOBS
 from gateway.batch.outcomes import LOSSES_MAX, Policy
 from gateway.batch.progress import FAILED_AT_ONCE_MAX, Progress
 from gateway.batch.tables import compute_node, task_instance
@@ -186,7 +187,9 @@ async def test_an_interrupted_instance_keeps_the_node_of_its_environment(
     assert await other.turn(slots=1) == []
     await check_rows(store, kept.job_id)
     await batch.call("TerminateJob", JobId=kept.job_id)
+    woken = store.signals.count(JOBS)
     await kept.turn()
+    assert store.signals.count(JOBS) > woken, "nobody looks at the job that waits for the node"
     assert len(await other.turn(slots=1)) == 1
     await check_rows(store, kept.job_id)
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 from sqlalchemy import text, update
 
@@ -12,7 +13,7 @@ from gateway.batch.engines import Cause, Launch
 from gateway.batch.slots import Slots, Waiting, reserve
 from gateway.batch.tables import compute_node
 from gateway.store import Store
-from tests.support.batch import Batch, a_task, check_rows, eventually, events_of, only
+from tests.support.batch import Batch, a_task, check_rows, events_of, eventually, only
 from tests.support.fake_engine import FakeEngine
 
 pytestmark = pytest.mark.anyio
@@ -41,17 +42,17 @@ async def test_a_job_is_run_from_its_submission_to_its_last_event(
     async with batch.scheduling():
         job_id = await batch.submit(a_task("a", 20), a_task("b"), after=["a b"])
         assert await batch.until_state(job_id, *OVER) == "SUCCEED"
+
+        async def acknowledged() -> bool:
+            return not batch.engine.outcomes
+
+        await eventually(acknowledged)
     events = only(await events_of(store, job_id), "JOB", "TASK")
     assert events[:3] == ["JOB_RUNNING", "TASK_RUNNING", "TASK_INSTANCE_RUNNING"]
     assert events[-3:] == ["TASK_INSTANCE_SUCCEED", "TASK_SUCCEED", "JOB_SUCCEED"]
     assert Counter(events)["TASK_INSTANCE_SUCCEED"] == 21
     assert len(batch.engine.started) == 21
     await check_rows(store, job_id)
-
-    async def acknowledged() -> bool:
-        return not batch.engine.outcomes
-
-    await eventually(acknowledged)
 
 
 async def test_a_command_is_launched_with_its_variables_and_limits(batch: Batch) -> None:
@@ -108,7 +109,7 @@ async def test_the_most_urgent_job_gets_the_places_that_become_free(
         while len(engine.started) < 10:
             await running(engine, min(2, 10 - len(engine.started) + len(engine.running)))
             engine.exit(next(iter(engine.running)), 0)
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
         while engine.running:
             engine.exit(next(iter(engine.running)), 0)
         for job_id in (low, middle, high):
@@ -197,7 +198,7 @@ async def test_a_new_scheduler_goes_on_and_runs_nothing_twice(store: Store, tmp_
         while len(engine.started) < 6 or engine.running:
             for attempt in list(engine.running):
                 engine.exit(attempt, 0)
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
         assert await batch.until_state(job_id, *OVER) == "SUCCEED"
     ids = [launch.attempt_id for launch in engine.started]
     assert sorted(ids) == [f"{job_id}.0.{number}.1" for number in range(6)]
@@ -267,7 +268,6 @@ async def test_attempts_that_an_engine_has_lost_are_run_again_elsewhere(batch: B
 async def test_a_job_that_cannot_be_moved_stops_no_other(store: Store, tmp_path: Path) -> None:
     engine = fake(tmp_path, lambda _: None)
     batch = Batch(store, engine, folder=tmp_path)
-    break_it = text("UPDATE batch_task SET state = 'SUCCEED' WHERE job_id = :id")
     async with batch.scheduling():
         sick = await batch.submit()
         [attempt] = await running(engine, 1)
@@ -288,7 +288,6 @@ async def test_a_job_that_cannot_be_moved_stops_no_other(store: Store, tmp_path:
         )
         await store.write(lambda tx: tx.execute(mended, {"id": sick}))
         assert await batch.until_state(sick, *OVER) == "SUCCEED"
-    del break_it
 
 
 async def test_output_goes_to_the_bucket_before_the_end_is_told(

@@ -178,8 +178,8 @@ def test_numbers_may_be_written_as_strings() -> None:
 
 
 def test_what_is_left_out_has_the_documented_default() -> None:
-    bare = {"Tasks": [{"Application": {"DeliveryForm": "LOCAL", "Command": "true"}}]}
-    bare["Tasks"][0]["ComputeEnv"] = {"EnvData": {}}
+    application = {"DeliveryForm": "LOCAL", "Command": "true"}
+    bare = {"Tasks": [{"Application": application, "ComputeEnv": {"EnvData": {}}}]}
     made = plan(bare)
     [task] = made.tasks
     assert (task.name, task.instances, task.concurrent_max) == ("Task1", 1, 0)

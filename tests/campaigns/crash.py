@@ -4,6 +4,8 @@
 and the jobs are drawn from the seed; what the machine makes of them is its own.
 """
 
+import json
+import shutil
 import sys
 import threading
 import time
@@ -13,12 +15,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import click
 
 from gateway.batch.executor.processes import all_processes
 from gateway.events.names import EventName
-from tests.batch.executor.executors import kill_process, processes_that_say
+from tests.batch.executor.executors import is_gone, kill_process, processes_that_say
 from tests.campaigns import audit
 from tests.campaigns.load import MARK, Accepted, Reader, User, Workload, working
 from tests.campaigns.witness import Witness, listening
@@ -34,8 +37,10 @@ BROKER_QUEUE = f"cmq.{OWNER}.{REGION}.{TOPIC}"
 NODES = 2
 SETTLE_S = 120.0
 STARTS_CUT_SHORT = 0.25
+CALL_CUT_SHORT = 0.5
 EXECUTOR_KILLED = 0.5
 START_S = 1.5
+CALL_S = 0.03
 WORK_S = 2.0
 
 
@@ -44,12 +49,14 @@ class Plan:
     """What a campaign does.
 
     executor_too: kill the executor now and then as well; what it ran is then tried again.
+    isolation: of the commands; "" for the best.
     users: how many submit at once. pause_s: how long each waits between two jobs, on average.
     """
 
     cycles: int
     seed: int
     executor_too: bool = False
+    isolation: str = ""
     users: int = 3
     pause_s: float = 0.2
 
@@ -73,7 +80,11 @@ class Report:
 
 def run_campaign(folder: Path, plan: Plan, *, broker: RabbitMQ, database_url: str = "") -> Report:
     """Work, be killed, settle, and be audited."""
-    settings = {"QCS_GATEWAY_AMQP_URL": broker.url, "QCS_GATEWAY_INSTANCES_PER_CORE": "6"}
+    settings = {
+        "QCS_GATEWAY_AMQP_URL": broker.url,
+        "QCS_GATEWAY_INSTANCES_PER_CORE": "6",
+        "QCS_GATEWAY_ISOLATION": plan.isolation,
+    }
     if database_url:
         settings["QCS_GATEWAY_DATABASE_URL"] = database_url
     report = Report()
@@ -86,12 +97,13 @@ def run_campaign(folder: Path, plan: Plan, *, broker: RabbitMQ, database_url: st
         with working(reader.run):
             users = [User(gateway, workload, seed=f"{plan.seed}-{n}") for n in range(plan.users)]
             with working(*(partial(_submit, user, accepted) for user in users)):
-                _kill_again_and_again(gateway, witness, plan, report)
+                _kill_again_and_again(gateway, witness, accepted, plan=plan, report=report)
             with audit.open_books(url) as books:
                 _settle(books)
         with audit.open_books(url) as books:
             _audit(books, gateway, witness, reader, accepted, broker=broker, report=report)
         gateway.stop()
+        report.findings.surprises += _errors_in(gateway.log)
         report.findings.orphans += _processes_marked(mark)
     _await_no_executor(folder, report.findings)
     return report
@@ -132,8 +144,10 @@ def _subscribe(sdk: Sdk, protocol: str, *, endpoint: str) -> None:
     )
 
 
-def _kill_again_and_again(gateway: Gateway, witness: Witness, plan: Plan, report: Report) -> None:
-    """Kill at random moments: of the work, and now and then of the start itself."""
+def _kill_again_and_again(
+    gateway: Gateway, witness: Witness, accepted: Accepted, *, plan: Plan, report: Report
+) -> None:
+    """Kill at random moments: of the work, of a call, and now and then of the start itself."""
     random = Random(plan.seed)  # noqa: S311  # repeatable on purpose
     moment = threading.Event()
     for cycle in range(plan.cycles):
@@ -141,16 +155,26 @@ def _kill_again_and_again(gateway: Gateway, witness: Witness, plan: Plan, report
         if plan.executor_too and random.random() < EXECUTOR_KILLED:
             _kill_executor(gateway)
             moment.wait(random.uniform(0, 0.2))
+        if random.random() < CALL_CUT_SHORT:
+            accepted.asking.clear()
+            accepted.asking.wait(START_S)
+            moment.wait(random.uniform(0, CALL_S))
         report.struck += len(witness.living())
-        gateway.kill()
-        report.kills += 1
+        _kill(gateway, report)
         while random.random() < STARTS_CUT_SHORT:
             gateway.start(wait=False)
             moment.wait(random.uniform(0, START_S))
-            gateway.kill()
-            report.kills += 1
+            _kill(gateway, report)
         gateway.start()
         click.echo(f"cycle {cycle + 1}: {report.kills} kills", err=True)
+
+
+def _kill(gateway: Gateway, report: Report) -> None:
+    """Kill the gateway, which must have lived until then."""
+    if is_gone(gateway.pid):
+        report.findings.surprises.append("the gateway ended by itself")
+    gateway.kill()
+    report.kills += 1
 
 
 def _kill_executor(gateway: Gateway) -> None:
@@ -227,6 +251,19 @@ def _read_broker(broker: RabbitMQ, wanted: set[str]) -> audit.Arrivals:
     return found
 
 
+def _errors_in(log: str) -> list[str]:
+    """The lines of a log that ask for a person, and those that are no log lines at all."""
+    errors = []
+    for line in log.splitlines():
+        try:
+            is_error = json.loads(line)["level"] in {"error", "critical"}
+        except ValueError:
+            is_error = True
+        if is_error:
+            errors.append(line[:300])
+    return errors
+
+
 def _processes_marked(mark: str) -> list[str]:
     """The living processes that have the mark of the campaign in their environment."""
     found = []
@@ -286,16 +323,17 @@ def show(report: Report) -> None:
 @click.option("--seed", type=int, default=1, show_default=True)
 @click.option("--postgresql", is_flag=True, help="Use PostgreSQL instead of SQLite.")
 @click.option("--executor-too", is_flag=True, help="Kill the executor now and then as well.")
-@click.option("--keep", is_flag=True, help="Keep the gateway's log if something is wrong.")
-def main(cycles: int, seed: int, postgresql: bool, executor_too: bool, keep: bool) -> None:
+@click.option("--isolation", type=click.Choice(["sandbox", "uid", "none"]), default=None)
+@click.option("--log", type=click.Path(path_type=Path), help="Where to keep the gateway's log.")
+def main(cycles: int, seed: int, postgresql: bool, log: Path | None, **options: Any) -> None:
+    plan = Plan(cycles, seed, **{name: value for name, value in options.items() if value})
     with servers(postgresql=postgresql) as (broker, url), private_folder("campaign") as folder:
-        plan = Plan(cycles, seed, executor_too)
-        report = run_campaign(folder, plan, broker=broker, database_url=url)
-        show(report)
-        if report.findings.count and keep:
-            kept = Path.cwd() / f"campaign-{seed}.log"
-            kept.write_bytes((folder / "log").read_bytes())
-            click.echo(f"The gateway's log: {kept}", err=True)
+        try:
+            report = run_campaign(folder, plan, broker=broker, database_url=url)
+        finally:
+            if log:
+                shutil.copy(folder / "log", log)
+    show(report)
     sys.exit(1 if report.findings.count else 0)
 
 

@@ -27,11 +27,15 @@ MARK = "CAMPAIGN_MARK"
 
 @dataclass
 class Accepted:
-    """What the users were promised. surprises: answers that no careful user expects."""
+    """What the users were promised.
+
+    surprises: answers that no careful user expects. asking: set when a user begins to submit.
+    """
 
     jobs: dict[str, str] = field(default_factory=dict)
     terminated: set[str] = field(default_factory=set)
     surprises: list[str] = field(default_factory=list)
+    asking: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class User:
             number += 1
             token = f"{self._seed}-{number}"
             tasks, dependences = self._draw_job()
+            accepted.asking.set()
             try:
                 job_id = self._insist(self._submitter(token, tasks, dependences))
                 accepted.jobs[token] = job_id

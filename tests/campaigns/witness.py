@@ -5,7 +5,9 @@ last process that has it is gone: so an open one is a living process, whatever t
 and two open ones of the same instance are the same work done twice at once.
 """
 
+import select
 import shlex
+import socket
 import socketserver
 import threading
 from collections import defaultdict
@@ -16,7 +18,7 @@ from typing import NamedTuple
 
 from tests.support.services import LOOPBACK
 
-PATIENCE_S = 5.0
+GONE = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 FAILURE = 7
 
 
@@ -30,11 +32,27 @@ class Subject(NamedTuple):
 
 @dataclass
 class Run:
-    """One process that said it runs an instance. finished: it came to the end of its work."""
+    """One process that said it runs an instance.
 
+    line: what it holds; None once that has ended. finished: it came to the end of its work.
+    overlapped: another process of the same instance lived when it began.
+    """
+
+    line: socket.socket | None
     finished: bool = False
-    alive: bool = True
     overlapped: bool = False
+
+    @property
+    def alive(self) -> bool:
+        """Whether the other end is open now; whoever asks keeps the line from being closed here.
+
+        Why the kernel is asked: that the end was read is known later than that it came.
+        """
+        if self.line is None:
+            return False
+        look = select.poll()
+        look.register(self.line, GONE)
+        return not look.poll(0)
 
 
 class Witness:
@@ -43,7 +61,7 @@ class Witness:
     def __init__(self) -> None:
         self.runs: dict[Subject, list[Run]] = defaultdict(list)
         self.port = 0
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
 
     def command(self, *, seconds: float, failures: int = 0, leaves_child: bool = False) -> str:
         """A shell command that is witnessed.
@@ -51,7 +69,7 @@ class Witness:
         failures: how many runs of an instance fail before one succeeds. leaves_child: it goes
         without waiting for a process that it started.
         """
-        child = "sleep 1000 & disown; " if leaves_child else ""
+        child = "setsid sleep 1000 & " if leaves_child else ""
         script = (
             f"exec 5<>/dev/tcp/{LOOPBACK}/{self.port} || exit 90; "
             'echo "$BATCH_JOB_ID $BATCH_TASK_NAME $BATCH_TASK_INSTANCE_INDEX" >&5; '
@@ -62,28 +80,21 @@ class Witness:
 
     def living(self) -> list[Subject]:
         """The instances of which a process lives."""
-        with self._changed:
+        with self._lock:
             return [who for who, runs in self.runs.items() if any(run.alive for run in runs)]
 
-    def begin(self, subject: Subject) -> tuple[int, Run]:
-        """Take a beginning in; returns its number, from 1, and the run.
-
-        Why it waits: the end of an earlier line may be on its way to another thread of ours.
-        """
-        with self._changed:
+    def begin(self, subject: Subject, line: socket.socket) -> tuple[int, Run]:
+        """Take a beginning in; returns its number, from 1, and the run."""
+        with self._lock:
             earlier = self.runs[subject]
-            alone = self._changed.wait_for(
-                lambda: not any(run.alive for run in earlier), timeout=PATIENCE_S
-            )
-            run = Run(overlapped=not alone)
+            run = Run(line, overlapped=any(other.alive for other in earlier))
             earlier.append(run)
             return len(earlier), run
 
     def end(self, run: Run) -> None:
         """Note that the line of a run has ended."""
-        with self._changed:
-            run.alive = False
-            self._changed.notify_all()
+        with self._lock:
+            run.line = None
 
 
 class Server(socketserver.ThreadingTCPServer):
@@ -104,7 +115,9 @@ class Line(socketserver.StreamRequestHandler):
 
     def handle(self) -> None:
         job_id, task_name, number = self.rfile.readline().decode().split()
-        count, run = self.server.witness.begin(Subject(job_id, task_name, int(number)))
+        count, run = self.server.witness.begin(
+            Subject(job_id, task_name, int(number)), self.connection
+        )
         try:
             self.wfile.write(b"%d\n" % count)
             if self.rfile.readline() == b"end\n":

@@ -1,0 +1,137 @@
+"""The policies folder: read strictly and as a whole, watched, and kept when it breaks."""
+
+import shutil
+from functools import partial
+from pathlib import Path
+
+import anyio
+import pytest
+
+from gateway.cam.identities import PolicyFolder, find_user, watch
+from gateway.policy.snapshot import Snapshot
+from gateway.policy.strict_toml import PolicySetRefused
+from tests.support.running import ROOT
+
+ACCOUNT = '[[account]]\nuin = "100000000001"\n'
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> PolicyFolder:
+    """A copy of this repository's policies."""
+    path = tmp_path / "policies"
+    shutil.copytree(ROOT / "policies", path)
+    return PolicyFolder(path)
+
+
+def test_the_policies_of_this_repository_are_read(folder: PolicyFolder) -> None:
+    snapshot = folder.read_snapshot(generation=5)
+    assert snapshot.generation == 5
+    alice = find_user(snapshot, "alice", owner_uin="100000000001")
+    assert alice is not None
+    assert (alice.owner_uin, alice.uin) == ("100000000001", "100000000101")
+    assert find_user(snapshot, "alice", owner_uin="100000000002") is None
+    assert find_user(snapshot, "ALICE", owner_uin="100000000001") is None
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("accounts.toml", ""),
+        ("accounts.toml", ACCOUNT + 'colour = "red"\n'),
+        ("accounts.toml", ACCOUNT + ACCOUNT),
+        ("accounts.toml", ACCOUNT + '[[account.policy]]\nname = "x"\nfile = "../x.json"\n'),
+        ("accounts.toml", ACCOUNT + '[[account.policy]]\nname = "x"\nfile = "/etc/passwd"\n'),
+        ("accounts.toml", ACCOUNT + '[[account.policy]]\nname = "x"\nfile = "absent.json"\n'),
+        ("accounts.toml", ACCOUNT + '[[account.user]]\nname = "x"\nuin = "100000000001"\n'),
+        ("examples/read-jobs.json", "{"),
+        ("examples/read-jobs.json", '{"version":"2.0","version":"2.0","statement":[]}'),
+        ("examples/read-jobs.json", '{"version":"2.0","statement":[{"effect":"allow"}]}'),
+        ("presets/Broken.json", "{}"),
+        ("presets/read-jobs.json", '{"version":"2.0","statement":[]}'),
+    ],
+)
+def test_one_wrong_file_refuses_the_whole_set(folder: PolicyFolder, file: str, text: str) -> None:
+    (folder.path / file).write_text(text, encoding="utf-8")
+    if text:
+        with pytest.raises(PolicySetRefused):
+            folder.read_snapshot(generation=1)
+    else:  # nobody is declared: only the root account may do anything
+        assert folder.read_snapshot(generation=1).accounts == ()
+
+
+@pytest.mark.parametrize("file", ["accounts.toml", "examples/read-jobs.json", "model.conf"])
+def test_a_file_that_is_missing_or_no_text_is_refused_by_its_name(
+    folder: PolicyFolder, file: str
+) -> None:
+    (folder.path / file).write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(PolicySetRefused, match=Path(file).name):
+        _ = folder.read_model(), folder.read_snapshot(generation=1)
+    (folder.path / file).unlink()
+    with pytest.raises(PolicySetRefused, match=Path(file).name):
+        _ = folder.read_model(), folder.read_snapshot(generation=1)
+
+
+def test_a_link_out_of_the_folder_is_not_followed(folder: PolicyFolder, tmp_path: Path) -> None:
+    outside = tmp_path / "outside.json"
+    policy = folder.path / "examples" / "read-jobs.json"
+    shutil.move(policy, outside)
+    policy.symlink_to(outside)
+    with pytest.raises(PolicySetRefused, match="inside"):
+        folder.read_snapshot(generation=1)
+
+
+def test_any_change_of_any_file_is_noticed(folder: PolicyFolder) -> None:
+    seen = {folder.fingerprint()}
+    example = folder.path / "examples" / "read-jobs.json"
+    text = example.read_text(encoding="utf-8")
+    (folder.path / "new.json").write_text(text, encoding="utf-8")
+    seen.add(folder.fingerprint())
+    (folder.path / "new.json").replace(example)
+    seen.add(folder.fingerprint())
+    example.write_text(text.replace("allow", "alloy"), encoding="utf-8")
+    seen.add(folder.fingerprint())
+    example.unlink()
+    seen.add(folder.fingerprint())
+    assert len(seen) == 5
+
+
+@pytest.mark.anyio
+async def test_a_good_set_is_swapped_in_and_a_broken_one_waits_to_be_mended(
+    folder: PolicyFolder,
+) -> None:
+    swapped: list[Snapshot] = []
+    came = anyio.Event()
+
+    def swap(snapshot: Snapshot) -> None:
+        swapped.append(snapshot)
+        came.set()
+
+    loaded, current = folder.fingerprint(), folder.read_snapshot(generation=7)
+    accounts = folder.path / "accounts.toml"
+    broken = folder.path / "presets" / "Broken.json"
+    watching = partial(watch, folder, current=current, loaded=loaded, swap=swap)
+    async with anyio.create_task_group() as tasks:
+        broken.write_text("{}", encoding="utf-8")
+        accounts.write_text(ACCOUNT, encoding="utf-8")
+        await tasks.start(watching)
+        broken.unlink()
+        with anyio.fail_after(10):
+            await came.wait()
+        tasks.cancel_scope.cancel()
+    assert [snapshot.generation for snapshot in swapped] == [8]
+    assert swapped[0].accounts[0].users == ()
+
+
+@pytest.mark.anyio
+async def test_what_changed_between_reading_and_watching_is_not_missed(
+    folder: PolicyFolder,
+) -> None:
+    loaded, current = folder.fingerprint(), folder.read_snapshot(generation=1)
+    (folder.path / "accounts.toml").write_text(ACCOUNT, encoding="utf-8")
+    came = anyio.Event()
+    watching = partial(watch, folder, current=current, loaded=loaded, swap=lambda _: came.set())
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(watching)
+        with anyio.fail_after(10):
+            await came.wait()
+        tasks.cancel_scope.cancel()

@@ -129,7 +129,7 @@ def test_a_decision_that_was_never_made_is_a_no(installation: Gateway) -> None:
 
 
 def denied_by_bob(gateway: Gateway) -> Answer:
-    answer = call(gateway, gateway.create_key("bob"), "TerminateJob", JobId="job-00000000")
+    answer = call(gateway, gateway.key_of("bob"), "TerminateJob", JobId="job-00000000")
     assert answer.code == "UnauthorizedOperation"
     return answer
 

@@ -20,6 +20,7 @@ from typing import Any
 import click
 
 from gateway.batch.executor.processes import all_processes
+from gateway.events.bus import TopicAddress
 from gateway.events.names import EventName
 from tests.batch.executor.executors import is_gone, kill_process, processes_that_say
 from tests.campaigns import audit
@@ -30,17 +31,17 @@ from tests.support.running import REGION, Gateway, running_gateway
 from tests.support.sdk import PLACEMENT, SMALL, Sdk
 from tests.support.services import Postgresql, RabbitMQ, private_folder
 
-TOPIC = "campaign"
 KEPT_QUEUE, READ_QUEUE = "kept", "read"
 OWNER = "100000000001"
-BROKER_QUEUE = f"cmq.{OWNER}.{REGION}.{TOPIC}"
 NODES = 2
 SETTLE_S = 120.0
-STARTS_CUT_SHORT = 0.25
+HIDDEN_S = 5
+START_CUT_SHORT = 0.25
 CALL_CUT_SHORT = 0.5
 EXECUTOR_KILLED = 0.5
 START_S = 1.5
 CALL_S = 0.03
+EXECUTOR_GONE_S = 0.2
 WORK_S = 2.0
 
 
@@ -87,142 +88,150 @@ def run_campaign(folder: Path, plan: Plan, *, broker: RabbitMQ, database_url: st
     }
     if database_url:
         settings["QCS_GATEWAY_DATABASE_URL"] = database_url
-    report = Report()
-    mark = f"campaign-{time.monotonic_ns()}"
     with listening() as witness, running_gateway(folder, **settings) as gateway:
         url = database_url or f"sqlite:///{gateway.data / 'gateway.db'}"
-        workload = _prepare(gateway, witness, mark=mark, pause_s=plan.pause_s)
-        reader = Reader(gateway, READ_QUEUE)
-        accepted = Accepted()
-        with working(reader.run):
-            users = [User(gateway, workload, seed=f"{plan.seed}-{n}") for n in range(plan.users)]
-            with working(*(partial(_submit, user, accepted) for user in users)):
-                _kill_again_and_again(gateway, witness, accepted, plan=plan, report=report)
-            with audit.open_books(url) as books:
-                _settle(books)
+        campaign = Campaign(plan, gateway, witness, broker)
+        campaign.work_and_kill(url)
         with audit.open_books(url) as books:
-            _audit(books, gateway, witness, reader, accepted, broker=broker, report=report)
+            campaign.audit_rows(books)
+            campaign.audit_subscribers(books)
         gateway.stop()
-        report.findings.surprises += _errors_in(gateway.log)
-        report.findings.orphans += _processes_marked(mark)
-    _await_no_executor(folder, report.findings)
-    return report
+        campaign.audit_machine()
+    _await_no_executor(folder, campaign.report.findings)
+    return campaign.report
 
 
-def _submit(user: User, accepted: Accepted, stop: threading.Event) -> None:
-    user.run(stop, accepted)
+class Campaign:
+    """One campaign on a gateway that serves.
 
+    name: of its topic, and what marks its processes; a broker may see several campaigns.
+    """
 
-def _prepare(gateway: Gateway, witness: Witness, *, mark: str, pause_s: float) -> Workload:
-    """A topic with three subscribers, and an environment."""
-    sdk = Sdk(gateway, gateway.root)
-    sdk("CreateCmqTopic", TopicName=TOPIC)
-    for queue in (KEPT_QUEUE, READ_QUEUE):
-        sdk("CreateCmqQueue", QueueName=queue, VisibilityTimeout=5)
-        _subscribe(sdk, "queue", endpoint=queue)
-    _subscribe(sdk, "amqp", endpoint=TOPIC)
-    configs = [{"EventName": name.value} for name in EventName]
-    notifications = [{"TopicName": TOPIC, "EventConfigs": configs}]
-    env = {
-        "EnvName": TOPIC,
-        "DesiredComputeNodeCount": NODES,
-        "Notifications": notifications,
-        **SMALL,
-    }
-    env_id = sdk("CreateComputeEnv", ComputeEnv=env, Placement=PLACEMENT)["EnvId"]
-    return Workload(witness, notifications, env_id, mark, pause_s)
+    def __init__(self, plan: Plan, gateway: Gateway, witness: Witness, broker: RabbitMQ) -> None:
+        self.report = Report()
+        self._plan = plan
+        self._gateway = gateway
+        self._witness = witness
+        self._broker = broker
+        self._name = f"campaign-{time.monotonic_ns()}"
+        self._random = Random(plan.seed)  # noqa: S311  # repeatable on purpose
+        self._accepted = Accepted()
+        self._reader = Reader(gateway, READ_QUEUE)
 
+    def work_and_kill(self, database_url: str) -> None:
+        """Have users work while the gateway is killed, then wait until all is done."""
+        workload = self._prepare()
+        users = [
+            User(self._gateway, workload, seed=f"{self._plan.seed}-{number}")
+            for number in range(self._plan.users)
+        ]
+        with working(self._reader.run):
+            with working(*(partial(user.run, self._accepted) for user in users)):
+                self._kill_again_and_again()
+            with audit.open_books(database_url) as books:
+                _settle(books)
 
-def _subscribe(sdk: Sdk, protocol: str, *, endpoint: str) -> None:
-    sdk(
-        "CreateCmqSubscribe",
-        TopicName=TOPIC,
-        SubscriptionName=endpoint,
-        Protocol=protocol,
-        Endpoint=endpoint,
-        NotifyContentFormat="SIMPLIFIED",
-    )
+    def _prepare(self) -> Workload:
+        """A topic with three subscribers, and an environment."""
+        sdk = Sdk(self._gateway, self._gateway.root)
+        sdk("CreateCmqTopic", TopicName=self._name)
+        for queue in (KEPT_QUEUE, READ_QUEUE):
+            sdk("CreateCmqQueue", QueueName=queue, VisibilityTimeout=HIDDEN_S)
+        subscribers = {KEPT_QUEUE: "queue", READ_QUEUE: "queue", self._name: "amqp"}
+        for endpoint, protocol in subscribers.items():
+            sdk(
+                "CreateCmqSubscribe",
+                TopicName=self._name,
+                SubscriptionName=endpoint,
+                Protocol=protocol,
+                Endpoint=endpoint,
+                NotifyContentFormat="SIMPLIFIED",
+            )
+        configs = [{"EventName": name.value} for name in EventName]
+        asked = [{"TopicName": self._name, "EventConfigs": configs}]
+        env = {"EnvName": self._name, "DesiredComputeNodeCount": NODES, "Notifications": asked}
+        made = sdk("CreateComputeEnv", ComputeEnv={**env, **SMALL}, Placement=PLACEMENT)
+        return Workload(self._witness, asked, made["EnvId"], self._name, self._plan.pause_s)
 
+    def _kill_again_and_again(self) -> None:
+        """Kill at random moments: of the work, of a call, and now and then of the start itself."""
+        for cycle in range(self._plan.cycles):
+            self._pause(WORK_S)
+            if self._plan.executor_too and self._happens(EXECUTOR_KILLED):
+                self._kill_executor()
+            if self._happens(CALL_CUT_SHORT):
+                self._accepted.asking.clear()
+                self._accepted.asking.wait(START_S)
+                self._pause(CALL_S)
+            self.report.struck += len(self._witness.living())
+            self._kill()
+            while self._happens(START_CUT_SHORT):
+                self._gateway.start(wait=False)
+                self._pause(START_S)
+                self._kill()
+            self._gateway.start()
+            click.echo(f"cycle {cycle + 1}: {self.report.kills} kills", err=True)
 
-def _kill_again_and_again(
-    gateway: Gateway, witness: Witness, accepted: Accepted, *, plan: Plan, report: Report
-) -> None:
-    """Kill at random moments: of the work, of a call, and now and then of the start itself."""
-    random = Random(plan.seed)  # noqa: S311  # repeatable on purpose
-    moment = threading.Event()
-    for cycle in range(plan.cycles):
-        moment.wait(random.uniform(0, WORK_S))
-        if plan.executor_too and random.random() < EXECUTOR_KILLED:
-            _kill_executor(gateway)
-            moment.wait(random.uniform(0, 0.2))
-        if random.random() < CALL_CUT_SHORT:
-            accepted.asking.clear()
-            accepted.asking.wait(START_S)
-            moment.wait(random.uniform(0, CALL_S))
-        report.struck += len(witness.living())
-        _kill(gateway, report)
-        while random.random() < STARTS_CUT_SHORT:
-            gateway.start(wait=False)
-            moment.wait(random.uniform(0, START_S))
-            _kill(gateway, report)
-        gateway.start()
-        click.echo(f"cycle {cycle + 1}: {report.kills} kills", err=True)
+    def _pause(self, at_most_s: float) -> None:
+        threading.Event().wait(self._random.uniform(0, at_most_s))
 
+    def _happens(self, chance: float) -> bool:
+        return self._random.random() < chance
 
-def _kill(gateway: Gateway, report: Report) -> None:
-    """Kill the gateway, which must have lived until then."""
-    if is_gone(gateway.pid):
-        report.findings.surprises.append("the gateway ended by itself")
-    gateway.kill()
-    report.kills += 1
+    def _kill(self) -> None:
+        """Kill the gateway, which must have lived until then."""
+        if is_gone(self._gateway.pid):
+            self.report.findings.surprises.append("the gateway ended by itself")
+        self._gateway.kill()
+        self.report.kills += 1
 
+    def _kill_executor(self) -> None:
+        root = self._gateway.data.absolute() / "engine"
+        for pid in processes_that_say(f"--detach --root {root}"):
+            kill_process(pid)
+        self._pause(EXECUTOR_GONE_S)
 
-def _kill_executor(gateway: Gateway) -> None:
-    root = gateway.data.absolute() / "engine"
-    for pid in processes_that_say(f"--detach --root {root}"):
-        kill_process(pid)
+    def audit_rows(self, books: audit.Books) -> None:
+        """Hold what the users and the witness know against what the gateway has written."""
+        accepted, runs, findings = self._accepted, self._witness.runs, self.report.findings
+        findings.surprises += accepted.surprises
+        audit.audit_jobs(books, accepted.jobs, findings)
+        audit.audit_runs(books, runs, terminated=accepted.terminated, findings=findings)
+        audit.audit_events(books, findings)
+        audit.audit_messages(books, findings)
+        self.report.jobs = len(accepted.jobs)
+        self.report.runs = sum(len(each) for each in runs.values())
+        self.report.lost = sum(row.losses for row in books.instances())
+        self.report.events = sum(len(rows) for rows in books.events().values())
+
+    def audit_subscribers(self, books: audit.Books) -> None:
+        """Hold what the three subscribers received against what was to be sent."""
+        wanted = set(books.messages())
+        kept = Reader(self._gateway, KEPT_QUEUE)
+        for reader in (kept, self._reader):
+            _read_until(reader, wanted)
+        queue = TopicAddress(OWNER, REGION, self._name).queue(self._name)
+        from_broker = _read_broker(self._broker, queue, wanted)
+        audit_one = partial(audit.audit_arrivals, books, findings=self.report.findings)
+        audit_one("rabbitmq", from_broker, in_order=True)
+        audit_one("queue", kept.seen, in_order=True)
+        # Why no order: a hand-out whose answer was cut off comes back later than what follows it.
+        audit_one("reader", self._reader.seen, in_order=False)
+        self.report.duplicates = len(from_broker) - len(dict(from_broker))
+
+    def audit_machine(self) -> None:
+        """Look at what a gateway that has stopped left behind."""
+        self.report.findings.surprises += _errors_in(self._gateway.log)
+        self.report.findings.orphans += _processes_marked(self._name)
 
 
 def _settle(books: audit.Books) -> None:
     """Wait until nothing more happens; what is still open then is for the audit to tell."""
     give_up_at = time.monotonic() + SETTLE_S
-    moment = threading.Event()
     while books.jobs_open() or books.messages_waiting():
         if time.monotonic() > give_up_at:
             return
-        moment.wait(0.2)
-
-
-def _audit(
-    books: audit.Books,
-    gateway: Gateway,
-    witness: Witness,
-    reader: Reader,
-    accepted: Accepted,
-    *,
-    broker: RabbitMQ,
-    report: Report,
-) -> None:
-    findings = report.findings
-    findings.surprises += accepted.surprises
-    audit.audit_jobs(books, accepted.jobs, findings)
-    audit.audit_runs(books, witness.runs, terminated=accepted.terminated, findings=findings)
-    audit.audit_events(books, findings)
-    audit.audit_messages(books, findings)
-    wanted = set(books.messages())
-    kept = Reader(gateway, KEPT_QUEUE)
-    for each in (kept, reader):
-        _read_until(each, wanted)
-    from_broker = _read_broker(broker, wanted)
-    audit.audit_arrivals(books, "rabbitmq", from_broker, in_order=True, findings=findings)
-    audit.audit_arrivals(books, "queue", kept.seen, in_order=True, findings=findings)
-    # Why no order: a hand-out whose answer was cut off comes back later than what follows it.
-    audit.audit_arrivals(books, "reader", reader.seen, in_order=False, findings=findings)
-    report.jobs = len(accepted.jobs)
-    report.runs = sum(len(runs) for runs in witness.runs.values())
-    report.lost = sum(row.losses for row in books.instances())
-    report.events = sum(len(rows) for rows in books.events().values())
-    report.duplicates = len(from_broker) - len({message_id for message_id, _ in from_broker})
+        threading.Event().wait(0.2)
 
 
 def _read_until(reader: Reader, wanted: set[str]) -> None:
@@ -231,16 +240,16 @@ def _read_until(reader: Reader, wanted: set[str]) -> None:
     while not wanted <= {message_id for message_id, _ in reader.seen}:
         if reader.read():
             last = time.monotonic()
-        elif time.monotonic() > last + 15:
+        elif time.monotonic() > last + 3 * HIDDEN_S:
             return
 
 
-def _read_broker(broker: RabbitMQ, wanted: set[str]) -> audit.Arrivals:
-    """All that the broker's queue holds."""
+def _read_broker(broker: RabbitMQ, queue: str, wanted: set[str]) -> audit.Arrivals:
+    """All that a queue on the broker holds."""
     left = set(wanted)
     found: list[tuple[str, bytes]] = []
     with amqp.open_channel(broker.url) as channel:
-        for method, properties, body in channel.consume(BROKER_QUEUE, inactivity_timeout=5):
+        for method, properties, body in channel.consume(queue, inactivity_timeout=5):
             if method is None:
                 break
             found.append((str(properties.message_id), body))
@@ -280,12 +289,11 @@ def _processes_marked(mark: str) -> list[str]:
 def _await_no_executor(folder: Path, findings: audit.Findings) -> None:
     """The executor must go with its data folder, and nothing of it may stay."""
     give_up_at = time.monotonic() + 10
-    moment = threading.Event()
     while left := processes_that_say(str(folder)):
         if time.monotonic() > give_up_at:
             findings.orphans += [f"process {pid} of the executor" for pid in left]
             return
-        moment.wait(0.05)
+        threading.Event().wait(0.05)
 
 
 @contextmanager

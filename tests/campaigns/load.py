@@ -58,7 +58,7 @@ class User:
         self._seed = seed
         self._random = Random(seed)  # noqa: S311  # repeatable on purpose
 
-    def run(self, stop: threading.Event, accepted: Accepted) -> None:
+    def run(self, accepted: Accepted, stop: threading.Event) -> None:
         """Submit job after job; one that was begun when it is time to stop is seen through."""
         number = 0
         while not stop.wait(self._random.uniform(0, 2 * self._workload.pause_s)):
@@ -100,6 +100,8 @@ class User:
         while True:
             try:
                 return call()
+            except OSError:
+                pass  # the answer was cut off, which the official client lets through as it is
             except Refused as refused:
                 if refused.code != LINE_BROKE:
                     raise

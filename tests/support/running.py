@@ -62,6 +62,7 @@ class Gateway:
         self.url = f"http://{LOOPBACK}:{self.port}"
         self._settings = dict(settings)
         self._program: Program | None = None
+        self._keys: dict[str, Credentials] = {}
         if not self.policies.exists():
             shutil.copytree(ROOT / "policies", self.policies)
 
@@ -156,6 +157,12 @@ class Gateway:
         """A new key for a declared user. options: more of the verb's, such as `--uin`."""
         made = json.loads(self.command("keys", "create", "--user", user, "--json", *options).stdout)
         return Credentials(made["SecretId"], made["SecretKey"])
+
+    def key_of(self, user: str) -> Credentials:
+        """A key of a declared user, one for all tests: a user may have only two."""
+        if user not in self._keys:
+            self._keys[user] = self.create_key(user)
+        return self._keys[user]
 
     def tccli(
         self, who: Credentials, service: str, action: str, **parameters: Any

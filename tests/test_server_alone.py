@@ -1,0 +1,122 @@
+"""What must be waited for, or cannot be had of a real gateway, tried on the API alone."""
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import anyio
+import anyio.from_thread
+import pytest
+import uvicorn
+from starlette.types import Message
+
+from gateway import server
+from gateway.app import Server
+from gateway.call import HttpRequest, Reply
+from gateway.clock import now
+from gateway.errors import AuthFailure, InvalidRequest
+from gateway.ids import new_request_id
+from gateway.pipeline import Pipeline
+from gateway.server import HttpProtocol, create_api, read_body, read_headers
+from tests.support.raw_client import open_line
+from tests.support.services import LOOPBACK
+
+
+class Bug(Exception):
+    """What no one has foreseen."""
+
+
+@contextmanager
+def served(
+    protocol: type[HttpProtocol] = HttpProtocol, *, raises: Exception | None = None
+) -> Iterator[int]:
+    """The API alone on a port of its own; whatever is asked raises an error."""
+
+    async def answer(request: HttpRequest, **_: object) -> Reply:
+        raise raises or AuthFailure("nobody")
+
+    api = create_api(cast("Pipeline", answer), clock=now, new_request_id=new_request_id)
+    listener = socket.create_server((LOOPBACK, 0))
+    with listener, anyio.from_thread.start_blocking_portal() as portal:
+        running = Server(
+            uvicorn.Config(api, http=protocol, ws="none", lifespan="off", log_config=None)
+        )
+        done = portal.start_task_soon(running.serve, [listener])
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            running.should_exit = True
+            done.result(timeout=10)
+
+
+class Impatient(HttpProtocol):
+    head_s = 0.2
+
+
+GOOD = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize("first", [b"", b"G", b"GET / HTTP/1.1\r\nHost: ", GOOD + b"GET / HT"])
+def test_who_does_not_finish_a_head_in_time_is_cut_off(first: bytes) -> None:
+    with served(Impatient) as port, open_line(port) as line:
+        line.send(first)
+        if first.startswith(GOOD):
+            assert line.answer().status == 200
+        assert line.is_closed()
+
+
+def test_who_finishes_a_head_in_time_is_not_cut_off() -> None:
+    with served(Impatient) as port, open_line(port) as line:
+        give_up_at = time.monotonic() + 3 * Impatient.head_s
+        while time.monotonic() < give_up_at:
+            line.send(GOOD)
+            assert line.answer().status == 200
+
+
+@pytest.mark.parametrize("start", [b"GET /", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nX: "])
+def test_a_head_without_end_is_not_kept_in_memory(start: bytes) -> None:
+    with served() as port, open_line(port) as line:
+        line.send(start)
+        for _ in range(64):
+            line.send_as_far_as_possible(b"x" * 16_384)
+        assert line.is_closed() or line.answer().status == 400
+
+
+def test_a_bug_says_nothing_of_the_inside() -> None:
+    with served(raises=Bug("the secret word")) as port, open_line(port) as line:
+        line.send(GOOD)
+        answer = line.answer()
+    assert (answer.status, answer.code) == (200, "InternalError")
+    assert b"secret" not in answer.body
+
+
+@pytest.mark.anyio
+async def test_a_body_that_does_not_come_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def receive() -> Message:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    monkeypatch.setattr(server, "BODY_S", 0.01)
+    with pytest.raises(InvalidRequest):
+        await read_body({}, receive)
+
+
+@pytest.mark.anyio
+async def test_a_body_whose_sender_leaves_is_not_taken_for_the_whole() -> None:
+    messages = [{"type": "http.request", "body": b"{}", "more_body": True}]
+    messages.append({"type": "http.disconnect"})
+
+    async def receive() -> Message:
+        return messages.pop(0)
+
+    with pytest.raises(InvalidRequest):
+        await read_body({}, receive)
+
+
+def test_both_ways_to_say_how_long_a_body_is_are_refused_together() -> None:
+    with pytest.raises(InvalidRequest):
+        read_headers([(b"content-length", b"2"), (b"transfer-encoding", b"chunked")])

@@ -5,7 +5,7 @@
 #
 # Jobs run inside the same container. Their sandbox needs user namespaces, which an engine's
 # default profile forbids: `--security-opt seccomp=unconfined`, or a profile that allows `clone`
-# and `mount`. `qcs-gateway doctor` tells which isolation is in force.
+# and `mount`. The log line `executor_connected` tells which isolation is in force.
 FROM python:3.13-slim
 
 RUN apt-get update \

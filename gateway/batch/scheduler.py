@@ -7,12 +7,12 @@ is, whenever the engine was lost or this process is new.
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 
 import anyio
 import msgspec
 from anyio.abc import TaskStatus
-from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.batch import datatypes
 from gateway.batch import statements as sql
@@ -36,6 +36,7 @@ from gateway.telemetry import INSTANCES_RUNNING, log
 
 IDLE_S = 5.0
 RETRY_S = 1.0
+TELL_EVERY = timedelta(seconds=60)
 SPECS_MAX = 10_000
 JOBS_AT_ONCE = 64
 
@@ -74,6 +75,7 @@ class Scheduler:
         self._live: set[str] = set()
         self._stopped: set[str] = set()
         self._estranged = False
+        self._told_at = clock()
         self._specs: dict[tuple[str, int], datatypes.Task] = {}
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -105,7 +107,8 @@ class Scheduler:
 
     async def _round(self, reports: Sequence[Report]) -> bool:
         """Do what can be done now; True if more may follow at once."""
-        if self._estranged or any(isinstance(report, Reconnected) for report in reports):
+        reconnected = any(isinstance(report, Reconnected) for report in reports)
+        if self._estranged or reconnected or self._clock() - self._told_at >= TELL_EVERY:
             await self._tell_again()
         ended = {report.attempt_id for report in reports if isinstance(report, Ended)}
         self._live -= ended
@@ -171,7 +174,7 @@ class Scheduler:
             )
             try:
                 moved[job_id] = await self._store.write(function)
-            except (StoreUnavailable, Conflict, SQLAlchemyError):
+            except Exception:  # a fault of our own included: one job may not stop the others
                 log.exception("job_not_moved", job_id=job_id)
                 self._estranged = True
 
@@ -222,7 +225,11 @@ class Scheduler:
             await self._engine.stop(sorted(stopping))
 
     async def _tell_again(self) -> None:
-        """The engine is new or was lost: say again what it should be doing."""
+        """Say again what the engine should be doing: it is new, was lost, or a while has passed.
+
+        Why now and then without a cause: a commit that a dead gateway left hanging in the database
+        may come true after this one has read, and nobody else would ever speak of its attempts.
+        """
         rows = await self._store.read_list(lambda tx: tx.execute(sql.LAUNCHED).all())
         instances = [read_instance(row) for row in rows]
         self._live = {instance.latest.id for instance in instances}
@@ -232,6 +239,7 @@ class Scheduler:
         running = [i.latest.id for i in instances if i.state is State.RUNNING]
         await self._engine.reconcile(running)
         self._estranged = False
+        self._told_at = self._clock()
 
     async def _launch(self, attempt: Attempt) -> Launch:
         spec = await self._spec(attempt.job_id, attempt.position)

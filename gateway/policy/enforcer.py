@@ -42,11 +42,17 @@ Line = tuple[str, Statement, str]
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """The candidates of one user and action. denying: those of `enforced` that deny."""
+    """The candidates of one user and action.
+
+    denying: those of `enforced` that deny. has_shadow: the user has a shadow policy, be it of
+    another action. candidates: what `with_shadow` was made of.
+    """
 
     enforced: tuple[Line, ...]
     denying: tuple[Line, ...]
     with_shadow: tuple[Line, ...]
+    has_shadow: bool
+    candidates: tuple[Candidate, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,15 +147,13 @@ class _Judge:
         if query.principal.is_root:
             decision = self._decision(_root_verdict(query))
             return Explanation(decision, determining=(), nearest_miss=None, shadow=None)
-        everything = self.snapshot.candidates(_subject(query))
-        enforced = tuple(one for one in everything if one.policy.mode is Mode.ENFORCE)
         lines = self._lines(_subject(query), query.action)
         verdict = self._verdict(query, lines.enforced, lines.denying)
         return Explanation(
             decision=self._decision(verdict),
-            determining=_determining(enforced, query, verdict),
-            nearest_miss=_nearest_miss(enforced, query, verdict),
-            shadow=None if enforced == everything else self._shadow(query, everything, lines),
+            determining=_determining(_enforced(lines.candidates), query, verdict),
+            nearest_miss=self._nearest_miss(query, verdict),
+            shadow=self._shadow(query, lines) if lines.has_shadow else None,
         )
 
     def explain_list(self, query: Query, *, resource_type: str, region: str) -> Explanation:
@@ -159,8 +163,8 @@ class _Judge:
             return explanation
         showing = (
             determinant(one, pattern)
-            for one in self.snapshot.candidates(_subject(query), query.action)
-            if one.policy.mode is Mode.ENFORCE and one.statement.effect is Effect.ALLOW
+            for one in _enforced(self._lines(_subject(query), query.action).candidates)
+            if one.statement.effect is Effect.ALLOW
             for pattern in showing_patterns(
                 one.statement, query, resource_type=resource_type, region=region
             )
@@ -174,9 +178,18 @@ class _Judge:
             shadow=explanation.shadow,
         )
 
-    def _shadow(self, query: Query, candidates: Sequence[Candidate], lines: Lines) -> ShadowVerdict:
+    def _shadow(self, query: Query, lines: Lines) -> ShadowVerdict:
         verdict = self._verdict(query, lines.with_shadow, _denying(lines.with_shadow))
-        return ShadowVerdict(self._decision(verdict), _determining(candidates, query, verdict))
+        return ShadowVerdict(
+            self._decision(verdict), _determining(lines.candidates, query, verdict)
+        )
+
+    def _nearest_miss(self, query: Query, verdict: Verdict) -> NearestMiss | None:
+        """Look through all statements of the caller, those of other actions too."""
+        if verdict.reason is not Reason.IMPLICIT_DENY or verdict.resource is None:
+            return None
+        everything = self.snapshot.candidates(_subject(query))
+        return nearest_miss(_enforced(everything), query, verdict.resource)
 
     def _verdict(self, query: Query, lines: tuple[Line, ...], denying: tuple[Line, ...]) -> Verdict:
         for resource in query.resources:
@@ -206,8 +219,16 @@ class _Judge:
 
     def _find_lines(self, subject: str, action: str) -> Lines:
         found = self.snapshot.candidates(subject, action)
-        enforced = _lines(one for one in found if one.policy.mode is Mode.ENFORCE)
-        return Lines(enforced, _denying(enforced), with_shadow=_lines(found))
+        enforced = _lines(_enforced(found))
+        return Lines(
+            enforced,
+            denying=_denying(enforced),
+            with_shadow=_lines(found),
+            has_shadow=any(
+                one.policy.mode is Mode.SHADOW for one in self.snapshot.candidates(subject)
+            ),
+            candidates=found,
+        )
 
 
 def _root_verdict(query: Query) -> Verdict:
@@ -227,12 +248,8 @@ def _determining(
     return ()
 
 
-def _nearest_miss(
-    candidates: Sequence[Candidate], query: Query, verdict: Verdict
-) -> NearestMiss | None:
-    if verdict.reason is not Reason.IMPLICIT_DENY or verdict.resource is None:
-        return None
-    return nearest_miss(candidates, query, verdict.resource)
+def _enforced(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
+    return tuple(one for one in candidates if one.policy.mode is Mode.ENFORCE)
 
 
 def _subject(query: Query) -> str:

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import anyio
 from sqlalchemy.exc import ArgumentError, OperationalError
 
+from gateway.call import Principal
 from gateway.cam import decisions, identities, keys
 from gateway.clock import now
 from gateway.config import Settings, SettingsError
@@ -34,11 +35,7 @@ class NoSuchUser(SettingsError):
 
 def create_key(settings: Settings, *, user: str, owner_uin: str) -> dict[str, str]:
     """Make an access key for a declared user. Raises NoSuchUser, or OperationDenied for a third."""
-    folder = identities.PolicyFolder(settings.policies)
-    snapshot = folder.read_snapshot(generation=1)
-    principal = identities.find_user(snapshot, user, owner_uin=owner_uin)
-    if principal is None:
-        raise NoSuchUser(f"accounts.toml declares no user `{user}` in account {owner_uin}")
+    principal = _find_user(settings, user=user, owner_uin=owner_uin)
     migrate_database(settings)
     sealer = keys.open_sealer(settings.data / "sealing.key")
     key = keys.new_key(principal)
@@ -49,6 +46,28 @@ def create_key(settings: Settings, *, user: str, owner_uin: str) -> dict[str, st
         "SecretId": key.secret_id,
         "SecretKey": key.secret_key,
     }
+
+
+def list_keys(settings: Settings, *, user: str, owner_uin: str) -> list[dict[str, str]]:
+    """The access keys of a declared user, without their secrets. Raises NoSuchUser."""
+    principal = _find_user(settings, user=user, owner_uin=owner_uin)
+    migrate_database(settings)
+    return _write(settings, lambda tx: keys.list_keys(tx, principal))
+
+
+def delete_key(settings: Settings, secret_id: str) -> bool:
+    """Remove an access key, in force within a second; False if there is none of this id."""
+    migrate_database(settings)
+    return _write(settings, lambda tx: keys.delete_key(tx, secret_id))
+
+
+def _find_user(settings: Settings, *, user: str, owner_uin: str) -> Principal:
+    folder = identities.PolicyFolder(settings.policies)
+    snapshot = folder.read_snapshot(generation=1)
+    principal = identities.find_user(snapshot, user, owner_uin=owner_uin)
+    if principal is None:
+        raise NoSuchUser(f"accounts.toml declares no user `{user}` in account {owner_uin}")
+    return principal
 
 
 def find_decision(settings: Settings, request_id: str) -> dict[str, Any] | None:

@@ -37,7 +37,7 @@ from gateway.clock import now
 from gateway.cmq import retention, subscriptions, topics
 from gateway.cmq.api import build_service
 from gateway.cmq.classic import ClassicService
-from gateway.config import Settings
+from gateway.config import Settings, SettingsError
 from gateway.events import relay
 from gateway.events.bus import Bus
 from gateway.events.rabbitmq import open_rabbitmq
@@ -199,7 +199,11 @@ def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((host, port))
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise SettingsError(f"cannot listen on {host}:{port}: {error.strerror}") from error
     listener.listen(BACKLOG)
     listener.setblocking(False)
     return listener

@@ -87,6 +87,38 @@ def keys_create(
         click.echo(f"SecretId:  {made['SecretId']}\nSecretKey: {made['SecretKey']}")
 
 
+@keys.command("list")
+@click.option("--user", required=True, help="The user's name in accounts.toml.")
+@click.option("--uin", "owner_uin", help="The account, if not the default one.")
+@config_option
+@data_option
+@json_option
+def keys_list(user: str, owner_uin: str | None, as_json: bool, **options: Any) -> None:
+    """List a user's access keys, without their secrets."""
+    from gateway.administration import list_keys  # noqa: PLC0415
+
+    settings = _settings(**options)
+    found = _run_or_explain(
+        lambda: list_keys(settings, user=user, owner_uin=owner_uin or settings.root_uin)
+    )
+    lines = "\n".join(f"{key['SecretId']}  made {key['CreateTime']}" for key in found)
+    click.echo(json.dumps(found) if as_json else lines)
+
+
+@keys.command("delete")
+@click.argument("secret_id")
+@config_option
+@data_option
+def keys_delete(secret_id: str, **options: Any) -> None:
+    """Remove an access key for good."""
+    from gateway.administration import delete_key  # noqa: PLC0415
+
+    settings = _settings(**options)
+    if not _run_or_explain(lambda: delete_key(settings, secret_id)):
+        click.echo(f"There is no key {secret_id}.", err=True)
+        sys.exit(1)
+
+
 @main.group()
 def decisions() -> None:
     """What was decided, and why."""

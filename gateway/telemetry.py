@@ -48,4 +48,5 @@ def configure_logging() -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.INFO)
-    logging.getLogger("uvicorn.access").disabled = True
+    for chatty in ("alembic", "casbin", "uvicorn"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)

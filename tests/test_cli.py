@@ -70,6 +70,20 @@ def test_a_key_for_nobody_is_refused_with_a_sentence(
     assert_explained(run(installation, "keys", "create", *arguments), code=1)
 
 
+def test_a_third_key_is_refused_until_one_is_deleted(installation: Gateway) -> None:
+    first, _ = (installation.create_key("ann").secret_id for _ in range(2))
+    refused = run(installation, "keys", "create", "--user", "ann")
+    assert_explained(refused, code=1)
+    assert "keys delete" in refused.stderr
+    assert run(installation, "keys", "delete", first).returncode == 0
+    assert_explained(run(installation, "keys", "delete", first), code=1)
+    left = [installation.create_key("ann").secret_id]
+    listed = json.loads(run(installation, "keys", "list", "--user", "ann", "--json").stdout)
+    assert {key["SecretId"] for key in listed} > set(left)
+    assert first not in {key["SecretId"] for key in listed}
+    assert all(set(key) == {"SecretId", "CreateTime"} for key in listed)
+
+
 def test_all_state_is_for_its_owner_alone(installation: Gateway) -> None:
     run(installation, "keys", "create", "--user", "ann")
     assert stat.S_IMODE(installation.data.stat().st_mode) == 0o700

@@ -82,7 +82,7 @@ class JobChanges:
     def move_task(self, task: Task, trigger: Trigger) -> None:
         """Move a task on, without its instances."""
         task.state, event = advance(Kind.TASK, task.state, trigger)
-        task.ended_at = self.now if task.state in FINAL else None
+        task.ended_at = (task.last_end or self.now) if task.state in FINAL else None
         self.task_ended |= task.state in OVER
         self._touched.add(task.position)
         if event is not None:
@@ -94,7 +94,8 @@ class JobChanges:
         if trigger in {Trigger.FAILED, Trigger.KEPT}:
             self._reason = TERMINATED if self.terminating else TASK_FAILED
         if self.state in FINAL:
-            self._ended_at = self.now
+            ends = [task.last_end for task in self.tasks.values() if task.last_end is not None]
+            self._ended_at = max(ends, default=self.now)
             self.terminating = False
         if event is not None:
             self.tell(

@@ -99,6 +99,8 @@ class Progress:
             reason=reason_of(ended.cause, exit_code=ended.exit_code, detail=ended.detail),
             ended_at=None if verdict.trigger is Trigger.RETRIED else ended.at,
         )
+        task = self._changes.tasks[instance.position]
+        task.last_end = max(ended.at, task.last_end or ended.at)
         if verdict.trigger is not Trigger.KEPT:
             self._give_node_up(instance, lost=ended.cause is Cause.INFRA_LOST)
         return after

@@ -15,6 +15,8 @@ from gateway.batch.states import Counts, State
 class Task:
     """A task as it stands inside a transaction.
 
+    last_end: of the attempts that this transaction learned of.
+
     cpu, mem_gib: the size of its elastic nodes. changes: what was moved since `counts` was read.
     """
 
@@ -31,6 +33,7 @@ class Task:
     created_at: datetime
     ended_at: datetime | None
     changes: Counter[State] = field(default_factory=Counter)
+    last_end: datetime | None = None
 
     def parts(self) -> Counts:
         """How many instances are in each state, what was moved so far included."""

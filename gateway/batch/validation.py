@@ -29,6 +29,7 @@ TASKS_MAX = 5_000  # our limit
 RETRIES_MAX = 100  # our limit for MaxRetryCount; the API's for ResourceMaxRetryCount
 TIMEOUT_MAX_S = 365 * 86_400  # our limit
 TIMEOUT_DEFAULT_S = 86_400
+COMMAND_BYTES_MAX = 100_000  # our limit: Linux takes 128 KiB as one argument
 ENVIRONMENT_MAX = 64 * 1_024  # our limit, in bytes: names and values of one task's EnvVars
 DEPEND_ON = ("PRE_TASK_SUCCEED", "PRE_TASK_AT_LEAST_PARTLY_SUCCEED", "PRE_TASK_FINISHED")
 FAILED_ACTIONS = ("TERMINATE", "INTERRUPT", "FAST_INTERRUPT")
@@ -266,6 +267,8 @@ def _check_application(application: datatypes.Application) -> None:
         raise InvalidParameter(
             "The application needs a `Command`.", detail="InvalidParameterCombination"
         )
+    if len(application.command.encode()) > COMMAND_BYTES_MAX:
+        raise InvalidParameterValue(f"`Command` is larger than {COMMAND_BYTES_MAX} bytes.")
     if "\0" in application.command:
         raise InvalidParameterValue("`Command` contains a NUL character.")
 

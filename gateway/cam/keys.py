@@ -13,7 +13,7 @@ from sqlalchemy import Row
 from gateway import ids
 from gateway.call import Key, Principal
 from gateway.cam import tables
-from gateway.clock import Clock
+from gateway.clock import Clock, wire_time
 from gateway.errors import OperationDenied
 from gateway.store import Store, Tx
 
@@ -85,9 +85,11 @@ def new_key(principal: Principal) -> Key:
 def add_key(tx: Tx, key: Key, *, sealer: MultiFernet, now: datetime) -> None:
     """Store a key. Raises OperationDenied if its user has as many as one may have."""
     owner = {"owner_uin": key.principal.owner_uin, "uin": key.principal.uin}
-    if len(tx.execute(tables.COUNT_KEYS, owner).all()) >= KEYS_PER_USER_MAX:
+    if len(tx.execute(tables.KEYS_OF, owner).all()) >= KEYS_PER_USER_MAX:
         raise OperationDenied(
-            f"The user has {KEYS_PER_USER_MAX} access keys already.", detail="AccessKeyOverLimit"
+            f"The user has {KEYS_PER_USER_MAX} access keys already; `keys list` shows them,"
+            " `keys delete` removes one.",
+            detail="AccessKeyOverLimit",
         )
     tx.execute(
         tables.ADD_KEY,
@@ -100,6 +102,20 @@ def add_key(tx: Tx, key: Key, *, sealer: MultiFernet, now: datetime) -> None:
             "created_at": now,
         },
     )
+
+
+def list_keys(tx: Tx, principal: Principal) -> list[dict[str, str]]:
+    """A user's keys, the oldest first, without their secrets."""
+    owner = {"owner_uin": principal.owner_uin, "uin": principal.uin}
+    return [
+        {"SecretId": row.secret_id, "CreateTime": wire_time(row.created_at) or ""}
+        for row in tx.execute(tables.KEYS_OF, owner)
+    ]
+
+
+def delete_key(tx: Tx, secret_id: str) -> bool:
+    """Remove a key for good; False if there is none of this id."""
+    return tx.execute(tables.DROP_KEY, {"secret_id": secret_id}).rowcount == 1
 
 
 class KeyRing:

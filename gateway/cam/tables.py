@@ -10,6 +10,7 @@ from sqlalchemy import (
     Table,
     Text,
     bindparam,
+    delete,
     insert,
     select,
 )
@@ -46,9 +47,12 @@ decision = Table(
 
 ADD_KEY = insert(access_key)
 FIND_KEY = select(access_key).where(access_key.c.secret_id == bindparam("secret_id"))
-COUNT_KEYS = select(access_key.c.secret_id).where(
-    access_key.c.owner_uin == bindparam("owner_uin"), access_key.c.uin == bindparam("uin")
+KEYS_OF = (
+    select(access_key)
+    .where(access_key.c.owner_uin == bindparam("owner_uin"), access_key.c.uin == bindparam("uin"))
+    .order_by(access_key.c.created_at)
 )
+DROP_KEY = delete(access_key).where(access_key.c.secret_id == bindparam("secret_id"))
 
 ADD_DECISIONS = insert(decision)
 FIND_DECISION = select(decision.c.record).where(decision.c.request_id == bindparam("request_id"))

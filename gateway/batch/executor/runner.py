@@ -275,10 +275,8 @@ def outcome(running: Running, *, clock: Clock) -> Ended:
     if code == 0:
         return Ended(running.attempt_id, clock(), exit_code=0, cause=None)
     if 0 < number <= SIGNAL_MAX:
-        detail = f"The command died of signal {number}."
-        return Ended(running.attempt_id, clock(), code, Cause.SIGNAL, detail)
-    detail = f"The command ended with exit code {code}."
-    return Ended(running.attempt_id, clock(), code, Cause.USER_EXIT, detail)
+        return Ended(running.attempt_id, clock(), code, Cause.SIGNAL, f"It was signal {number}.")
+    return Ended(running.attempt_id, clock(), code, Cause.USER_EXIT)
 
 
 def _ended_child() -> int | None:

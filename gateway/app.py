@@ -4,11 +4,12 @@ One task group holds everything that runs. SIGTERM and SIGINT drain it: no new c
 way are answered, then the loops end. Running commands go on; the next start finds them.
 """
 
+import fcntl
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -71,7 +72,19 @@ def serve(settings: Settings) -> None:
     """Serve until told to stop. Raises what makes a start impossible."""
     configure_logging()
     migrate_database(settings)
-    anyio.run(_run, settings, backend_options={"use_uvloop": True})
+    with _holding(settings.data):
+        anyio.run(_run, settings, backend_options={"use_uvloop": True})
+
+
+@contextmanager
+def _holding(folder: Path) -> Iterator[None]:
+    """Hold the data folder for this process alone. Raises SettingsError if another has it."""
+    with (folder / "lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise SettingsError(f"another gateway is using the folder {folder}") from error
+        yield
 
 
 async def _run(settings: Settings) -> None:

@@ -106,11 +106,11 @@ class Pipeline:
         if named.lists is not None:
             return self._decide_list(query, lists=named.lists, region=region)
         decision = self._enforcer.decide(query)
-        if decision.allowed and action.old_policy_action is not None:
-            old = replace(query, action=action.old_policy_action, resources=())
-            by_old_name = self._enforcer.decide(old)
-            if by_old_name.reason is Reason.EXPLICIT_DENY:
-                decision = by_old_name
+        if decision.allowed and action.deny_only_action is not None:
+            besides = replace(query, action=action.deny_only_action, resources=())
+            denial = self._enforcer.decide(besides)
+            if denial.reason is Reason.EXPLICIT_DENY:
+                decision = denial
         return decision, None
 
     def _decide_list(

@@ -1,6 +1,5 @@
 """Where the output of a command is copied to once it has ended."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import anyio.to_thread
 
 from gateway.batch import datatypes
 from gateway.batch.attempts import Attempt, parse_attempt
-from gateway.batch.engines import Cause, Ended, Engine, Started
+from gateway.batch.engines import Cause, Ended, Engine
 from gateway.batch.storage import RemotePath, Storage, parse_cos_folder
 from gateway.telemetry import log
 
@@ -23,27 +22,8 @@ class Redirector:
         self._storage = storage
         self._threads = anyio.CapacityLimiter(COPIES_AT_ONCE)
 
-    async def redirect(
-        self,
-        facts: Sequence[Started | Ended],
-        *,
-        specs: Mapping[tuple[str, int], datatypes.Task],
-    ) -> list[Started | Ended]:
-        """Copy what the ends among `facts` ask for; an end whose copy fails becomes STORAGE."""
-        results = list(facts)
-
-        async def copy(index: int, ended: Ended, spec: datatypes.Task) -> None:
-            results[index] = await self._redirect_one(ended, spec)
-
-        async with anyio.create_task_group() as tasks:
-            for index, fact in enumerate(facts):
-                attempt = parse_attempt(fact.attempt_id)
-                spec = specs.get((attempt.job_id, attempt.position))
-                if isinstance(fact, Ended) and spec is not None and spec.redirect_info is not None:
-                    tasks.start_soon(copy, index, fact, spec)
-        return results
-
-    async def _redirect_one(self, ended: Ended, spec: datatypes.Task) -> Ended:
+    async def redirect(self, ended: Ended, spec: datatypes.Task) -> Ended:
+        """Copy what the task asks for; an end whose copy fails becomes STORAGE."""
         attempt = parse_attempt(ended.attempt_id)
         try:
             for source, folder, name in self._copies(attempt, spec):

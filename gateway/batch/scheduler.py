@@ -12,7 +12,7 @@ from functools import partial
 
 import anyio
 import msgspec
-from anyio.abc import TaskStatus
+from anyio.abc import TaskGroup, TaskStatus
 
 from gateway.batch import datatypes
 from gateway.batch import statements as sql
@@ -74,6 +74,7 @@ class Scheduler:
         self._inbox: list[Report] = []
         self._live: set[str] = set()
         self._stopped: set[str] = set()
+        self._copying: set[str] = set()
         self._estranged = False
         self._told_at = clock()
         self._specs: dict[tuple[str, int], datatypes.Task] = {}
@@ -83,7 +84,7 @@ class Scheduler:
         left to do, and the engine is told again, for nobody knows what it was told.
         """
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._listen)
+            tasks.start_soon(self._listen, tasks)
             task_status.started()
             while True:
                 seen = self._store.signals.count(JOBS)
@@ -99,11 +100,40 @@ class Scheduler:
                 elif not busy:
                     await self._store.signals.wait(JOBS, seen=seen, at_most_s=IDLE_S)
 
-    async def _listen(self) -> None:
+    async def _listen(self, tasks: TaskGroup) -> None:
+        """Take reports in. An end that may have output to copy comes in once it is copied, so that
+        slow storage holds up nobody else.
+        """
         while True:
-            received = await self._engine.reports()
-            self._inbox.extend(received)  # not before the wait: the list may be another by then
+            for report in await self._engine.reports():
+                if isinstance(report, Ended) and self._may_redirect(report):
+                    if report.attempt_id not in self._copying:
+                        self._copying.add(report.attempt_id)
+                        tasks.start_soon(self._redirect, report)
+                else:
+                    self._inbox.append(report)
             self._store.signals.wake([JOBS])
+
+    def _may_redirect(self, ended: Ended) -> bool:
+        """Whether the task asks for its output to be copied, or is not known yet."""
+        attempt = parse_attempt(ended.attempt_id)
+        spec = self._specs.get((attempt.job_id, attempt.position))
+        return spec is None or spec.redirect_info is not None
+
+    async def _redirect(self, ended: Ended) -> None:
+        attempt = parse_attempt(ended.attempt_id)
+        while True:
+            try:
+                spec = await self._spec(attempt.job_id, attempt.position)
+                break
+            except StoreUnavailable:
+                log.warning("task_not_read", attempt_id=ended.attempt_id, retry_s=RETRY_S)
+                await anyio.sleep(RETRY_S)
+        if spec is not None and spec.redirect_info is not None:
+            ended = await self._redirector.redirect(ended, spec)
+        self._copying.discard(ended.attempt_id)
+        self._inbox.append(ended)
+        self._store.signals.wake([JOBS])
 
     async def _round(self, reports: Sequence[Report]) -> bool:
         """Do what can be done now; True if more may follow at once."""
@@ -128,14 +158,13 @@ class Scheduler:
         return bool(ended) or any(each.placed or each.unfinished for each in moved.values())
 
     async def _take_in(self, reports: Sequence[Report]) -> Mapping[str, list[Started | Ended]]:
-        """Reports by job, outputs redirected before their ends are told."""
-        facts = [report for report in reports if not isinstance(report, Reconnected)]
-        for fact in facts:
-            attempt = parse_attempt(fact.attempt_id)
-            await self._spec(attempt.job_id, attempt.position)
+        """Reports by job; of each job what its tasks say of failures is known afterwards."""
         by_job: dict[str, list[Started | Ended]] = defaultdict(list)
-        for fact in await self._redirector.redirect(facts, specs=self._specs):
-            by_job[parse_attempt(fact.attempt_id).job_id].append(fact)
+        for report in reports:
+            if not isinstance(report, Reconnected):
+                attempt = parse_attempt(report.attempt_id)
+                await self._spec(attempt.job_id, attempt.position)
+                by_job[attempt.job_id].append(report)
         return by_job
 
     def _look(self, tx: Tx) -> Outlook:

@@ -1,5 +1,8 @@
 """Who there is and what they may do, as `policies/` declares it: read, watched, read again."""
 
+import errno
+import os
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +19,7 @@ from gateway.policy.snapshot import Snapshot, build_snapshot
 from gateway.policy.strict_toml import PolicySetRefused
 from gateway.telemetry import POLICY_BROKEN, POLICY_GENERATION, log
 
-WATCH_S = 0.3
+WATCH_S = 0.25
 SUPPLIED_KEYS = frozenset({"qcs:ip", "qcs:current_time", "qcs:uin", "qcs:owner_uin"})
 """The condition keys that every call carries. A document that uses another is refused whole."""
 
@@ -36,6 +39,8 @@ class PolicyFolder:
     def read_snapshot(self, *, generation: int) -> Snapshot:
         """Everything declared, strictly. Raises PolicySetRefused, naming the file."""
         accounts = parse_accounts(self._read("accounts.toml"))
+        if not accounts:
+            raise PolicySetRefused("accounts.toml declares no account")
         presets = {}
         for file in sorted((self.path / "presets").glob("*.json")):
             presets[file.stem] = self._read_document(f"presets/{file.name}", name=file.stem)
@@ -45,13 +50,15 @@ class PolicyFolder:
     def fingerprint(self) -> Fingerprint:
         """What changes whenever a file does: every file's name, time, size and inode."""
         found = []
-        for file in sorted(self.path.rglob("*")):
-            try:
-                status = file.stat()
-            except OSError:
-                continue
-            found.append((str(file), status.st_mtime_ns, status.st_size, status.st_ino))
-        return tuple(found)
+        for folder, _, names in os.walk(self.path):
+            for name in names:
+                path = os.path.join(folder, name)
+                try:
+                    status = os.stat(path)
+                except OSError:
+                    continue
+                found.append((path, status.st_mtime_ns, status.st_size, status.st_ino))
+        return tuple(sorted(found))
 
     def _read_custom(self, account: Account) -> dict[str, Document]:
         return {
@@ -74,13 +81,26 @@ class PolicyFolder:
         return document
 
     def _read(self, file: str) -> str:
-        path = (self.path / file).resolve()
-        if not path.is_relative_to(self.path.resolve()):
-            raise PolicySetRefused(f"{file} is not inside the policies folder")
         try:
-            return path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            path = (self.path / file).resolve()
+            if not path.is_relative_to(self.path.resolve()):
+                raise PolicySetRefused(f"{file} is not inside the policies folder")
+            return _read_regular(path)
+        except (
+            OSError,
+            RuntimeError,
+            UnicodeDecodeError,
+        ) as error:  # RuntimeError: a loop
             raise PolicySetRefused(f"cannot read {file}: {error}") from error
+
+
+def _read_regular(path: Path) -> str:
+    """Read a file that is a file: a pipe would be waited for without end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with os.fdopen(descriptor, encoding="utf-8") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        return file.read()
 
 
 async def watch(
@@ -91,20 +111,25 @@ async def watch(
     swap: Callable[[Snapshot], None],
     task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Swap a new snapshot in when files change; a broken set keeps the last good one, loudly."""
+    """Swap a new snapshot in when files change; a broken set keeps the last good one, loudly.
+
+    Files are read once two looks have seen the same: a file is seldom written at one stroke, and
+    half of one may be a set that means something else.
+    """
     generation = current.generation
+    seen = loaded
     task_status.started()
     while True:
         await anyio.sleep(WATCH_S)
-        now = await anyio.to_thread.run_sync(folder.fingerprint)
-        if now == loaded:
+        before, seen = seen, await anyio.to_thread.run_sync(folder.fingerprint)
+        if seen == loaded or seen != before:
             continue
-        loaded = now
+        loaded = seen
         try:
             snapshot = await anyio.to_thread.run_sync(
                 lambda: folder.read_snapshot(generation=generation + 1)  # noqa: B023  # runs now
             )
-        except PolicySetRefused as error:
+        except Exception as error:  # whatever is wrong with the files: nothing of them is used
             POLICY_BROKEN.set(1)
             log.error("policies_refused", error=str(error), kept_generation=generation)
             continue

@@ -20,8 +20,9 @@ class Action:
     """One action of a service's API.
 
     policy_action: the name policies use, such as "batch:SubmitJob".
-    old_policy_action: for the classic CMQ API the name of old policies, "cmqqueue:SendMessage":
-    a deny that names the old resource in `deny_only` may name this action too; else None.
+    deny_only_action: a further name under which a deny on the `deny_only` resources holds, or
+    None. For the classic CMQ API it is the one of old policies, "cmqqueue:SendMessage"; for calls
+    that name topics to be told on, "tdmq:PublishCmqMsg", for that is what they will do.
     is_list: without ids it shows what the caller may see, instead of being allowed or denied.
     errors: the public codes documented for it, the common ones left out.
     """
@@ -35,7 +36,7 @@ class Action:
     errors: tuple[str, ...]
     source: str
     policy_action: str
-    old_policy_action: str | None = None
+    deny_only_action: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,8 @@ do too, so it stays here. The four read actions without an id are not in that ta
 must carry resource `*` for them, DescribeJobMonitorData included, although it names a job.
 """
 
+from dataclasses import replace
+
 from gateway.catalog.actions import Table, codes
 
 _batch = Table(
@@ -137,9 +139,22 @@ _ENV = "computeenv/${EnvId}"
 _JOB = "job/${JobId}"
 _TEMPLATE = "tasktemplate/${TaskTemplateId}"
 
+
+def _topics(within: str) -> tuple[str, ...]:
+    """The topics that a job or an environment asks to be told on, in every accepted spelling."""
+    return tuple(
+        f"tdmq:topic/${{{within}.{notifications}[].{topic_name}}}"
+        for notifications in ("Notifications", "notifications")
+        for topic_name in ("TopicName", "topic_name")
+    )
+
+
 ACTIONS = (
     _batch.write("AttachInstances", _ENV),
-    _batch.write("CreateComputeEnv", "computeenv/*"),
+    replace(
+        _batch.write("CreateComputeEnv", "computeenv/*", deny_only=_topics("ComputeEnv")),
+        deny_only_action="tdmq:PublishCmqMsg",
+    ),
     _batch.write("CreateCpmComputeEnv", "computeenv/*"),
     _batch.write("CreateTaskTemplate", "tasktemplate/*"),
     _batch.write("DeleteComputeEnv", _ENV),
@@ -164,7 +179,14 @@ ACTIONS = (
     _batch.write("ModifyComputeEnv", _ENV),
     _batch.write("ModifyTaskTemplate", _TEMPLATE),
     _batch.write("RetryJobs", "job/${JobIds[]}"),
-    _batch.write("SubmitJob", "job/*", deny_only=("computeenv/${Job.Tasks[].EnvId}",)),
+    replace(
+        _batch.write(
+            "SubmitJob",
+            "job/*",
+            deny_only=("computeenv/${Job.Tasks[].EnvId}", *_topics("Job")),
+        ),
+        deny_only_action="tdmq:PublishCmqMsg",
+    ),
     _batch.write("TerminateComputeNode", _ENV),
     _batch.write("TerminateComputeNodes", _ENV),
     _batch.write("TerminateJob", _JOB),

@@ -36,7 +36,7 @@ def _queue(
         _classic.write(name, resource, deny_only=denied),
         access=access,
         policy_action=f"tdmq:{policy_name}",
-        old_policy_action=f"cmqqueue:{name}",
+        deny_only_action=f"cmqqueue:{name}",
     )
 
 
@@ -53,7 +53,7 @@ def _topic(
         _classic.write(name, resource, deny_only=(*deny_only, _OLD_TOPIC)),
         access=access,
         policy_action=f"tdmq:{policy_name}",
-        old_policy_action=f"cmqtopic:{name}",
+        deny_only_action=f"cmqtopic:{name}",
     )
 
 

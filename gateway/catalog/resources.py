@@ -225,6 +225,8 @@ def _find(value: object, steps: tuple[Step, ...], *, at: str) -> list[tuple[str,
     member = value.get(step.name)
     if not step.is_list or member is None:
         return _find(member, rest, at=at)
+    if isinstance(member, Mapping):  # older clients send one object where a list is meant
+        member = [member]
     if not isinstance(member, list):
         raise _wrong_type(at)
     found: list[tuple[str, object]] = []

@@ -107,6 +107,7 @@ class Handlers:
             region=call.region,
             search=request.topic_name or "",
             names=request.topic_name_list or (),
+            scope=grant.scope,
             page=read_page(request.offset, request.limit),
         )
 
@@ -208,6 +209,7 @@ class Handlers:
             region=call.region,
             search=request.queue_name or "",
             names=request.queue_name_list or (),
+            scope=grant.scope,
             page=read_page(request.offset, request.limit),
         )
 

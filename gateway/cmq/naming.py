@@ -6,8 +6,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Select, func
 
+from gateway.call import Scope
 from gateway.errors import InvalidParameterValue
-from gateway.store import escape_like
+from gateway.store import escape_like, matches_any
 
 NAME_MAX = 64
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
@@ -37,9 +38,19 @@ def key_of(owner_uin: str, *, region: str, name: str) -> str:
 
 
 def filter_by_name(
-    found: Select[Any], column: ColumnElement[str], *, search: str, names: Sequence[str]
+    found: Select[Any],
+    column: ColumnElement[str],
+    *,
+    search: str,
+    names: Sequence[str],
+    scope: Scope | None,
+    dialect: str,
 ) -> Select[Any]:
-    """Narrow a list to names that contain `search`, and to `names` if any are given."""
+    """Narrow a list to names that contain `search`, to `names` if any are given, and to `scope`."""
+    if scope is not None and not scope.is_everything:
+        found = found.where(matches_any(column, scope.allow, dialect=dialect))
+        if scope.deny:
+            found = found.where(~matches_any(column, scope.deny, dialect=dialect))
     if search:
         pattern = f"%{escape_like(search.lower())}%"
         found = found.where(func.lower(column).like(pattern, escape="\\"))

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Row, Select, func, select
 from sqlalchemy.exc import IntegrityError
 
+from gateway.call import Scope
 from gateway.cmq import tables
 from gateway.cmq.naming import filter_by_name, key_of
 from gateway.errors import FailedOperation, ResourceInUse, ResourceNotFound
@@ -113,13 +114,22 @@ def delete(tx: Tx, owner_uin: str, *, region: str, name: str) -> None:
 
 
 def list_queues(
-    tx: Tx, owner_uin: str, *, region: str, search: str, names: Sequence[str], page: tuple[int, int]
+    tx: Tx,
+    owner_uin: str,
+    *,
+    region: str,
+    search: str,
+    names: Sequence[str],
+    scope: Scope | None,
+    page: tuple[int, int],
 ) -> tuple[int, list[Queue]]:
     """How many queues there are, and one page of them, by name; parameters as for topics."""
     found = select(tables.queue).where(
         tables.queue.c.owner_uin == owner_uin, tables.queue.c.region == region
     )
-    found = filter_by_name(found, tables.queue.c.name, search=search, names=names)
+    found = filter_by_name(
+        found, tables.queue.c.name, search=search, names=names, scope=scope, dialect=tx.dialect
+    )
     total = tx.execute(select(func.count()).select_from(found.subquery())).scalar_one()
     offset, limit = page
     rows = tx.execute(found.order_by(tables.queue.c.name).offset(offset).limit(limit))

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Row, func, select
 from sqlalchemy.exc import IntegrityError
 
+from gateway.call import Scope
 from gateway.cmq import tables
 from gateway.cmq.naming import filter_by_name, key_of
 from gateway.errors import FailedOperation, ResourceInUse, ResourceNotFound
@@ -89,16 +90,26 @@ def delete(tx: Tx, owner_uin: str, *, region: str, name: str) -> None:
 
 
 def list_topics(
-    tx: Tx, owner_uin: str, *, region: str, search: str, names: Sequence[str], page: tuple[int, int]
+    tx: Tx,
+    owner_uin: str,
+    *,
+    region: str,
+    search: str,
+    names: Sequence[str],
+    scope: Scope | None,
+    page: tuple[int, int],
 ) -> tuple[int, list[Topic]]:
     """How many topics there are, and one page of them, by name.
 
-    search: a part of the name. names: only these, if any are given. page: offset and limit.
+    search: a part of the name. names: only these, if any are given. scope: what the caller may
+    see. page: offset and limit.
     """
     found = select(tables.topic).where(
         tables.topic.c.owner_uin == owner_uin, tables.topic.c.region == region
     )
-    found = filter_by_name(found, tables.topic.c.name, search=search, names=names)
+    found = filter_by_name(
+        found, tables.topic.c.name, search=search, names=names, scope=scope, dialect=tx.dialect
+    )
     total = tx.execute(select(func.count()).select_from(found.subquery())).scalar_one()
     offset, limit = page
     rows = tx.execute(found.order_by(tables.topic.c.name).offset(offset).limit(limit))

@@ -1,6 +1,7 @@
 """The policies folder: read strictly and as a whole, watched, and kept when it breaks."""
 
 import shutil
+import os
 from functools import partial
 from pathlib import Path
 
@@ -52,11 +53,20 @@ def test_the_policies_of_this_repository_are_read(folder: PolicyFolder) -> None:
 )
 def test_one_wrong_file_refuses_the_whole_set(folder: PolicyFolder, file: str, text: str) -> None:
     (folder.path / file).write_text(text, encoding="utf-8")
-    if text:
-        with pytest.raises(PolicySetRefused):
-            folder.read_snapshot(generation=1)
-    else:  # nobody is declared: only the root account may do anything
-        assert folder.read_snapshot(generation=1).accounts == ()
+    with pytest.raises(PolicySetRefused):
+        folder.read_snapshot(generation=1)
+
+
+def test_what_is_no_file_is_refused_without_waiting_for_it(folder: PolicyFolder) -> None:
+    os.mkfifo(folder.path / "presets" / "Pipe.json")
+    with pytest.raises(PolicySetRefused, match="not a regular file"):
+        folder.read_snapshot(generation=1)
+
+
+def test_a_link_to_itself_is_refused(folder: PolicyFolder) -> None:
+    (folder.path / "presets" / "Loop.json").symlink_to("Loop.json")
+    with pytest.raises(PolicySetRefused):
+        folder.read_snapshot(generation=1)
 
 
 @pytest.mark.parametrize("file", ["accounts.toml", "examples/read-jobs.json", "model.conf"])

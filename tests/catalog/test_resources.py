@@ -61,11 +61,30 @@ def test_submit_job_names_the_environments_of_its_tasks_for_a_deny_only_each_onc
 
 
 @pytest.mark.parametrize(
+    "spelled",
+    [
+        {"Notifications": [{"TopicName": "t"}]},
+        {"Notifications": {"TopicName": "t"}},
+        {"notifications": [{"topic_name": "t"}]},
+        {"notifications": {"TopicName": "t"}},
+        {"Notifications": [{"topic_name": "t"}]},
+    ],
+)
+@pytest.mark.parametrize(
+    ("action", "within"), [("SubmitJob", "Job"), ("CreateComputeEnv", "ComputeEnv")]
+)
+def test_a_topic_to_be_told_on_is_named_for_a_deny_in_every_spelling(
+    action: str, within: str, spelled: Mapping[str, Any]
+) -> None:
+    found = batch(action, {within: spelled})
+    assert texts(found.deny_only) == [BATCH.replace("batch", "tdmq") + "topic/t"]
+
+
+@pytest.mark.parametrize(
     "params",
     [
         {"Job": "x"},
         {"Job": []},
-        {"Job": {"Tasks": {"EnvId": "env-a"}}},
         {"Job": {"Tasks": ["env-a"]}},
         {"Job": {"Tasks": [None]}},
         {"Job": {"Tasks": [{"EnvId": ["env-a"]}]}},
@@ -184,7 +203,7 @@ def test_a_classic_call_has_the_new_name_and_a_deny_on_the_old_one_holds() -> No
     assert texts(found.deny_only) == ["qcs::cmqqueue:ap-guangzhou:uin/100:queueName/uin/100/Q1"]
     action = find("cmq", CLASSIC, "ReceiveMessage")
     assert action.policy_action == "tdmq:ReceiveMessage"
-    assert action.old_policy_action == "cmqqueue:ReceiveMessage"
+    assert action.deny_only_action == "cmqqueue:ReceiveMessage"
 
 
 def test_a_classic_subscription_knows_the_old_names_of_its_topic_and_its_queue() -> None:

@@ -1,11 +1,13 @@
 """The scheduler on every kind of database, with an engine in memory that misbehaves on request."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 from sqlalchemy import text, update
 
@@ -308,6 +310,27 @@ async def test_output_goes_to_the_bucket_before_the_end_is_told(
     folder = tmp_path / "cos" / "batchdemo-1251783334" / "logs"
     for stream in ("stdout", "stderr"):
         assert (folder / f"{stream}.{job_id}.render.0.log").read_text() == stream
+
+
+async def test_output_that_is_slow_to_store_holds_up_no_other_job(
+    store: Store, tmp_path: Path
+) -> None:
+    engine = fake(tmp_path, lambda _: None)
+    batch = Batch(store, engine, folder=tmp_path)
+    async with batch.scheduling():
+        slow = await batch.submit(a_task(RedirectInfo={"StdoutRedirectPath": COS}))
+        [attempt] = await running(engine, 1)
+        path = engine.log_path(attempt.replace(".", "/"), "stdout")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.mkfifo(path)  # whoever reads it waits for a writer
+        engine.exit(attempt, 0)
+        other = await batch.submit(a_task())
+        [another] = await running(engine, 1)
+        engine.exit(another, 0)
+        assert await batch.until_state(other, *OVER) == "SUCCEED"
+        assert await batch.state(slow) == "RUNNING"
+        await anyio.to_thread.run_sync(path.write_text, "at last")
+        assert await batch.until_state(slow, *OVER) == "SUCCEED"
 
 
 async def test_output_that_cannot_be_stored_fails_its_instance(

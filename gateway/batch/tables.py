@@ -40,7 +40,7 @@ job = Table(
     Index("ix_batch_job_list", "owner_uin", "region", "created_at"),
     Index("ix_batch_job_state", "state"),
 )
-"""`submitted`: the `Job` of SubmitJob as JSON. `notifications`: see `records.py`."""
+"""`submitted`: the `Job` of SubmitJob as JSON. `notifications`: see `notices.py`."""
 
 task = Table(
     "batch_task",

@@ -11,7 +11,7 @@ from anyio.abc import TaskStatus
 from gateway.cam import tables
 from gateway.errors import ServiceUnavailable
 from gateway.policy.record import DecisionRecord
-from gateway.store import Store, StoreUnavailable, Tx
+from gateway.store import Store, Tx
 from gateway.telemetry import log
 
 FLUSH_S = 0.5
@@ -57,10 +57,10 @@ class DecisionLog:
         waiting, self._waiting = self._waiting, []
         if not waiting:
             return
+        rows = await anyio.to_thread.run_sync(lambda: _rows(waiting))
         try:
-            rows = await anyio.to_thread.run_sync(lambda: [_row(make()) for make in waiting])
             await self._store.write(lambda tx: _add(tx, rows))
-        except StoreUnavailable:
+        except Exception:  # whatever it is: what was decided is kept, and tried again
             log.exception("decisions_not_written", records=len(waiting))
             self._waiting = waiting + self._waiting
 
@@ -72,6 +72,17 @@ def find_decision(tx: Tx, request_id: str) -> dict[str, Any] | None:
         return None
     found: dict[str, Any] = msgspec.json.decode(record)
     return found
+
+
+def _rows(waiting: Sequence[Make]) -> list[dict[str, Any]]:
+    """The rows of what waits. A record that cannot be worked out is our fault, and no other's."""
+    rows = []
+    for make in waiting:
+        try:
+            rows.append(_row(make()))
+        except Exception:
+            log.exception("decision_not_worked_out")
+    return rows
 
 
 def _row(record: DecisionRecord) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from sqlalchemy import (
     Boolean,
     Column,
     Index,
-    Integer,
     LargeBinary,
     String,
     Table,
@@ -15,7 +14,7 @@ from sqlalchemy import (
     select,
 )
 
-from gateway.store import Moment, metadata
+from gateway.store import POSITION, Moment, metadata
 
 access_key = Table(
     "cam_access_key",
@@ -33,7 +32,7 @@ access_key = Table(
 decision = Table(
     "cam_decision",
     metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", POSITION, primary_key=True),
     Column("request_id", String(36), nullable=False, unique=True),
     Column("owner_uin", String(32), nullable=False),
     Column("uin", String(32), nullable=False),

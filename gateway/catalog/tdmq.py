@@ -3,8 +3,8 @@
 Why: the vendor's CAM page puts CreateCmqSubscribe on the topic, so a policy written from it
 works; besides, an explicit deny on the subscription, or on the queue that a subscription with
 Protocol `queue` fills, holds. Creating a topic or a queue needs resource `*`, as on that page,
-and an explicit deny on the name it would get holds. The lists of topics and queues are decided
-on `*`; subscriptions are a property of the topic, or of the queue, they are asked for.
+and an explicit deny on the name it would get holds. The lists of topics and queues show what
+their caller may see; subscriptions are a property of the topic, or the queue, they are asked for.
 """
 
 from gateway.catalog.actions import Table, codes

@@ -236,7 +236,7 @@ def next_visible_at(tx: Tx, queue: Queue, *, now: datetime) -> datetime | None:
     """When the next message can be received, which may be past; None if the queue is empty."""
     moment: datetime | None = tx.execute(
         tables.NEXT_VISIBLE, {"queue_id": queue.id, "now": now}
-    ).scalar_one()
+    ).scalar()
     return moment
 
 

@@ -21,9 +21,7 @@ from sqlalchemy import (
     update,
 )
 
-from gateway.store import Moment, metadata
-
-POSITION = BigInteger().with_variant(Integer, "sqlite")  # only an INTEGER counts up by itself there
+from gateway.store import POSITION, Moment, metadata
 
 topic = Table(
     "cmq_topic",
@@ -98,6 +96,7 @@ queue_message = Table(
     Column("dequeue_count", Integer, nullable=False),
     Column("receipt", String(64)),
     Index("ix_cmq_queue_message_receive", "queue_id", "position"),
+    Index("ix_cmq_queue_message_visible", "queue_id", "visible_at"),
 )
 """`receipt`: the handle that the latest receive gave out."""
 
@@ -199,9 +198,14 @@ HAND_OUT = (
         dequeue_count=queue_message.c.dequeue_count + 1,
     )
 )
-NEXT_VISIBLE = select(func.min(queue_message.c.visible_at)).where(
-    queue_message.c.queue_id == bindparam("queue_id"),
-    queue_message.c.expires_at > bindparam("now"),
+NEXT_VISIBLE = (
+    select(queue_message.c.visible_at)
+    .where(
+        queue_message.c.queue_id == bindparam("queue_id"),
+        queue_message.c.expires_at > bindparam("now"),
+    )
+    .order_by(queue_message.c.visible_at)
+    .limit(1)
 )
 DELETE_BY_RECEIPT = delete(queue_message).where(
     queue_message.c.position == bindparam("position"),

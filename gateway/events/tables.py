@@ -4,7 +4,6 @@ from sqlalchemy import (
     BigInteger,
     Column,
     Index,
-    Integer,
     LargeBinary,
     PrimaryKeyConstraint,
     SmallInteger,
@@ -19,9 +18,7 @@ from sqlalchemy import (
     update,
 )
 
-from gateway.store import Moment, metadata
-
-POSITION = BigInteger().with_variant(Integer, "sqlite")  # only an INTEGER counts up by itself there
+from gateway.store import POSITION, Moment, metadata
 
 event_stream = Table(
     "event_stream",

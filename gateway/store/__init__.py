@@ -4,11 +4,12 @@ A transaction is a plain function `def submit(tx, …)`. It runs off the event l
 the caller goes on after the commit. Time, ids and randomness come to it as parameters.
 """
 
-from gateway.store.schema import Moment, escape_like, matches_any, metadata
+from gateway.store.schema import POSITION, Moment, escape_like, matches_any, metadata
 from gateway.store.signals import Signals
 from gateway.store.transactions import Conflict, Store, StoreUnavailable, Tx, open_store
 
 __all__ = [
+    "POSITION",
     "Conflict",
     "Moment",
     "Signals",

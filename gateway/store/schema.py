@@ -9,6 +9,7 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Dialect,
+    Integer,
     MetaData,
     String,
     TypeDecorator,
@@ -32,6 +33,9 @@ metadata = MetaData(
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+
+POSITION = BigInteger().with_variant(Integer, "sqlite")
+"""A key that counts up by itself, which in SQLite only an INTEGER does."""
 
 
 class Moment(TypeDecorator[datetime]):

@@ -10,8 +10,8 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -109,7 +109,8 @@ class SqliteStore:
 
     async def read_point(self, function: Callable[[Tx], T]) -> T:
         """See `Store.read_point`. Runs on the event loop: a hop to a thread would cost more."""
-        return function(Tx(self._point))
+        with _telling_outages():
+            return function(Tx(self._point))
 
     async def read_list(self, function: Callable[[Tx], T]) -> T:
         """See `Store.read_list`."""
@@ -117,6 +118,8 @@ class SqliteStore:
 
     async def ping(self) -> None:
         """See `Store.ping`."""
+        if not self._writer.is_alive():
+            raise StoreUnavailable("The writing thread has ended.")
         await self.read_point(lambda tx: tx.execute(text("SELECT 1")))
 
     async def aclose(self) -> None:
@@ -128,7 +131,7 @@ class SqliteStore:
         self._engine.dispose()
 
     def _read(self, function: Callable[[Tx], T]) -> T:
-        with self._engine.connect() as connection:
+        with _telling_outages(), self._engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA query_only=ON")
             connection.exec_driver_sql("BEGIN")
             try:
@@ -207,6 +210,18 @@ class SqliteStore:
             else:
                 request.future.set_result(request.result)
         self.signals.wake(woken)
+
+
+@contextmanager
+def _telling_outages() -> Iterator[None]:
+    """Raise StoreUnavailable for a read that failed because the database did."""
+    try:
+        yield
+    except OperationalError as error:
+        if not _is_outage(error):
+            raise
+        log.exception("read_failed")
+        raise StoreUnavailable("The database does not answer. Try again.") from error
 
 
 def _is_outage(error: Exception) -> bool:

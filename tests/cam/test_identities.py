@@ -1,7 +1,7 @@
 """The policies folder: read strictly and as a whole, watched, and kept when it breaks."""
 
-import shutil
 import os
+import shutil
 from functools import partial
 from pathlib import Path
 

@@ -23,7 +23,7 @@ def upgrade() -> None:
     op.create_index("ix_cam_access_key_user", "cam_access_key", ["owner_uin", "uin"])
     op.create_table(
         "cam_decision",
-        sa.Column("id", sa.Integer, nullable=False),
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), nullable=False),
         sa.Column("request_id", sa.String(36), nullable=False),
         sa.Column("owner_uin", sa.String(32), nullable=False),
         sa.Column("uin", sa.String(32), nullable=False),

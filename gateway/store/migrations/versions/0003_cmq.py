@@ -93,6 +93,7 @@ def upgrade() -> None:
     )
     op.create_index("ix_cmq_queue_message_expires_at", "cmq_queue_message", ["expires_at"])
     op.create_index("ix_cmq_queue_message_receive", "cmq_queue_message", ["queue_id", "position"])
+    op.create_index("ix_cmq_queue_message_visible", "cmq_queue_message", ["queue_id", "visible_at"])
     op.create_table(
         "cmq_delivery",
         sa.Column("message_id", sa.String(64), nullable=False),

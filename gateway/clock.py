@@ -11,14 +11,6 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def from_timestamp(seconds: int) -> datetime:
-    """The moment `seconds` after 1970-01-01 UTC.
-
-    Raises ValueError or OverflowError if no calendar has that moment.
-    """
-    return datetime.fromtimestamp(seconds, UTC)
-
-
 def wire_time(moment: datetime | None) -> str | None:
     """Write a moment as the API does, `2018-06-15T14:43:17Z`; None stays None."""
     if moment is None:

@@ -274,10 +274,11 @@ def _check_application(application: datatypes.Application) -> None:
 
 
 def _check_not_served(spec: datatypes.Task) -> None:
-    """Refuse what would be ignored: a member that is accepted has its effect."""
+    """Refuse what a command would miss; what only describes a cloud machine is kept and echoed."""
     for name, value in (
         ("InputMappings", spec.input_mappings),
         ("OutputMappings", spec.output_mappings),
+        ("OutputMappingConfigs", spec.output_mapping_configs),
         ("RedirectLocalInfo", spec.redirect_local_info),
         ("Authentications", spec.authentications),
     ):

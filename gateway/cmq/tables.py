@@ -119,7 +119,6 @@ delivery = Table(
 
 ADD_TOPIC = insert(topic)
 TOPIC_BY_KEY = select(topic).where(topic.c.key == bindparam("key"))
-TOPICS_BY_KEYS = select(topic).where(topic.c.key.in_(bindparam("keys", expanding=True)))
 LOCK_TOPIC = TOPIC_BY_KEY.with_for_update()
 DROP_TOPIC = delete(topic).where(topic.c.id == bindparam("id_"))
 

@@ -126,6 +126,12 @@ REFUSED_JOBS: list[tuple[str, dict[str, Any]]] = [
             a_task(InputMappings=[{"SourcePath": "cfs://10.0.0.1/", "DestinationPath": "/data"}])
         ),
     ),
+    (
+        "UnsupportedOperation",
+        a_job(
+            a_task(OutputMappingConfigs=[{"Scene": "COS", "WorkerNum": 2, "WorkerPartSize": 8}])
+        ),
+    ),
     ("InvalidParameter.NotificationTopicNameTooLong", told("JOB_FAILED", topic="t" * 65)),
     ("InvalidParameter.NotificationTopicName", told("JOB_FAILED", topic="1topic")),
     ("InvalidParameter.NotificationTopicName", told("JOB_FAILED", topic="")),

@@ -128,9 +128,7 @@ REFUSED_JOBS: list[tuple[str, dict[str, Any]]] = [
     ),
     (
         "UnsupportedOperation",
-        a_job(
-            a_task(OutputMappingConfigs=[{"Scene": "COS", "WorkerNum": 2, "WorkerPartSize": 8}])
-        ),
+        a_job(a_task(OutputMappingConfigs=[{"Scene": "COS", "WorkerNum": 2, "WorkerPartSize": 8}])),
     ),
     ("InvalidParameter.NotificationTopicNameTooLong", told("JOB_FAILED", topic="t" * 65)),
     ("InvalidParameter.NotificationTopicName", told("JOB_FAILED", topic="1topic")),

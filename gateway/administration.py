@@ -1,21 +1,29 @@
 """What the command's administrative verbs do, beside a running server and on the same settings."""
 
+import signal
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio
 from sqlalchemy.exc import ArgumentError, OperationalError
 
 from gateway.call import Principal
-from gateway.cam import decisions, identities, keys
+from gateway.cam import decision_proofs, decision_queries, decisions, identities, keys
+from gateway.cam.decision_chain import Report
+from gateway.cam.decision_proofs import Kept
+from gateway.cam.decision_queries import Chain, Filter
 from gateway.clock import now
 from gateway.config import Settings, SettingsError
 from gateway.errors import ApiError
 from gateway.policy.strict_toml import PolicySetRefused
-from gateway.store import Tx, open_store
+from gateway.store import Store, Tx, open_store
 from gateway.store.migrations import migrate
 
 T = TypeVar("T")
+FOLLOW_S = 0.2
+"""How often new decisions are looked for."""
 
 OPERATOR_ERRORS = (
     ApiError,
@@ -72,8 +80,84 @@ def _find_user(settings: Settings, *, user: str, owner_uin: str) -> Principal:
 
 def find_decision(settings: Settings, request_id: str) -> dict[str, Any] | None:
     """A recorded decision in its public form; None if there is none."""
+    return _read(settings, lambda tx: decisions.find_decision(tx, request_id))
+
+
+def list_decisions(settings: Settings, wanted: Filter, *, limit: int) -> list[bytes]:
+    """The last decisions that fit, as JSON, the newest first."""
+    return _read(settings, lambda tx: decision_queries.list_decisions(tx, wanted, limit=limit))
+
+
+def walk_decisions(settings: Settings, wanted: Filter, *, show: Callable[[bytes], None]) -> None:
+    """Show every decision that fits, as JSON, the oldest first."""
+
+    def run(tx: Tx) -> None:
+        for record in decision_queries.walk_decisions(tx, wanted):
+            show(record)
+
+    _read(settings, run)
+
+
+def follow_decisions(
+    settings: Settings, wanted: Filter, *, last: int, show: Callable[[bytes], None]
+) -> None:
+    """Show the last decisions that fit, the oldest first, then each new one until SIGINT."""
     migrate_database(settings)
-    return _write(settings, lambda tx: decisions.find_decision(tx, request_id))
+    anyio.run(partial(_follow, settings, wanted, last=last, show=show))
+
+
+def export_decisions(settings: Settings, *, show: Callable[[bytes], None]) -> list[Chain]:
+    """Show the whole log line by line, as JSON; returns its chains with the heads to keep."""
+
+    def run(tx: Tx) -> list[Chain]:
+        for line in decision_proofs.export(tx):
+            show(line)
+        return decision_queries.list_chains(tx)
+
+    return _read(settings, run)
+
+
+def verify_decisions(settings: Settings, *, kept: Kept) -> list[Report]:
+    """What is known of each chain of the log. kept: heads that must be in it."""
+    return _read(settings, lambda tx: list(decision_proofs.verify(tx, kept=kept)))
+
+
+def verify_exported(file: Path, *, kept: Kept) -> list[Report]:
+    """What is known of each chain in a file that an export wrote."""
+    with file.open("rb") as lines:
+        return decision_proofs.verify_export(lines, kept=kept)
+
+
+async def _follow(
+    settings: Settings, wanted: Filter, *, last: int, show: Callable[[bytes], None]
+) -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with (
+            open_store(settings.resolved_database_url) as store,
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(partial(_show_new, store, wanted, last=last, show=show))
+            async for _ in signals:
+                tasks.cancel_scope.cancel()
+                break
+
+
+async def _show_new(
+    store: Store, wanted: Filter, *, last: int, show: Callable[[bytes], None]
+) -> None:
+    def begin(tx: Tx) -> tuple[list[bytes], dict[str, int]]:
+        seen = {chain.id: chain.head.seq for chain in decision_queries.list_chains(tx)}
+        return decision_queries.list_decisions(tx, wanted, limit=last), seen
+
+    newest_first, seen = await store.read_list(begin)
+    found = newest_first[::-1]
+    while True:
+        for record in found:
+            show(record)
+        await anyio.sleep(FOLLOW_S)
+        found = await store.read_list(
+            lambda tx: decision_queries.list_following(tx, wanted, seen=seen)
+        )
 
 
 def migrate_database(settings: Settings) -> None:
@@ -81,6 +165,15 @@ def migrate_database(settings: Settings) -> None:
     settings.data.mkdir(parents=True, exist_ok=True)
     settings.data.chmod(0o700)
     migrate(settings.resolved_database_url)
+
+
+def _read(settings: Settings, function: Callable[[Tx], T]) -> T:
+    async def run() -> T:
+        async with open_store(settings.resolved_database_url) as store:
+            return await store.read_list(function)
+
+    migrate_database(settings)
+    return anyio.run(run)
 
 
 def _write(settings: Settings, function: Callable[[Tx], T]) -> T:

@@ -26,24 +26,30 @@ from gateway.authn.jwt import JwtAuthenticator
 from gateway.authn.replay import ReplayGuard
 from gateway.authn.signed import ClassicAuthenticator, Tc3Authenticator
 from gateway.batch.api import BatchApi
+from gateway.batch.attributes import Attributes
 from gateway.batch.engines import Engine
 from gateway.batch.engines.local import open_local_engine
 from gateway.batch.redirection import Redirector
 from gateway.batch.scheduler import Scheduler
 from gateway.batch.storage.local import LocalStorage
 from gateway.call import Key, Principal, Upstream
-from gateway.cam import identities, keys, sts
-from gateway.cam.decisions import DecisionLog
+from gateway.cam import api as cam_api
+from gateway.cam import decision_retention, identities, keys, sts
+from gateway.cam.decisions import DecisionLog, Overflow
 from gateway.clock import now
 from gateway.cmq import retention, subscriptions, topics
 from gateway.cmq.api import build_service
 from gateway.cmq.classic import ClassicService
 from gateway.config import Settings, SettingsError
+from gateway.context import Edge
 from gateway.events import relay
 from gateway.events.bus import Bus
 from gateway.events.rabbitmq import open_rabbitmq
 from gateway.pipeline import Pipeline
-from gateway.policy.enforcer import Enforcer
+from gateway.policy.decision_point import DecisionPoint
+from gateway.policy.enforcer import CasbinEvaluator
+from gateway.policy.plans import PlanEvaluator
+from gateway.policy.verdict import Evaluator
 from gateway.server import HttpProtocol, create_api, create_management
 from gateway.service import Service
 from gateway.store import Store, Tx, open_store
@@ -95,13 +101,17 @@ async def _run(settings: Settings) -> None:
         store = await stack.enter_async_context(open_store(settings.resolved_database_url))
         engine = await stack.enter_async_context(_open_engine(settings))
         bus = await _open_bus(settings, stack)
-        folder = identities.PolicyFolder(settings.policies)
+        folder = identities.PolicyFolder(settings.policies, has_limits=settings.limits == "cloud")
         loaded = folder.fingerprint()
-        enforcer = Enforcer(folder.read_model(), folder.read_snapshot(generation=1))
+        policies = DecisionPoint(
+            _open_evaluator(settings, folder), folder.read_snapshot(generation=1)
+        )
         POLICY_GENERATION.set(1)
-        decisions = DecisionLog(store)
+        decisions = DecisionLog(
+            store, clock=now, new_id=ids.new_id, overflow=Overflow(settings.decisions_overflow)
+        )
         pipeline = _build_pipeline(
-            settings, store=store, engine=engine, bus=bus, enforcer=enforcer, decisions=decisions
+            settings, store=store, engine=engine, bus=bus, policies=policies, decisions=decisions
         )
         api = create_api(pipeline, clock=now, new_request_id=ids.new_request_id)
         management = create_management(partial(_problems, state, store))
@@ -109,11 +119,20 @@ async def _run(settings: Settings) -> None:
             await tasks.start(decisions.run)
             await tasks.start(
                 partial(
+                    decision_retention.run,
+                    store,
+                    keep_days=settings.decisions_keep_days,
+                    clock=now,
+                    current_chain=lambda: decisions.chain,
+                )
+            )
+            await tasks.start(
+                partial(
                     identities.watch,
                     folder,
-                    current=enforcer.snapshot,
+                    current=policies.snapshot,
                     loaded=loaded,
-                    swap=enforcer.swap,
+                    swap=policies.swap,
                 )
             )
             await tasks.start(partial(relay.run, store, bus, subscribers=subscriptions, clock=now))
@@ -121,6 +140,11 @@ async def _run(settings: Settings) -> None:
             await tasks.start(_build_scheduler(settings, store=store, engine=engine).run)
             await _serve_until_signal(state, [(api, api_socket), (management, management_socket)])
             tasks.cancel_scope.cancel()
+
+
+def _open_evaluator(settings: Settings, folder: identities.PolicyFolder) -> Evaluator:
+    reference = CasbinEvaluator(folder.read_model())  # a model that is refused is, in any case
+    return reference if settings.evaluator == "casbin" else PlanEvaluator()
 
 
 @asynccontextmanager
@@ -153,13 +177,14 @@ def _build_pipeline(
     store: Store,
     engine: Engine,
     bus: Bus | None,
-    enforcer: Enforcer,
+    policies: DecisionPoint,
     decisions: DecisionLog,
 ) -> Pipeline:
     root = root_key(settings)
+    sealer = keys.open_sealer(settings.data / "sealing.key")
     ring = keys.KeyRing(
         store,
-        sealer=keys.open_sealer(settings.data / "sealing.key"),
+        sealer=sealer,
         fixed={root.secret_id: root},
         clock=now,
     )
@@ -169,17 +194,22 @@ def _build_pipeline(
     batch = BatchApi(store, engine, _topic_exists, clock=now, new_id=ids.new_id)
     upstreams: Mapping[str, Upstream] = {
         "batch": Service(batch.operations),
-        "sts": Service(sts.OPERATIONS),
+        "cam": cam_api.build_service(store, decisions),
+        "sts": sts.build_service(
+            store, sealer=sealer, snapshot=lambda: policies.snapshot, clock=now
+        ),
         "tdmq": build_service(store, bus, clock=now, new_id=ids.new_id),
         "cmq": ClassicService(store, clock=now),
     }
     return Pipeline(
         authenticators=authenticators,
         replay=ReplayGuard(strict=settings.signature_binding == "strict"),
-        enforcer=enforcer,
+        policies=policies,
         decisions=decisions,
+        attributes={"batch": Attributes(store)},
         upstreams=upstreams,
         default_region=settings.region,
+        edge=Edge.of(settings),
     )
 
 

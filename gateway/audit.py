@@ -18,6 +18,7 @@ class DecisionLog(Protocol):
         """Keep a record. durably: return only when it is on disk; else it is there in a second.
 
         make: works the record out, which for a plain read is done later, off the call's way.
+        Raises ServiceUnavailable if the record cannot be kept: the call must not go on.
         """
         ...
 
@@ -30,6 +31,7 @@ async def record(
     query: Query,
     decision: Decision,
     explain: Explain,
+    listed: str | None,
     durably: bool,
 ) -> None:
     """Record what was decided of one call, with the statements that settled it."""
@@ -42,9 +44,14 @@ async def record(
             action=query.action,
             region=call.region,
             source_ip=call.source_ip,
-            resources=tuple(str(resource) for resource in query.resources) or (decision.resource,),
+            resources=tuple(str(resource) for resource in query.resources)
+            or (str(decision.resource or "*"),),
             decision=decision,
             explanation=explain(query),
+            deny_only=tuple(str(resource) for resource in query.deny_only),
+            context=query.context,
+            attributes={str(one): carried for one, carried in query.attributes.items()},
+            listed=listed,
         )
 
     await log.record(make, durably=durably)

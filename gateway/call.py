@@ -10,6 +10,8 @@ from datetime import datetime
 from enum import Enum
 from typing import Any
 
+import msgspec
+
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
@@ -32,31 +34,41 @@ class HttpRequest:
 class Principal:
     """Who makes a call.
 
-    owner_uin: the root account; uin: the caller, equal to owner_uin for the root itself.
+    owner_uin: the root account; uin: the caller, equal to owner_uin for the root itself, the
+    role's id for a session of a role.
+    role: the name of the role that was assumed, or "". session: the name of a temporary session,
+    or "". session_policy: the document that narrows the session, as JSON, or "".
+    mfa: whether the caller proved more than a secret.
     """
 
     owner_uin: str
     uin: str
     name: str
+    role: str = ""
+    session: str = ""
+    session_policy: str = field(default="", repr=False)
+    mfa: bool = False
 
     @property
     def is_root(self) -> bool:
         """Whether this is the account itself, which needs no policy."""
-        return self.uin == self.owner_uin
+        return self.uin == self.owner_uin and not self.role
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
     """A secret key and whose it is.
 
-    token: for a temporary key, the text that must come with every call; None for a lasting key.
+    token_sha256: for a temporary key, the hash of the text that must come with every call; None
+    for a lasting key. expires_at: the moment from which a temporary key is good for nothing.
     """
 
     secret_id: str
     secret_key: str = field(repr=False)
     principal: Principal
     active: bool = True
-    token: str | None = field(default=None, repr=False)
+    token_sha256: bytes | None = field(default=None, repr=False)
+    expires_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,17 +125,19 @@ class Reason(Enum):
     SESSION_POLICY = "session-policy"
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True):
     """The answer to "may they?".
 
-    resource: the resource that settled it: the first one denied, or the first one asked for.
-    generation: the number of the policy snapshot that judged.
+    resource: the one that settled it: the first one denied, or the first one asked for; None if
+    the call names none. generation: the number of the policy snapshot that judged.
+
+    Why no dataclass: one is made for every call, and a frozen dataclass takes as long to make as
+    the decision takes to find.
     """
 
     effect: Effect
     reason: Reason
-    resource: str
+    resource: Resource | None
     generation: int
 
     @property
@@ -133,24 +147,48 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
-class Scope:
-    """Which ids of one resource type a list may show: matched by an allow and by no deny.
+class AttributeTest:
+    """A condition on what a resource carries, as a policy writes it; variables are filled in.
 
-    allow, deny: patterns for the id, in which `*` stands for any run of characters.
+    operator: such as "for_any_value:string_equal". key: such as "qcs:resource_tag".
     """
 
-    allow: tuple[str, ...] = ("*",)
-    deny: tuple[str, ...] = ()
+    operator: str
+    key: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """Some ids: those that fit `pattern`, in which `*` is any run, and pass every test."""
+
+    pattern: str
+    tests: tuple[AttributeTest, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which ids of one resource type a list may show.
+
+    Those that, in every layer of `allow` (policies, boundary, session policy), fit one clause,
+    and fit no clause of `deny`. A test that cannot be judged makes a deny fit and an allow not.
+    """
+
+    allow: tuple[tuple[Clause, ...], ...] = ((Clause("*"),),)
+    deny: tuple[Clause, ...] = ()
 
     @property
     def is_everything(self) -> bool:
         """Whether the whole type is visible and nothing narrower is denied."""
-        return "*" in self.allow and not self.deny
+        return not self.deny and all(EVERY_ID in layer for layer in self.allow)
 
     @property
     def is_nothing(self) -> bool:
         """Whether no id at all can be visible."""
-        return not self.allow or "*" in self.deny
+        return EVERY_ID in self.deny or not all(self.allow)
+
+
+EVERY_ID = Clause("*")
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,12 @@ class Settings:
     isolation: "sandbox", "uid" or "none"; empty means the best this machine allows.
     instances_per_core: how many task instances the local engine runs at once, per core.
     confirm_s: how long the broker may take to confirm a message.
+    evaluator: "compiled" or "casbin": who decides; both decide alike, the first much faster.
+    limits: "none", or "cloud" for the vendor's quotas of users, policies and the like.
+    trusted_proxies: addresses or networks, separated by blanks or commas, whose `X-Forwarded-For`
+    is believed. vpc_header: the header in which they name the caller's private network.
+    decisions_overflow: "refuse" or "drop", see `cam/decisions.py`.
+    decisions_keep_days: how long decisions are kept; 0 means for ever.
     """
 
     host: str = "127.0.0.1"
@@ -47,6 +53,12 @@ class Settings:
     isolation: str = ""
     instances_per_core: int = 16
     confirm_s: int = 10
+    evaluator: str = "compiled"
+    limits: str = "none"
+    trusted_proxies: str = ""
+    vpc_header: str = ""
+    decisions_overflow: str = "refuse"
+    decisions_keep_days: int = 90
 
     @property
     def resolved_database_url(self) -> str:
@@ -57,6 +69,9 @@ class Settings:
 CHOICES: Mapping[str, frozenset[str]] = {
     "signature_binding": frozenset({"lenient", "strict"}),
     "isolation": frozenset({"", "sandbox", "uid", "none"}),
+    "evaluator": frozenset({"compiled", "casbin"}),
+    "limits": frozenset({"none", "cloud"}),
+    "decisions_overflow": frozenset({"refuse", "drop"}),
 }
 FORMS: Mapping[str, tuple[re.Pattern[str], str]] = {
     "region": (re.compile(r"[a-z0-9-]{1,32}"), "a region such as ap-guangzhou"),
@@ -66,6 +81,7 @@ FORMS: Mapping[str, tuple[re.Pattern[str], str]] = {
         re.compile(r"|sqlite:///.+|postgresql(\+psycopg)?://.+"),
         "sqlite:///path or postgresql://…",
     ),
+    "vpc_header": (re.compile(r"|[A-Za-z0-9-]{1,64}"), "the name of a header"),
     "amqp_url": (re.compile(r"|amqps?://[^/?#]+.*"), "amqp://… or amqps://…"),
 }
 """How a text must look, and how that is said: never with the value, which may hold a password."""
@@ -75,6 +91,7 @@ LIMITS: Mapping[str, tuple[int, int]] = {
     "management_port": (0, 65_535),
     "instances_per_core": (1, 4_096),
     "confirm_s": (1, 600),
+    "decisions_keep_days": (0, 36_500),
 }
 
 

@@ -67,6 +67,12 @@ class InvalidParameter(ApiError):
     family = "InvalidParameter"
 
 
+class InvalidParameterAtLeastOneAttribute(ApiError):
+    """A call that changes something says nothing of what."""
+
+    family = "InvalidParameterAtLeastOneAttribute"
+
+
 class InvalidParameterValue(ApiError):
     """A parameter has the right form and a value that cannot be accepted."""
 

@@ -1,6 +1,6 @@
 """The way of every call: authenticate, name, decide, record, forward."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 
 from gateway import audit, catalog, protocol
@@ -9,43 +9,52 @@ from gateway.authn.replay import ReplayGuard, claim_of
 from gateway.call import (
     Call,
     Decision,
-    Effect,
     Grant,
     HttpRequest,
     Principal,
-    Reason,
     Reply,
     Resource,
     Scope,
     Upstream,
 )
 from gateway.catalog import Access, Action, Named
-from gateway.clock import wire_time
+from gateway.context import Edge, context_of
 from gateway.errors import UnsupportedOperation
-from gateway.policy.enforcer import Enforcer
+from gateway.policy.condition import Context
+from gateway.policy.decision_point import DecisionPoint
 from gateway.policy.match import Query
 from gateway.policy.resource import REGIONS
 
+Attributes = Callable[[Sequence[Resource]], Awaitable[Mapping[Resource, Context]]]
+"""Tells what resources carry, such as tags. One that does not exist carries nothing."""
+
 
 class Pipeline:
-    """Answers a request, or raises the ApiError that answers it."""
+    """Answers a request, or raises the ApiError that answers it.
+
+    attributes: by service, asked only if a policy of the caller has a condition on them.
+    """
 
     def __init__(
         self,
         *,
         authenticators: Sequence[Authenticator],
         replay: ReplayGuard,
-        enforcer: Enforcer,
+        policies: DecisionPoint,
         decisions: audit.DecisionLog,
+        attributes: Mapping[str, Attributes],
         upstreams: Mapping[str, Upstream],
         default_region: str,
+        edge: Edge,
     ) -> None:
         self._authenticators = authenticators
         self._replay = replay
-        self._enforcer = enforcer
+        self._policies = policies
         self._decisions = decisions
+        self._attributes = attributes
         self._upstreams = upstreams
         self._default_region = default_region
+        self._edge = edge
 
     async def __call__(self, request: HttpRequest, *, request_id: str, classic: bool) -> Reply:
         """Take one request the whole way."""
@@ -55,7 +64,9 @@ class Pipeline:
         action = catalog.find(call.service, call.version, call.action)
         # from here on an action and a region have one name, the one that policies are matched by
         region = REGIONS.get(call.region, call.region)
-        call = replace(call, action=action.name, region=region)
+        call = replace(
+            call, action=action.name, region=region, source_ip=self._edge.source_ip(request)
+        )
         mutating = action.access is Access.WRITE
         if identity.signature is not None:
             claim = claim_of(call, mutating=mutating)
@@ -63,13 +74,10 @@ class Pipeline:
         named = catalog.resources_of(
             action, params=call.params, owner_uin=principal.owner_uin, region=call.region
         )
-        query = _query(action, call, principal=principal, named=named)
-        explain = self._enforcer.explain_as_now
-        if named.lists is not None:
-            explain = self._enforcer.explain_list_as_now(
-                resource_type=named.lists, region=call.region
-            )
-        decision, scope = self._decide(action, query, named=named, region=call.region)
+        context = context_of(call, principal, vpc=self._edge.vpc(request))
+        query = _query(action, call, principal=principal, named=named, context=context)
+        query = await self._with_attributes(query, action.service)
+        decision, scope, explain = self._decide(query, named=named, region=call.region)
         await audit.record(
             self._decisions,
             call,
@@ -77,6 +85,7 @@ class Pipeline:
             query=query,
             decision=decision,
             explain=explain,
+            listed=named.lists,
             durably=mutating or not decision.allowed,
         )
         if not decision.allowed:
@@ -100,34 +109,27 @@ class Pipeline:
             default_region=self._default_region,
         )
 
+    async def _with_attributes(self, query: Query, service: str) -> Query:
+        attributes = self._attributes.get(service)
+        if attributes is None or not self._policies.reads_resources(query):
+            return query
+        return replace(query, attributes=await attributes((*query.resources, *query.deny_only)))
+
     def _decide(
-        self, action: Action, query: Query, *, named: Named, region: str
-    ) -> tuple[Decision, Scope | None]:
-        if named.lists is not None:
-            return self._decide_list(query, lists=named.lists, region=region)
-        decision = self._enforcer.decide(query)
-        if decision.allowed and action.deny_only_action is not None:
-            besides = replace(query, action=action.deny_only_action, resources=())
-            denial = self._enforcer.decide(besides)
-            if denial.reason is Reason.EXPLICIT_DENY:
-                decision = denial
-        return decision, None
-
-    def _decide_list(
-        self, query: Query, *, lists: str, region: str
-    ) -> tuple[Decision, Scope | None]:
-        """A list shows what the caller may see; who may see nothing of it is denied.
-
-        `query` asks for the whole type: its answer tells why, if nothing is left to show.
-        """
-        scope = self._enforcer.scope(query, resource_type=lists, region=region)
-        decision = self._enforcer.decide(query)
-        if decision.allowed or scope.is_nothing:
-            return decision, scope
-        return replace(decision, effect=Effect.ALLOW, reason=Reason.EXPLICIT_ALLOW), scope
+        self, query: Query, *, named: Named, region: str
+    ) -> tuple[Decision, Scope | None, audit.Explain]:
+        """The decision, what a list may show, and how to have it explained later as of now."""
+        policies = self._policies
+        if named.lists is None:
+            return policies.decide(query), None, policies.explain_as_now
+        listing = {"resource_type": named.lists, "region": region}
+        decision, scope = policies.decide_list(query, **listing)
+        return decision, scope, policies.explain_list_as_now(**listing)
 
 
-def _query(action: Action, call: Call, *, principal: Principal, named: Named) -> Query:
+def _query(
+    action: Action, call: Call, *, principal: Principal, named: Named, context: Context
+) -> Query:
     resources = named.resources
     if named.lists is not None:
         service = action.policy_action.partition(":")[0]
@@ -138,10 +140,6 @@ def _query(action: Action, call: Call, *, principal: Principal, named: Named) ->
         action=action.policy_action,
         resources=resources,
         deny_only=named.deny_only,
-        context={
-            "qcs:ip": (call.source_ip,),
-            "qcs:current_time": (wire_time(call.received_at) or "",),
-            "qcs:uin": (principal.uin,),
-            "qcs:owner_uin": (principal.owner_uin,),
-        },
+        context=context,
+        deny_only_action=action.deny_only_action or "",
     )

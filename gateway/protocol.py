@@ -324,7 +324,8 @@ def denial(decision: Decision, *, request_id: str, action: str) -> UnauthorizedO
     action: as policies name it, such as "batch:SubmitJob", with or without `name/`.
     Source: form A of the answers seen from compute products, their project segment empty.
     """
+    resource = decision.resource or "*"
     return UnauthorizedOperation(
         f"[request id:{request_id}]you are not authorized to perform operation "
-        f"({action.removeprefix('name/')})\nresource ({decision.resource}) has no permission\n"
+        f"({action.removeprefix('name/')})\nresource ({resource}) has no permission\n"
     )

@@ -18,6 +18,7 @@ MESSAGES_PUBLISHED = Counter("qcs_gateway_messages_published", "Messages the bro
 MESSAGES_WAITING = Gauge("qcs_gateway_messages_waiting", "Messages not yet sent.")
 POLICY_GENERATION = Gauge("qcs_gateway_policy_generation", "The policy snapshot in force.")
 POLICY_BROKEN = Gauge("qcs_gateway_policy_broken", "1 while the policy files on disk are refused.")
+DECISIONS_DROPPED = Counter("qcs_gateway_decisions_dropped", "Decisions answered and not kept.")
 INSTANCES_RUNNING = Gauge("qcs_gateway_instances_running", "Task instances running now.")
 
 

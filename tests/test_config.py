@@ -25,6 +25,8 @@ SAMPLES: dict[str, str] = {
     "isolation": "uid",
     "instances_per_core": "2",
     "confirm_s": "5",
+    "decisions_overflow": "drop",
+    "decisions_keep_days": "0",
 }
 TOGETHER = {"root_secret_id": "AKIDroot", "root_secret_key": "root-secret"}
 BAD: dict[str, list[str]] = {
@@ -44,6 +46,8 @@ BAD: dict[str, list[str]] = {
     "isolation": ["docker", "NONE"],
     "instances_per_core": ["0", "4097", "many"],
     "confirm_s": ["0", "601", "1s"],
+    "decisions_overflow": ["", "Drop", "lose"],
+    "decisions_keep_days": ["-1", "36501", "90d", "1.5"],
 }
 
 

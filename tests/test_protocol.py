@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway import protocol
-from gateway.call import Call, Decision, Effect, HttpRequest, Reason, Reply
+from gateway.call import Call, Decision, Effect, HttpRequest, Reason, Reply, Resource
 from gateway.errors import (
     ApiError,
     AuthFailure,
@@ -364,13 +364,13 @@ def test_a_classic_error_is_a_pair_of_numbers(error: ApiError, code: int, messag
 
 @pytest.mark.parametrize("action", ["batch:SubmitJob", "name/batch:SubmitJob"])
 def test_a_denial_reads_as_the_clouds_does(action: str) -> None:
-    resource = "qcs::batch:ap-guangzhou:uin/100000000001:job/*"
+    resource = Resource("batch", "ap-guangzhou", "100000000001", "job/*")
     decision = Decision(Effect.DENY, Reason.IMPLICIT_DENY, resource, 1)
     error = protocol.denial(decision, request_id=REQUEST_ID, action=action)
     assert error.code == "UnauthorizedOperation"
     assert error.message == (
         f"[request id:{REQUEST_ID}]you are not authorized to perform operation (batch:SubmitJob)\n"
-        f"resource ({resource}) has no permission\n"
+        "resource (qcs::batch:ap-guangzhou:uin/100000000001:job/*) has no permission\n"
     )
 
 

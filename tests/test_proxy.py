@@ -10,14 +10,29 @@ from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 
 from gateway import protocol
 from gateway.authn.replay import ReplayGuard
 from gateway.authn.signed import Tc3Authenticator
-from gateway.call import Call, Decision, Effect, Grant, Principal, Reason, Reply, Scope
+from gateway.call import (
+    AttributeTest,
+    Call,
+    Clause,
+    Decision,
+    Effect,
+    Grant,
+    Principal,
+    Reason,
+    Reply,
+    Resource,
+    Scope,
+)
 from gateway.cam.decisions import DecisionLog, find_decision
 from gateway.cam.identities import PolicyFolder
+from gateway.clock import now
+from gateway.context import Edge
 from gateway.errors import (
     ClassicError,
     InternalError,
@@ -25,8 +40,10 @@ from gateway.errors import (
     UnauthorizedOperation,
     UpstreamError,
 )
+from gateway.ids import new_id
 from gateway.pipeline import Pipeline
-from gateway.policy.enforcer import Enforcer
+from gateway.policy.decision_point import DecisionPoint
+from gateway.policy.plans import PlanEvaluator
 from gateway.proxy import HttpUpstream, UnfilteredList
 from gateway.store import Store
 from tests.authn.requests import ALICE, KeyRing, alice_key, sdk_request
@@ -34,10 +51,15 @@ from tests.support.running import ROOT, wait_until
 from tests.support.services import LOOPBACK, Program, free_port
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC)
+ANY_JOB = Resource("batch", "ap-guangzhou", "100000000001", "job/*")
+PROD = AttributeTest("for_any_value:string_equal", "qcs:resource_tag", ("env&prod",))
 GRANT = Grant(
     principal=Principal("100000000001", "100000000101", "alice"),
-    decision=Decision(Effect.ALLOW, Reason.EXPLICIT_ALLOW, "qcs::…:job/*", 7),
-    scope=Scope(allow=("job-a*", "job-b"), deny=("job-ab",)),
+    decision=Decision(Effect.ALLOW, Reason.EXPLICIT_ALLOW, ANY_JOB, 7),
+    scope=Scope(
+        allow=((Clause("job-a*"), Clause("job-b", (PROD,))), (Clause("*"),)),
+        deny=(Clause("job-ab"),),
+    ),
 )
 
 
@@ -93,12 +115,7 @@ async def test_a_call_and_its_grant_arrive_as_they_were_sent(
     assert arrived["Call"]["params"] == params
     assert arrived["Call"]["received_at"] == "2026-01-02T03:04:05.678901Z"
     assert arrived["Call"]["source_ip"] == "192.0.2.7"
-    assert arrived["Grant"]["principal"] == {
-        "owner_uin": "100000000001",
-        "uin": "100000000101",
-        "name": "alice",
-    }
-    assert arrived["Grant"]["scope"] == {"allow": ["job-a*", "job-b"], "deny": ["job-ab"]}
+    assert msgspec.convert(arrived["Grant"], Grant) == GRANT
     assert arrived["Grant"]["decision"]["reason"] == "explicit-allow"
 
 
@@ -165,14 +182,16 @@ async def test_a_denied_call_never_reaches_the_service(store: Store) -> None:
 def build(store: Store, upstreams: Mapping[str, Any]) -> tuple[Pipeline, DecisionLog]:
     """The corridor with the policies of this repository, and these services behind it."""
     folder = PolicyFolder(ROOT / "policies")
-    decisions = DecisionLog(store)
+    decisions = DecisionLog(store, clock=now, new_id=new_id)
     pipeline = Pipeline(
         authenticators=[Tc3Authenticator(KeyRing(alice_key()))],
         replay=ReplayGuard(),
-        enforcer=Enforcer(folder.read_model(), folder.read_snapshot(generation=1)),
+        policies=DecisionPoint(PlanEvaluator(), folder.read_snapshot(generation=1)),
         decisions=decisions,
+        attributes={},
         upstreams=upstreams,
         default_region="ap-guangzhou",
+        edge=Edge(),
     )
     return pipeline, decisions
 
@@ -183,7 +202,9 @@ async def everything(call: Call, grant: Grant) -> Reply:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("scope", [None, Scope(), Scope(allow=("job-a", "*"))])
+@pytest.mark.parametrize(
+    "scope", [None, Scope(), Scope(allow=((Clause("job-a"), Clause("*")), (Clause("*"),)))]
+)
 async def test_a_service_that_cannot_filter_may_list_to_who_sees_everything(
     scope: Scope | None,
 ) -> None:
@@ -194,7 +215,16 @@ async def test_a_service_that_cannot_filter_may_list_to_who_sees_everything(
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     "scope",
-    [Scope(allow=("job-a*",)), Scope(deny=("job-a",)), Scope(allow=()), Scope(deny=("*",))],
+    [
+        Scope(allow=((Clause("job-a*"),),)),
+        Scope(allow=((Clause("*"),), (Clause("job-a*"),))),
+        Scope(allow=((Clause("*", (PROD,)),),)),
+        Scope(deny=(Clause("job-a"),)),
+        Scope(deny=(Clause("*", (PROD,)),)),
+        Scope(allow=((),)),
+        Scope(allow=((Clause("*"),), ())),
+        Scope(deny=(Clause("*"),)),
+    ],
 )
 async def test_a_service_that_cannot_filter_lists_nothing_to_who_sees_a_part(scope: Scope) -> None:
     with pytest.raises(UpstreamError) as raised:

@@ -5,14 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.fernet import Fernet, MultiFernet
 
 from gateway.batch.api import BatchApi
+from gateway.cam import api as cam_api
 from gateway.cam import sts
+from gateway.cam.decisions import DecisionLog
 from gateway.catalog import ACTIONS, CLASSIC, UNBUILT, Action
 from gateway.clock import now
 from gateway.cmq.api import build_service
 from gateway.cmq.classic import ClassicService
 from gateway.ids import new_id
+from gateway.policy.snapshot import Snapshot, build_snapshot
 from gateway.store import open_store
 from tests.support.fake_engine import FakeEngine
 from tests.support.policies import OWNER, write_policies
@@ -26,6 +30,7 @@ API = {
 }
 CLASSIC_ACTIONS = [one for one in ACTIONS if one.version == CLASSIC]
 NOT_SERVED = "is not served here yet"
+SEALER = MultiFernet([Fernet(Fernet.generate_key())])
 Ask = Callable[[Action], Request]
 
 
@@ -176,7 +181,10 @@ async def test_every_action_has_a_handler_or_is_listed_as_unbuilt_and_never_both
         batch = BatchApi(store, FakeEngine(tmp_path), never, clock=now, new_id=new_id)
         actions = {
             "batch": frozenset(batch.operations),
-            "sts": frozenset(sts.OPERATIONS),
+            "cam": cam_api.build_service(
+                store, DecisionLog(store, clock=now, new_id=new_id)
+            ).actions,
+            "sts": sts.build_service(store, sealer=SEALER, snapshot=nothing, clock=now).actions,
             "tdmq": build_service(store, None, clock=now, new_id=new_id).actions,
             "cmq": ClassicService(store, clock=now).actions,
         }
@@ -188,6 +196,11 @@ async def test_every_action_has_a_handler_or_is_listed_as_unbuilt_and_never_both
 def never(*_: Any, **__: Any) -> bool:
     """No topic exists."""
     return False
+
+
+def nothing() -> Snapshot:
+    """Nobody is declared."""
+    return build_snapshot([], presets={}, custom={}, generation=1)
 
 
 def test_no_two_versions_of_a_service_have_an_action_of_one_name() -> None:

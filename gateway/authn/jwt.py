@@ -25,6 +25,7 @@ CLOCK_SKEW_S = 60
 LIFETIME_S_MAX = 3_600
 TOKEN_CHARACTERS_MAX = 8_192
 CACHED_MAX = 4_096
+MFA = "mfa"
 FORBIDDEN_HEADERS = frozenset({"jku", "jwk", "x5u", "x5c", "crit", "b64"})
 
 _UIN = re.compile(r"[0-9]{1,20}")
@@ -174,7 +175,7 @@ def _read_time(claims: Mapping[str, Any], name: str, *, default: int | None = No
 
 
 def _read_principal(claims: Mapping[str, Any], issuer: Issuer) -> Principal:
-    """Read who the token speaks of: claims `owner_uin`, `uin` (or `sub`) and `name`.
+    """Read who the token speaks of: claims `owner_uin`, `uin` (or `sub`), `name` and `amr`.
 
     Why: a uin may stand in a policy's `${uin}`, so nothing but digits is one.
     """
@@ -187,7 +188,17 @@ def _read_principal(claims: Mapping[str, Any], issuer: Issuer) -> Principal:
         raise _refused("it names the root, who has a key instead")
     name = claims.get("name")
     named = isinstance(name, str) and _NAME.fullmatch(name) is not None
-    return Principal(owner_uin=owner_uin, uin=uin, name=str(name) if named else uin)
+    return Principal(
+        owner_uin=owner_uin, uin=uin, name=str(name) if named else uin, mfa=_read_mfa(claims)
+    )
+
+
+def _read_mfa(claims: Mapping[str, Any]) -> bool:
+    """Read whether the bearer proved more than one thing. Source: RFC 8176, claim `amr`."""
+    methods = claims.get("amr", [])
+    if not isinstance(methods, list) or not all(isinstance(one, str) for one in methods):
+        raise _refused("its claim `amr` is not a list of strings")
+    return MFA in methods
 
 
 def _read_uin(value: object, *, claim: str) -> str:

@@ -4,6 +4,8 @@ Here meet the pure rules, the key store and the time at which a request came in.
 """
 
 import hmac
+from datetime import datetime
+from hashlib import sha256
 
 from gateway.authn import Identity, Keys, Signature, hmac_v1, tc3
 from gateway.call import HttpRequest, Key, Principal
@@ -51,7 +53,8 @@ class Tc3Authenticator:
             secret_key=(key or _NOBODY).secret_key,
             unsigned_payload=unsigned,
         )
-        principal = _believe(key, matches=matches, token=request.headers.get("x-tc-token", ""))
+        token = request.headers.get("x-tc-token", "")
+        principal = _believe(key, matches=matches, token=token, now=request.received_at)
         return Identity(principal, credential.service, Signature(signature, signed_at))
 
     def _is_payload_unsigned(self, request: HttpRequest) -> bool:
@@ -87,7 +90,7 @@ class ClassicAuthenticator:
             path=request.path,
             secret_key=(key or _NOBODY).secret_key,
         )
-        principal = _believe(key, matches=matches, token=claimed.token)
+        principal = _believe(key, matches=matches, token=claimed.token, now=request.received_at)
         # Why: not the text of the signature, for several base64 texts stand for one digest.
         return Identity(principal, "cmq", Signature(claimed.digest.hex(), claimed.signed_at))
 
@@ -101,7 +104,7 @@ def _read_form(request: HttpRequest) -> Pairs:
         ) from None
 
 
-def _believe(key: Key | None, *, matches: bool, token: str) -> Principal:
+def _believe(key: Key | None, *, matches: bool, token: str, now: datetime) -> Principal:
     """Give the key's owner, or raise the AuthFailure that fits.
 
     Why: a disabled key is "not found", for the vendor's text for that code speaks of keys that
@@ -118,9 +121,19 @@ def _believe(key: Key | None, *, matches: bool, token: str) -> Principal:
             "Please check your signature is correct.",
             detail="SignatureFailure",
         )
-    if not hmac.compare_digest((key.token or "").encode(), token.encode("utf-8", "replace")):
+    if not _has_token(key, token):
         raise AuthFailure(
             "The token of the temporary key is missing or wrong, or this key has none.",
             detail="TokenFailure",
         )
+    if key.expires_at is not None and key.expires_at <= now:
+        raise AuthFailure(
+            "The temporary key has expired: ask for a new one.", detail="TokenFailure"
+        )
     return key.principal
+
+
+def _has_token(key: Key, token: str) -> bool:
+    if key.token_sha256 is None:
+        return not token
+    return hmac.compare_digest(key.token_sha256, sha256(token.encode("utf-8", "replace")).digest())

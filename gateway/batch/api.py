@@ -10,11 +10,17 @@ import anyio.to_thread
 
 from gateway import ids
 from gateway.batch import datatypes as wire
-from gateway.batch import environments, jobs, reads
+from gateway.batch import environments, jobs, reads, templates
 from gateway.batch.engines import Engine
-from gateway.batch.lists import check_combination, list_envs, list_jobs, read_page
+from gateway.batch.lists import (
+    check_combination,
+    list_envs,
+    list_jobs,
+    list_templates,
+    read_page,
+)
 from gateway.batch.validation import check_task_name, plan_job
-from gateway.batch.views import LOG_PREFIX, job_view
+from gateway.batch.views import LOG_PREFIX, job_view, template_view
 from gateway.call import Call, Grant
 from gateway.clock import Clock
 from gateway.errors import InvalidParameter, InvalidParameterValue
@@ -63,6 +69,14 @@ class BatchApi:
             ),
             "TerminateComputeNodes": Operation(
                 wire.TerminateComputeNodesRequest, self.terminate_nodes
+            ),
+            "CreateTaskTemplate": Operation(wire.CreateTaskTemplateRequest, self.create_template),
+            "DescribeTaskTemplates": Operation(
+                wire.DescribeTaskTemplatesRequest, self.describe_templates, filters
+            ),
+            "ModifyTaskTemplate": Operation(wire.ModifyTaskTemplateRequest, self.modify_template),
+            "DeleteTaskTemplates": Operation(
+                wire.DeleteTaskTemplatesRequest, self.delete_templates
             ),
         }
 
@@ -332,6 +346,79 @@ class BatchApi:
         )
         return Empty()
 
+    async def create_template(
+        self, call: Call, grant: Grant, request: wire.CreateTaskTemplateRequest
+    ) -> wire.CreateTaskTemplateResponse:
+        """Store a task, to be copied into jobs."""
+        templates.check_new(request)
+        template_id = await self.store.write(
+            partial(
+                templates.create,
+                request=request,
+                principal=grant.principal,
+                region=call.region,
+                now=self.clock(),
+                new_id=self.new_id,
+            )
+        )
+        return wire.CreateTaskTemplateResponse(task_template_id=template_id)
+
+    async def describe_templates(
+        self, call: Call, grant: Grant, request: wire.DescribeTaskTemplatesRequest
+    ) -> wire.DescribeTaskTemplatesResponse:
+        """The task templates the caller may describe."""
+        for template_id in request.task_template_ids:
+            _check_template_id(template_id)
+        check_combination(request.task_template_ids, request.filters, name="TaskTemplateIds")
+        page = read_page(request.offset, request.limit, default=20, most=100, least=1)
+
+        def read(tx: Tx) -> wire.DescribeTaskTemplatesResponse:
+            rows, total = list_templates(
+                tx,
+                principal=grant.principal,
+                region=call.region,
+                ids=request.task_template_ids,
+                filters=request.filters,
+                scope=grant.scope,
+                page=page,
+            )
+            tags = reads.tags_of(tx, [row.id for row in rows])
+            views = [template_view(row, tags_on=tags.get(row.id, [])) for row in rows]
+            return wire.DescribeTaskTemplatesResponse(task_template_set=views, total_count=total)
+
+        return await self.store.read_list(read)
+
+    async def modify_template(
+        self, call: Call, grant: Grant, request: wire.ModifyTaskTemplateRequest
+    ) -> Empty:
+        """Change a template; the jobs made from it stay as they are."""
+        _check_template_id(request.task_template_id)
+        templates.check_change(request)
+        await self.store.write(
+            partial(
+                templates.modify, request=request, principal=grant.principal, region=call.region
+            )
+        )
+        return Empty()
+
+    async def delete_templates(
+        self, call: Call, grant: Grant, request: wire.DeleteTaskTemplatesRequest
+    ) -> Empty:
+        """Remove templates, all or none; the jobs made from them stay."""
+        if not 0 < len(request.task_template_ids) <= 100:  # noqa: PLR2004  # the API's limit
+            raise InvalidParameterValue("TaskTemplateIds must name from 1 to 100 templates.")
+        for template_id in request.task_template_ids:
+            _check_template_id(template_id)
+        await self.store.write(
+            partial(
+                templates.delete,
+                template_ids=request.task_template_ids,
+                principal=grant.principal,
+                region=call.region,
+            )
+        )
+        return Empty()
+
     def _once(
         self,
         tx: Tx,
@@ -361,6 +448,13 @@ def _check_job_id(job_id: str) -> None:
 def _check_env_id(env_id: str) -> None:
     if not ids.is_id(env_id, "env"):
         raise InvalidParameter(f"EnvId `{env_id}` is malformed.", detail="EnvIdMalformed")
+
+
+def _check_template_id(template_id: str) -> None:
+    if not ids.is_id(template_id, templates.PREFIX):
+        raise InvalidParameter(
+            f"TaskTemplateId `{template_id}` is malformed.", detail="TaskTemplateIdMalformed"
+        )
 
 
 def _tail(path: Path) -> bytes:

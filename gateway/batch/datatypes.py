@@ -325,7 +325,7 @@ class Notification(Wire):
 
 
 class Tag(Wire):
-    """A label on a job or an environment."""
+    """A label on a job, an environment or a template."""
 
     key: str
     value: str
@@ -692,7 +692,65 @@ class TerminateComputeNodesRequest(Wire):
     compute_node_ids: list[str]
 
 
+class CreateTaskTemplateRequest(Wire):
+    """What CreateTaskTemplate asks for."""
+
+    task_template_name: str
+    task_template_info: Task
+    task_template_description: str | None = None
+    tags: list[Tag] = []
+
+
+class CreateTaskTemplateResponse(Wire):
+    """What CreateTaskTemplate answers."""
+
+    task_template_id: str
+
+
+class DescribeTaskTemplatesRequest(Wire):
+    """What DescribeTaskTemplates asks for."""
+
+    task_template_ids: list[str] = []
+    filters: list[Filter] = []
+    offset: Int | None = None
+    limit: Int | None = None
+
+
+class TaskTemplateView(Wire):
+    """A task template in the answer of DescribeTaskTemplates."""
+
+    task_template_id: str
+    task_template_name: str
+    task_template_description: str
+    task_template_info: Task
+    create_time: str
+    tags: list[Tag]
+
+
+class DescribeTaskTemplatesResponse(Wire):
+    """What DescribeTaskTemplates answers."""
+
+    task_template_set: list[TaskTemplateView]
+    total_count: Int
+
+
+class ModifyTaskTemplateRequest(Wire):
+    """What ModifyTaskTemplate asks for: what is None stays as it is."""
+
+    task_template_id: str
+    task_template_name: str | None = None
+    task_template_description: str | None = None
+    task_template_info: Task | None = None
+
+
+class DeleteTaskTemplatesRequest(Wire):
+    """What DeleteTaskTemplates asks for."""
+
+    task_template_ids: list[str]
+
+
 TerminateJobResponse = DeleteJobResponse = DeleteComputeEnvResponse = Empty
+ModifyTaskTemplateResponse = DeleteTaskTemplatesResponse = Empty
 
 _OLD_SPELLINGS: tuple[Mapping[str, str], ...] = (
     {"notifications": "Notifications"},

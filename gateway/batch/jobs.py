@@ -97,7 +97,7 @@ def submit(
 
 
 def store_tags(tx: Tx, resource_id: str, tags: Sequence[datatypes.Tag]) -> None:
-    """Keep the tags of a job or an environment."""
+    """Keep the tags of a job, an environment or a template."""
     if tags:
         rows = [{"resource_id": resource_id, "key": tag.key, "value": tag.value} for tag in tags]
         tx.execute(sql.ADD_TAG, rows)

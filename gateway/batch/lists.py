@@ -7,11 +7,12 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, Table, exists, func, select
 
 from gateway.batch import datatypes
+from gateway.batch.attributes import ListJudge
 from gateway.batch.states import State
-from gateway.batch.tables import compute_env, job, tag
+from gateway.batch.tables import compute_env, job, tag, task_template
 from gateway.call import Principal, Scope
 from gateway.errors import InvalidFilter, InvalidParameter, InvalidParameterValue
-from gateway.store import Tx, matches_any
+from gateway.store import Tx, visible
 
 FILTERS_MAX = 20  # our limit
 FILTER_VALUES_MAX = 100  # our limit
@@ -29,7 +30,9 @@ class Page:
     limit: int
 
 
-def read_page(offset: int | None, limit: int | None, *, default: int, most: int) -> Page:
+def read_page(
+    offset: int | None, limit: int | None, *, default: int, most: int, least: int = 0
+) -> Page:
     """Check Offset and Limit. Raises InvalidParameterValue."""
     offset = 0 if offset is None else offset
     limit = default if limit is None else limit
@@ -37,8 +40,8 @@ def read_page(offset: int | None, limit: int | None, *, default: int, most: int)
         raise InvalidParameterValue("Offset and Limit cannot be negative.", detail="Negative")
     if offset > OFFSET_MAX:
         raise InvalidParameterValue(f"Offset `{offset}` is over {OFFSET_MAX}.")
-    if limit > most:
-        raise InvalidParameterValue(f"Limit `{limit}` is over {most}.")
+    if not least <= limit <= most:
+        raise InvalidParameterValue(f"Limit `{limit}` is not from {least} to {most}.")
     return Page(offset, limit)
 
 
@@ -88,6 +91,21 @@ def list_envs(
     return _list(tx, compute_env, principal, region, ids, scope, conditions, page)
 
 
+def list_templates(
+    tx: Tx,
+    *,
+    principal: Principal,
+    region: str,
+    ids: Sequence[str],
+    filters: Sequence[datatypes.Filter],
+    scope: Scope | None,
+    page: Page,
+) -> tuple[list[Row[Any]], int]:
+    """An account's task templates, newest first, and how many match before paging."""
+    conditions = _conditions(task_template, TEMPLATE_FILTERS, filters)
+    return _list(tx, task_template, principal, region, ids, scope, conditions, page)
+
+
 def _list(
     tx: Tx,
     table: Table,
@@ -101,10 +119,9 @@ def _list(
     conditions += [table.c.owner_uin == principal.owner_uin, table.c.region == region]
     if ids:
         conditions.append(table.c.id.in_(ids))
-    if scope is not None and not scope.is_everything:
-        conditions.append(matches_any(table.c.id, scope.allow, dialect=tx.dialect))
-        if scope.deny:
-            conditions.append(~matches_any(table.c.id, scope.deny, dialect=tx.dialect))
+    if scope is not None:
+        judge = ListJudge(tx, table, owner_uin=principal.owner_uin, region=region)
+        conditions.append(visible(table.c.id, scope, dialect=tx.dialect, judge=judge))
     total: int = tx.execute(select(func.count()).select_from(table).where(*conditions)).scalar_one()
     statement = (
         select(table)
@@ -174,3 +191,4 @@ ENV_FILTERS: Mapping[str, Condition] = {
     "zone": compute_env.c.zone.in_,
     "resource-type": _resource_type_is,
 }
+TEMPLATE_FILTERS: Mapping[str, Condition] = {"task-template-name": task_template.c.name.in_}

@@ -29,7 +29,7 @@ def task_counts(tx: Tx, job_ids: Sequence[str]) -> Mapping[str, Counts]:
 
 
 def tags_of(tx: Tx, resource_ids: Sequence[str]) -> Mapping[str, list[wire.Tag]]:
-    """The tags of jobs or environments."""
+    """The tags of jobs, environments or templates."""
     return views.tags(tx.execute(sql.TAGS_OF, {"resource_ids": list(resource_ids)}))
 
 

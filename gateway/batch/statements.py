@@ -5,6 +5,8 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Integer,
+    LargeBinary,
+    Text,
     and_,
     bindparam,
     delete,
@@ -27,6 +29,7 @@ from gateway.batch.tables import (
     tag,
     task,
     task_instance,
+    task_template,
 )
 from gateway.store import Moment
 
@@ -38,6 +41,7 @@ ADD_DEPENDENCE = insert(dependence)
 ADD_INSTANCE = insert(task_instance)
 ADD_ENV = insert(compute_env)
 ADD_NODE = insert(compute_node)
+ADD_TEMPLATE = insert(task_template)
 ADD_TAG = insert(tag)
 DROP_TAGS = delete(tag).where(tag.c.resource_id == bindparam("of_id"))
 TAGS_OF = (
@@ -357,4 +361,31 @@ DROP_NODE = delete(compute_node).where(compute_node.c.id == bindparam("node_id")
 JOBS_USING_ENV = select(func.count()).where(
     task.c.env_id == bindparam("env_id"),
     task.c.state.not_in([State.SUCCEED.value, State.FAILED.value]),
+)
+
+_GIVEN_NAME = bindparam("given_name", type_=Text)
+_GIVEN_DESCRIPTION = bindparam("given_description", type_=Text)
+_GIVEN_SPEC = bindparam("given_spec", type_=LargeBinary)
+MODIFY_TEMPLATE = (
+    update(task_template)
+    .where(
+        task_template.c.id == bindparam("of_id"),
+        task_template.c.owner_uin == bindparam("of_owner"),
+        task_template.c.region == bindparam("in_region"),
+    )
+    .values(
+        name=func.coalesce(_GIVEN_NAME, task_template.c.name),
+        description=func.coalesce(_GIVEN_DESCRIPTION, task_template.c.description),
+        spec=func.coalesce(_GIVEN_SPEC, task_template.c.spec),
+    )
+)
+"""What is not given, and so is None, stays as it is."""
+DROP_TEMPLATES = (
+    delete(task_template)
+    .where(
+        task_template.c.id.in_(bindparam("of_ids", expanding=True)),
+        task_template.c.owner_uin == bindparam("of_owner"),
+        task_template.c.region == bindparam("in_region"),
+    )
+    .returning(task_template.c.id)
 )

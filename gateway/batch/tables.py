@@ -154,6 +154,21 @@ compute_node = Table(
 """The nodes of named environments. `busy_with`: the attempt that runs there, or "". An elastic
 node lives as long as its attempt and is named in the instance's own row."""
 
+task_template = Table(
+    "batch_task_template",
+    metadata,
+    Column("id", String(24), primary_key=True),
+    Column("owner_uin", String(32), nullable=False),
+    Column("region", String(64), nullable=False),
+    Column("created_by", String(32), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("spec", LargeBinary, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Index("ix_batch_task_template_list", "owner_uin", "region", "created_at"),
+)
+"""`spec`: the `Task` as JSON. Jobs do not refer to it: callers copy the task into them."""
+
 tag = Table(
     "batch_tag",
     metadata,
@@ -163,7 +178,7 @@ tag = Table(
     PrimaryKeyConstraint("resource_id", "key"),
     Index("ix_batch_tag_key", "key"),
 )
-"""The tags of jobs and environments, for filters and tag conditions."""
+"""The tags of jobs, environments and templates, for filters and tag conditions."""
 
 client_token = Table(
     "batch_client_token",

@@ -140,6 +140,12 @@ def check_tags(tags: Sequence[datatypes.Tag] | None) -> None:
         raise InvalidParameterValue("Every tag needs a key of its own.")
 
 
+def check_task(spec: datatypes.Task) -> None:
+    """Check a task that no job has yet. Raises the public error of the first thing wrong."""
+    [name] = _task_names([spec])
+    _plan_task(spec, position=0, name=name, blockers=0)
+
+
 def _task_names(tasks: Sequence[datatypes.Task]) -> tuple[str, ...]:
     if not 0 < len(tasks) <= TASKS_MAX:
         raise InvalidParameterValue(f"A job has from 1 to {TASKS_MAX} tasks.")

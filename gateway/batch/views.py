@@ -66,6 +66,18 @@ def tags(rows: Iterable[Row[Any]]) -> Mapping[str, list[datatypes.Tag]]:
     return found
 
 
+def template_view(row: Row[Any], *, tags_on: Sequence[datatypes.Tag]) -> datatypes.TaskTemplateView:
+    """A template as DescribeTaskTemplates shows it."""
+    return datatypes.TaskTemplateView(
+        task_template_id=row.id,
+        task_template_name=row.name,
+        task_template_description=row.description,
+        task_template_info=msgspec.json.decode(row.spec, type=datatypes.Task),
+        create_time=wire_time(row.created_at) or "",
+        tags=list(tags_on),
+    )
+
+
 def job_view(
     row: Row[Any], *, counts: Counts, tags_on: Sequence[datatypes.Tag]
 ) -> datatypes.JobView:

@@ -4,7 +4,8 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -12,75 +13,140 @@ import anyio.to_thread
 from anyio.abc import TaskStatus
 
 from gateway.call import Principal
+from gateway.catalog import ACTIONS
 from gateway.errors import ApiError
 from gateway.policy.accounts import Account, parse_accounts
+from gateway.policy.action import KnownActions
+from gateway.policy.condition import CALL_KEYS, NAMED_TAG, RESOURCE_KEYS
 from gateway.policy.document import Document, parse
-from gateway.policy.snapshot import Snapshot, build_snapshot
+from gateway.policy.limits import check_limits
+from gateway.policy.snapshot import Snapshot, build_snapshot, policy_key
 from gateway.policy.strict_toml import PolicySetRefused
+from gateway.policy.trust import Trust, check_trust, parse_trust
 from gateway.telemetry import POLICY_BROKEN, POLICY_GENERATION, log
 
 WATCH_S = 0.25
-SUPPLIED_KEYS = frozenset({"qcs:ip", "qcs:current_time", "qcs:uin", "qcs:owner_uin"})
-"""The condition keys that every call carries. A document that uses another is refused whole."""
+ACCOUNTS = "accounts.toml"
+SERVICES = frozenset({"qcs", "cmqqueue", "cmqtopic"} | {action.service for action in ACTIONS})
+KNOWN_ACTIONS: KnownActions = {
+    "batch": frozenset(action.name.lower() for action in ACTIONS if action.service == "batch")
+}
+"""Of the other services the catalogue has only some actions."""
 
-Fingerprint = tuple[tuple[str, int, int, int], ...]
+Status = tuple[int, int, int]
+Fingerprint = dict[str, Status]
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyFolder:
-    """The folder of policies. Layout: `accounts.toml`, `presets/*.json`, `model.conf`."""
+    """The folder of policies. Layout: `accounts.toml`, `presets/*.json`, `model.conf`.
+
+    has_limits: the vendor's quotas hold. A document is parsed once, until its file changes.
+    """
 
     path: Path
+    has_limits: bool = False
+    _parsed: dict[tuple[str, str], tuple[Status, Document]] = field(default_factory=dict)
 
     def read_model(self) -> str:
         """The text of the casbin model. Raises PolicySetRefused."""
-        return self._read("model.conf")
+        return self._read("model.conf")[0]
 
     def read_snapshot(self, *, generation: int) -> Snapshot:
         """Everything declared, strictly. Raises PolicySetRefused, naming the file."""
-        accounts = parse_accounts(self._read("accounts.toml"))
+        accounts = parse_accounts(self._read(ACCOUNTS)[0])
+        self._forget_deleted_files()
         if not accounts:
-            raise PolicySetRefused("accounts.toml declares no account")
-        presets = {}
-        for file in sorted((self.path / "presets").glob("*.json")):
-            presets[file.stem] = self._read_document(f"presets/{file.name}", name=file.stem)
-        custom = {account.uin: self._read_custom(account) for account in accounts}
-        return build_snapshot(accounts, presets=presets, custom=custom, generation=generation)
+            raise PolicySetRefused(f"{ACCOUNTS} declares no account")
+        presets = {
+            Path(file).stem: self._read_document(file, name=Path(file).stem)
+            for file in self._preset_files()
+        }
+        custom = {
+            account.uin: {
+                one.name: self._read_document(one.file, name=one.name) for one in account.policies
+            }
+            for account in accounts
+        }
+        if self.has_limits:
+            check_limits(accounts)
+        return build_snapshot(
+            accounts,
+            presets=presets,
+            custom=custom,
+            trusts=self._read_trusts(accounts),
+            generation=generation,
+        )
+
+    def read_changes(
+        self, snapshot: Snapshot, *, before: Fingerprint, after: Fingerprint, generation: int
+    ) -> Snapshot:
+        """The snapshot after some files have changed; only these are read, if that is enough.
+
+        It is if each is a document that the snapshot has already. Raises PolicySetRefused.
+        """
+        changed = {file for file, status in after.items() if before.get(file) != status}
+        holders = _holders(snapshot, self._preset_files())
+        if before.keys() != after.keys() or not changed <= holders.keys():
+            return self.read_snapshot(generation=generation)
+        documents = {
+            key: self._read_document(file, name=name)
+            for file in changed
+            for key, name in holders[file]
+        }
+        return snapshot.with_documents(documents, generation=generation)
 
     def fingerprint(self) -> Fingerprint:
-        """What changes whenever a file does: every file's name, time, size and inode."""
-        found = []
+        """What changes whenever a file does: every file's time, size and inode, by its name."""
+        found: Fingerprint = {}
         for folder, _, names in os.walk(self.path):
             for name in names:
                 path = os.path.join(folder, name)
                 try:
-                    status = os.stat(path)
+                    found[os.path.relpath(path, self.path)] = _status(os.stat(path))
                 except OSError:
                     continue
-                found.append((path, status.st_mtime_ns, status.st_size, status.st_ino))
-        return tuple(sorted(found))
+        return found
 
-    def _read_custom(self, account: Account) -> dict[str, Document]:
-        return {
-            policy.name: self._read_document(policy.file, name=policy.name)
-            for policy in account.policies
-        }
+    def _preset_files(self) -> list[str]:
+        return [f"presets/{file.name}" for file in sorted((self.path / "presets").glob("*.json"))]
 
     def _read_document(self, file: str, *, name: str) -> Document:
+        text, status = self._read(file)
+        known = self._parsed.get((file, name))
+        if known is not None and known[0] == status:
+            return known[1]
         try:
-            document = parse(self._read(file), name=name)
+            document = parse(text, name=name, file=file, known_actions=KNOWN_ACTIONS)
         except ApiError as error:
             raise PolicySetRefused(f"{file}: {error.message} ({error.code})") from error
-        for statement in document.statements:
-            for condition in statement.conditions:
-                if condition.key not in SUPPLIED_KEYS:
-                    raise PolicySetRefused(
-                        f"{file}: no call here carries the condition key `{condition.key}`, so a"
-                        " deny that depends on it would never apply"
-                    )
+        _check_keys(document)
+        self._parsed[file, name] = status, document
         return document
 
-    def _read(self, file: str) -> str:
+    def _forget_deleted_files(self) -> None:
+        for file, name in list(self._parsed):
+            if not (self.path / file).exists():
+                del self._parsed[file, name]
+
+    def _read_trusts(self, accounts: tuple[Account, ...]) -> dict[str, dict[str, Trust]]:
+        uins = frozenset(account.uin for account in accounts)
+        uins |= {user.uin for account in accounts for user in account.users}
+        trusts: dict[str, dict[str, Trust]] = {account.uin: {} for account in accounts}
+        for account in accounts:
+            for role in account.roles:
+                text, _ = self._read(role.trust)
+                try:
+                    trust = parse_trust(text, role=role.name)
+                    check_trust(trust, uins)
+                except ApiError as error:
+                    raise PolicySetRefused(
+                        f"{role.trust}: {error.message} ({error.code})"
+                    ) from error
+                trusts[account.uin][role.name] = trust
+        return trusts
+
+    def _read(self, file: str) -> tuple[str, Status]:
         try:
             path = (self.path / file).resolve()
             if not path.is_relative_to(self.path.resolve()):
@@ -94,13 +160,48 @@ class PolicyFolder:
             raise PolicySetRefused(f"cannot read {file}: {error}") from error
 
 
-def _read_regular(path: Path) -> str:
+def _holders(snapshot: Snapshot, presets: list[str]) -> dict[str, list[tuple[str, str]]]:
+    """The policies that are made of each file: their keys in the snapshot, and their names."""
+    holders: dict[str, list[tuple[str, str]]] = {}
+    for account in snapshot.accounts:
+        named = [(one.file, one.name) for one in account.policies]
+        named += [(file, Path(file).stem) for file in presets]
+        for file, name in named:
+            normal = os.path.normpath(file)
+            holders.setdefault(normal, []).append((policy_key(account.uin, name), name))
+    return holders
+
+
+def _check_keys(document: Document) -> None:
+    """Refuse a condition key that no call can carry: a deny that depends on it would never apply.
+
+    Why keys such as `cvm:region` pass: they belong to the calls of services that are not served
+    here, and are absent from all others' in the cloud, too.
+    """
+    for statement in document.statements:
+        for condition in statement.conditions:
+            key = condition.key
+            service, colon, _ = key.partition(":")
+            known = key in CALL_KEYS or key in RESOURCE_KEYS or key.startswith(NAMED_TAG)
+            if not known and (not colon or service in SERVICES):
+                raise PolicySetRefused(
+                    f"{document.file}: no call here carries the condition key `{key}`, so a"
+                    " deny that depends on it would never apply"
+                )
+
+
+def _status(status: os.stat_result) -> Status:
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _read_regular(path: Path) -> tuple[str, Status]:
     """Read a file that is a file: a pipe would be waited for without end."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     with os.fdopen(descriptor, encoding="utf-8") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file")
-        return file.read()
+        return file.read(), _status(status)
 
 
 async def watch(
@@ -117,24 +218,25 @@ async def watch(
     half of one may be a set that means something else.
     """
     generation = current.generation
-    seen = loaded
+    seen = good = loaded
     task_status.started()
     while True:
         await anyio.sleep(WATCH_S)
         before, seen = seen, await anyio.to_thread.run_sync(folder.fingerprint)
         if seen == loaded or seen != before:
             continue
+        read = partial(
+            folder.read_changes, current, before=good, after=seen, generation=generation + 1
+        )
         loaded = seen
         try:
-            snapshot = await anyio.to_thread.run_sync(
-                lambda: folder.read_snapshot(generation=generation + 1)  # noqa: B023  # runs now
-            )
+            current = await anyio.to_thread.run_sync(read)
         except Exception as error:  # whatever is wrong with the files: nothing of them is used
             POLICY_BROKEN.set(1)
             log.error("policies_refused", error=str(error), kept_generation=generation)
             continue
-        generation = snapshot.generation
-        swap(snapshot)
+        good, generation = loaded, current.generation
+        swap(current)
         POLICY_BROKEN.set(0)
         POLICY_GENERATION.set(generation)
         log.info("policies_loaded", generation=generation)

@@ -1,4 +1,4 @@
-"""Access keys: made, sealed, found."""
+"""Access keys: made, sealed, found. Temporary ones are made in `sessions`, and found here too."""
 
 import os
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from sqlalchemy import Row
 
 from gateway import ids
 from gateway.call import Key, Principal
-from gateway.cam import tables
+from gateway.cam import sessions, tables
 from gateway.clock import Clock, wire_time
 from gateway.errors import OperationDenied
 from gateway.store import Store, Tx
@@ -119,7 +119,7 @@ def delete_key(tx: Tx, secret_id: str) -> bool:
 
 
 class KeyRing:
-    """Finds keys for authentication.
+    """Finds keys for authentication, lasting and temporary ones, an expired one among them.
 
     fixed: keys that are not in the store: the root account's.
     """
@@ -141,8 +141,9 @@ class KeyRing:
         cached = self._cached.get(secret_id)
         if cached is not None and now - cached[0] < CACHED_FOR:
             return cached[1]
+        find = tables.FIND_SESSION if sessions.is_temporary(secret_id) else tables.FIND_KEY
         row = await self._store.read_point(
-            lambda tx: tx.execute(tables.FIND_KEY, {"secret_id": secret_id}).first()
+            lambda tx: tx.execute(find, {"secret_id": secret_id}).first()
         )
         if row is None:
             self._cached.pop(secret_id, None)
@@ -164,6 +165,8 @@ class KeyRing:
                 raise KeyFileError(
                     f"the key {row.secret_id} was sealed with a key that is not in the key file"
                 ) from error
+        if sessions.is_temporary(row.secret_id):
+            return sessions.key_of(row, secret_key=secret)
         principal = Principal(owner_uin=row.owner_uin, uin=row.uin, name=row.name)
         return Key(row.secret_id, secret, principal, active=row.active)
 

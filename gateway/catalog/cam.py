@@ -9,6 +9,9 @@ changes. What is named in words that the call alone cannot turn into such a reso
 a user by Name is decided on `*`, a policy by PolicyName alone or the caller by an absent
 TargetUin is a missing parameter. Whoever serves such an action looks the object up first, else a
 deny on its number would not hold.
+
+DescribeDecision is our own. Who made the call that it asks about is not in its parameters, so it
+is decided as a list of users, and answered within what the caller may see of them.
 """
 
 from gateway.catalog.actions import Table, codes
@@ -219,6 +222,7 @@ GetRolePermissionBoundary: InternalError.SystemError InvalidParameter.ParamError
   InvalidParameter.PolicyIdNotExist ResourceNotFound.PolicyIdNotFound
 GetAccountSummary: InternalError.SystemError
 GetUserAppId: FailedOperation InternalError.SystemError
+DescribeDecision: ResourceNotFound.Decision
 """,
         DOCUMENT=DOCUMENT_CODES,
     ),
@@ -301,4 +305,5 @@ ACTIONS = (
     _cam.read("GetRolePermissionBoundary", "role/${RoleId}"),
     _cam.read("GetAccountSummary", "*"),
     _cam.read("GetUserAppId", "*"),
+    _cam.read("DescribeDecision", "uin/*", is_list=True),
 )

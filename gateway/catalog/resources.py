@@ -148,7 +148,7 @@ def fill(
         for found in _fill_path(path, params, account=account, needed=False)
     ]
     if is_list and not _is_given(resource.named[0][0], params):
-        listed = resource.named[0][0].literals[0].rstrip("/")
+        listed = resource.named[0][0].literals[0].rstrip("/*")
         return Named((), deny_only=_distinct(denied), lists=listed)
     named = [
         found

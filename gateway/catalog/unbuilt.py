@@ -8,12 +8,10 @@ from collections.abc import Mapping
 
 _NAMES: Mapping[str, str] = {
     "batch": """
-        AttachInstances CreateCpmComputeEnv CreateTaskTemplate DeleteTaskTemplates
-        DescribeAvailableCvmInstanceTypes DescribeComputeEnvActivities
-        DescribeComputeEnvCreateInfo DescribeComputeEnvCreateInfos
+        AttachInstances CreateCpmComputeEnv DescribeAvailableCvmInstanceTypes
+        DescribeComputeEnvActivities DescribeComputeEnvCreateInfo DescribeComputeEnvCreateInfos
         DescribeCvmZoneInstanceConfigInfos DescribeInstanceCategories DescribeJobMonitorData
-        DescribeTaskTemplates DetachInstances ModifyComputeEnv ModifyTaskTemplate RetryJobs
-        TerminateTaskInstance
+        DetachInstances ModifyComputeEnv RetryJobs TerminateTaskInstance
     """,
     "cam": """
         AddUser GetUser UpdateUser DeleteUser ListUsers DescribeSubAccounts
@@ -34,8 +32,7 @@ _NAMES: Mapping[str, str] = {
         GetAccountSummary GetUserAppId
     """,
     "sts": """
-        AssumeRole AssumeRoleWithSAML AssumeRoleWithWebIdentity GetFederationToken
-        GetSessionToken QueryApiKey
+        AssumeRoleWithSAML AssumeRoleWithWebIdentity GetSessionToken QueryApiKey
     """,
     "tdmq": """
         ClearCmqQueue ClearCmqSubscriptionFilterTags ModifyCmqQueueAttribute

@@ -4,11 +4,12 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, func
+from sqlalchemy import ColumnElement, Select, false, func, true
 
-from gateway.call import Scope
+from gateway.call import AttributeTest, Scope
 from gateway.errors import InvalidParameterValue
-from gateway.store import escape_like, matches_any
+from gateway.policy.condition import read_test
+from gateway.store import Judged, escape_like, visible
 
 NAME_MAX = 64
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
@@ -47,13 +48,16 @@ def filter_by_name(
     dialect: str,
 ) -> Select[Any]:
     """Narrow a list to names that contain `search`, to `names` if any are given, and to `scope`."""
-    if scope is not None and not scope.is_everything:
-        found = found.where(matches_any(column, scope.allow, dialect=dialect))
-        if scope.deny:
-            found = found.where(~matches_any(column, scope.deny, dialect=dialect))
+    if scope is not None:
+        found = found.where(visible(column, scope, dialect=dialect, judge=_judge_absent))
     if search:
         pattern = f"%{escape_like(search.lower())}%"
         found = found.where(func.lower(column).like(pattern, escape="\\"))
     if names:
         found = found.where(column.in_(names))
     return found
+
+
+def _judge_absent(test: AttributeTest) -> Judged:
+    """Topics and queues have neither tags nor a known maker: every key is absent."""
+    return Judged(true() if read_test(test).holds_if_absent else false(), false())

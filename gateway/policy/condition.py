@@ -1,6 +1,7 @@
 """The condition element: operators over what is known about a call.
 
 A context maps a condition key, such as `qcs:ip`, to its values. A key without values is absent.
+Most keys are known of a call; those of RESOURCE_KEYS are known of each resource on its own.
 """
 
 import base64
@@ -10,8 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
+from gateway.call import AttributeTest
 from gateway.errors import InvalidParameter
 from gateway.policy.pattern import Wildcard, expand, has_variables, is_known_template
 
@@ -26,7 +29,23 @@ Both raise ValueError for a text that is not of the operator's kind.
 _KEY = re.compile(r"[a-z][a-z0-9_-]*(?::[A-Za-z0-9_-]+(?:/[^\s]+)?)?")
 _NUMBER = re.compile(r"-?[0-9]{1,30}(?:\.[0-9]{1,30})?")
 _MOMENT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:T[0-9:]{8}Z| [0-9:]{8})")
+CALL_KEYS = frozenset(
+    {
+        "qcs:current_time",
+        "qcs:ip",
+        "qcs:mfa",
+        "qcs:owner_uin",
+        "qcs:request_tag",
+        "qcs:uin",
+        "qcs:vpc",
+        "mfa",
+    }
+)
+RESOURCE_KEYS = frozenset({"qcs:create_uin", "qcs:resource_tag", "qcs:tag"})
+NAMED_TAG = "qcs:tag/"
+"""The older form: `qcs:tag/<key>` has the value of one tag."""
 TAG_KEYS = frozenset({"qcs:resource_tag", "qcs:request_tag", "qcs:tag"})
+"""Their values are `key&value`, one for each tag."""
 ANY, ALL, IF_EXIST = "for_any_value:", "for_all_value:", "_if_exist"
 
 
@@ -66,7 +85,14 @@ def ip_equal(written: str) -> Test:
     Why host bits may be set: the vendor's own sample is `10.121.2.10/24`, meant as a range.
     """
     network = ip_network(written, strict=False)
-    return lambda value: _read_ip(value) in network
+    first, last = int(network.network_address), int(network.broadcast_address)
+    family = type(network.network_address)
+
+    def test(value: str) -> bool:
+        address = _read_ip(value)
+        return type(address) is family and first <= int(address) <= last
+
+    return test
 
 
 def number_test(compare: Callable[[Decimal, Decimal], bool]) -> MakeTest:
@@ -95,6 +121,7 @@ def _read_bool(text: str) -> bool:
     return text.lower() == "true"
 
 
+@lru_cache(maxsize=4_096)
 def _read_ip(text: str) -> IPv4Address | IPv6Address:
     address = ip_address(text)
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
@@ -107,6 +134,7 @@ def _read_number(text: str) -> Decimal:
     return Decimal(text)
 
 
+@lru_cache(maxsize=64)
 def _read_moment(text: str) -> datetime:
     if _MOMENT.fullmatch(text) is None:
         raise ValueError("not a time such as `2016-06-01T00:01:00Z`")
@@ -151,21 +179,32 @@ OPERATORS: Mapping[str, Operator] = {
 class ValueCondition:
     """One key compared with the values written for it, one of which must fit.
 
-    text: operator and key as written. templates: written values with a policy variable, read
-    when the caller is known. needs_all: `for_all_value:`. needs_any: `for_any_value:`.
+    name: the operator as written. templates: written values with a policy variable, read when the
+    caller is known. needs_all: `for_all_value:`. needs_any: `for_any_value:`.
 
     Why a negated operator with several values means "none of them": the vendor's wording allows
     "differs from one of them" too, under which a list of two ranges would exclude nobody.
     """
 
-    text: str
+    name: str
     key: str
+    written: tuple[str, ...]
     operator: Operator
     tests: tuple[Test, ...]
     templates: tuple[str, ...]
     needs_all: bool
     needs_any: bool
-    if_exist: bool
+    holds_if_absent: bool
+
+    @property
+    def has_variables(self) -> bool:
+        """Whether it must be told the caller's variables."""
+        return bool(self.templates)
+
+    @property
+    def combines_any(self) -> bool:
+        """Whether one of several values of the key is enough; else each of them must do."""
+        return self.needs_any if self.operator.negated else not self.needs_all
 
     def holds(self, context: Context, variables: Mapping[str, str]) -> bool:
         """Judge the call. Raises ValueError if a value of the context cannot be compared.
@@ -174,8 +213,10 @@ class ValueCondition:
         """
         values = context.get(self.key)
         if not values:
-            return self.if_exist
-        tests = self.tests + tuple(self._late_test(text, variables) for text in self.templates)
+            return self.holds_if_absent
+        tests = self.tests
+        if self.templates:
+            tests += tuple(self._late_test(text, variables) for text in self.templates)
         passed = [any([test(value) for test in tests]) for value in values]  # noqa: C419  # all
         if self.operator.negated:
             fits = [not one for one in passed]
@@ -193,9 +234,25 @@ class ValueCondition:
 class NullCondition:
     """`null_equal`: the key is absent or empty (wants_null), or it is not."""
 
-    text: str
+    name: str
     key: str
+    written: tuple[str, ...]
     wants_null: bool
+
+    @property
+    def has_variables(self) -> bool:
+        """Whether it must be told the caller's variables."""
+        return False
+
+    @property
+    def combines_any(self) -> bool:
+        """Whether one of several values of the key is enough; else each of them must do."""
+        return not self.wants_null
+
+    @property
+    def holds_if_absent(self) -> bool:
+        """What it says of a key that is absent."""
+        return self.wants_null
 
     def holds(self, context: Context, variables: Mapping[str, str]) -> bool:
         """Judge the call."""
@@ -204,6 +261,38 @@ class NullCondition:
 
 
 Condition = ValueCondition | NullCondition
+
+
+def is_of_resource(condition: Condition) -> bool:
+    """Whether the key is known of each resource, instead of the call."""
+    return condition.key in RESOURCE_KEYS or condition.key.startswith(NAMED_TAG)
+
+
+def as_test(condition: Condition, variables: Mapping[str, str]) -> AttributeTest:
+    """Write a condition on a resource down for whoever lists resources.
+
+    A variable without a value, or with one that the operator cannot compare, stays as it is
+    written, and then cannot be judged.
+    """
+    values = tuple(_expanded(condition, text, variables) for text in condition.written)
+    return AttributeTest(condition.name, condition.key, values)
+
+
+def _expanded(condition: Condition, text: str, variables: Mapping[str, str]) -> str:
+    if not has_variables(text) or isinstance(condition, NullCondition):
+        return text
+    expanded = expand(text, variables)
+    try:
+        condition.operator.make_test(expanded or "")
+    except ValueError:
+        return text
+    return text if expanded is None else expanded
+
+
+@lru_cache(maxsize=1_024)
+def read_test(test: AttributeTest) -> Condition:
+    """Read what `as_test` wrote: the condition, to be judged without variables."""
+    return _read_condition(test.operator, test.key, list(test.values))
 
 
 def read_conditions(written: object) -> tuple[Condition, ...]:
@@ -238,14 +327,15 @@ def _read_condition(name: str, key: str, written: object) -> Condition:
         raise _refused(f"`{ALL}` cannot be used with `{key}`", "ConditionTypeError")
     templates = tuple(value for value in values if has_variables(value))
     return ValueCondition(
-        text=f"{name} {key}",
+        name=name,
         key=key,
+        written=values,
         operator=found,
         tests=tuple(_make(name, found, value) for value in values if not has_variables(value)),
         templates=tuple(_template(name, value) for value in templates),
         needs_all=name.startswith(ALL),
         needs_any=name.startswith(ANY),
-        if_exist=name.endswith(IF_EXIST),
+        holds_if_absent=name.endswith(IF_EXIST),
     )
 
 
@@ -262,9 +352,9 @@ def _read_null_condition(key: str, values: tuple[str, ...]) -> NullCondition:
     """Read the values of `null_equal`: `true` or the empty text, or `false` for the opposite."""
     wanted = {value.lower() for value in values}
     if wanted <= {"", "true"}:
-        return NullCondition(f"null_equal {key}", key, wants_null=True)
+        return NullCondition("null_equal", key, values, wants_null=True)
     if wanted == {"false"}:
-        return NullCondition(f"null_equal {key}", key, wants_null=False)
+        return NullCondition("null_equal", key, values, wants_null=False)
     raise _refused("`null_equal` takes `true` or `false`", "ConditionContentError")
 
 

@@ -2,30 +2,43 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
-from gateway.call import Decision, Effect, Resource
+from gateway.call import Decision, Effect, Reason, Resource
+from gateway.errors import ApiError
 from gateway.policy.match import (
     Query,
     conditions_hold,
+    judge,
     matches_action,
     matching_patterns,
     resolve,
 )
-from gateway.policy.resource import ResourcePattern
-from gateway.policy.snapshot import Candidate
+from gateway.policy.resource import ResourcePattern, read_resource_pattern
+from gateway.policy.snapshot import Candidate, Layer, Rights
+from gateway.policy.verdict import EFFECTS, Rules, Verdict
+
+LOOKED_AT_MAX = 2_000
+"""Statements that are looked through for the nearest miss."""
+NEARNESS = ("action", "project_id", "service_type", "region", "account", "resource", "condition")
+"""The elements of a statement; one that comes late is nearer than one that comes early."""
 
 
 @dataclass(frozen=True, slots=True)
 class Determinant:
     """A statement that settled a decision.
 
-    version: the policy's. statement: its place in the document, from 1.
+    version: the policy's. file: where it stands, or empty. statement: its place in the document,
+    from 1. via: how the caller has it, such as `group readers` or `boundary`.
     pattern: the resource pattern that matched, as written.
     """
 
     policy: str
     version: int
+    file: str
     statement: int
+    via: str
     pattern: str
 
 
@@ -33,16 +46,39 @@ class Determinant:
 class NearestMiss:
     """An allow that would have applied but for one element.
 
-    element: `action`, a segment of the resource such as `region`, or `condition`.
-    wanted: what the statement asks for. found: what the call had; empty for a condition.
+    element: one of NEARNESS. wanted: what the statement asks for. found: what the call had.
     """
 
     policy: str
     version: int
+    file: str
     statement: int
+    via: str
     element: str
     wanted: str
     found: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fix:
+    """The least that would have to be allowed besides.
+
+    attach_to: whose policies lack it: `user 200`, `role x`, `boundary of user 200`, or the
+    `session policy`, which only whoever makes the session can change.
+    """
+
+    attach_to: str
+    action: str
+    resources: tuple[str, ...]
+
+    def policy(self) -> dict[str, Any]:
+        """A whole policy document, to be attached or copied from."""
+        return {
+            "version": "2.0",
+            "statement": [
+                {"effect": "allow", "action": [self.action], "resource": list(self.resources)}
+            ],
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,23 +91,42 @@ class ShadowVerdict:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """A decision and what it rests on. shadow: None if the caller has no shadow policy."""
+    """A decision and what it rests on.
+
+    nearest_miss: for a call that nothing allows. fixes: all of them together would allow it; empty
+    if no allow can. shadow: None if the caller has no shadow policy.
+    """
 
     decision: Decision
     determining: tuple[Determinant, ...]
     nearest_miss: NearestMiss | None
+    fixes: tuple[Fix, ...]
     shadow: ShadowVerdict | None
 
 
 def determining(
-    candidates: Iterable[Candidate], query: Query, *, effect: Effect, resources: Iterable[Resource]
+    candidates: Iterable[Candidate], query: Query, verdict: Verdict
 ) -> tuple[Determinant, ...]:
-    """Give the statements of `effect` that apply to one of `resources`, each once."""
+    """Give the statements that settled a verdict, each once.
+
+    candidates: those of the caller that speak of the query's action.
+
+    For an allow those of every layer that allow one of the resources; for an explicit deny those
+    that deny the one that settled it. What is not allowed was settled by none.
+    """
+    reason, resource = verdict
+    if EFFECTS[reason] is Effect.ALLOW:
+        effect, resources = Effect.ALLOW, query.resources
+    elif reason is Reason.EXPLICIT_DENY and resource is not None:
+        effect, resources = Effect.DENY, (resource,)
+    else:
+        return ()
+    speaking = [one for one in candidates if one.statement.effect is effect]
     found = (
         determinant(candidate, pattern)
         for resource in resources
-        for candidate in candidates
-        for pattern in _settling_patterns(candidate, query, resource, effect=effect)
+        for candidate in speaking
+        for pattern in _settling_patterns(candidate, query, resource)
     )
     return tuple(dict.fromkeys(found))
 
@@ -79,58 +134,69 @@ def determining(
 def determinant(candidate: Candidate, pattern: ResourcePattern) -> Determinant:
     """Name the statement that settles something by one of its patterns."""
     document = candidate.policy.document
-    return Determinant(document.name, document.version, candidate.statement.index, pattern.text)
+    return Determinant(
+        policy=document.name,
+        version=document.version,
+        file=document.file,
+        statement=candidate.statement.index,
+        via=_via(candidate),
+        pattern=pattern.text,
+    )
+
+
+def _via(candidate: Candidate) -> str:
+    if candidate.layer is not Layer.IDENTITY:
+        reason: Reason = candidate.layer.value
+        return reason.value
+    _, _, holder = candidate.subject.partition("/")
+    kind, slash, name = holder.partition("/")
+    return f"{kind} {name}" if slash else "everyone" if kind == "everyone" else f"user {kind}"
 
 
 def _settling_patterns(
-    candidate: Candidate, query: Query, resource: Resource, *, effect: Effect
+    candidate: Candidate, query: Query, resource: Resource
 ) -> Iterator[ResourcePattern]:
     statement = candidate.statement
-    if (
-        statement.effect is effect
-        and resource.owner_uin == query.principal.owner_uin
-        and matches_action(statement, query.action)
-        and conditions_hold(statement, query)
+    if resource.owner_uin == query.principal.owner_uin and (
+        not statement.conditions or conditions_hold(statement, query, resource)
     ):
         yield from matching_patterns(statement, query, resource)
 
 
-def nearest_miss(
-    candidates: Iterable[Candidate], query: Query, resource: Resource
-) -> NearestMiss | None:
-    """Find the allow that fails in one element only; a late element is nearer than an early one.
+def nearest_miss(rights: Rights, query: Query, verdict: Verdict) -> NearestMiss | None:
+    """Find the allow that fails in one element only, in the layer that allows nothing.
 
-    candidates: all statements of the caller, other actions' included.
+    Other actions' statements are looked at, too; of all, the first LOOKED_AT_MAX.
     """
+    reason, resource = verdict
+    if reason not in _LACKING or resource is None:
+        return None
+    if resource.owner_uin != query.principal.owner_uin:
+        return None
+    candidates = islice(rights.candidates(), LOOKED_AT_MAX)
     misses = (
         miss
         for candidate in candidates
-        if candidate.statement.effect is Effect.ALLOW
+        if candidate.layer.value is reason and candidate.statement.effect is Effect.ALLOW
         for miss in _misses(candidate, query, resource)
     )
-    nearness = (
-        "action",
-        "project_id",
-        "service_type",
-        "region",
-        "account",
-        "resource",
-        "condition",
-    )
-    return max(misses, key=lambda miss: nearness.index(miss.element), default=None)
+    return max(misses, key=lambda miss: NEARNESS.index(miss.element), default=None)
+
+
+_LACKING = frozenset(layer.value for layer in Layer)
 
 
 def _misses(candidate: Candidate, query: Query, resource: Resource) -> Iterator[NearestMiss]:
     statement = candidate.statement
     action_fits = matches_action(statement, query.action)
-    condition_fits = conditions_hold(statement, query)
+    condition_fits = conditions_hold(statement, query, resource)
+    if not action_fits and not condition_fits:
+        return
     for pattern in statement.resources:
         resolved = resolve(pattern, statement, query)
         if resolved is None:
             continue
         segments = list(resolved.differing(resource))
-        if resource.owner_uin != query.principal.owner_uin:
-            continue
         if len(segments) + (not action_fits) + (not condition_fits) != 1:
             continue
         if segments:
@@ -139,11 +205,82 @@ def _misses(candidate: Candidate, query: Query, resource: Resource) -> Iterator[
             actions = ", ".join(action.text for action in statement.actions)
             yield _miss(candidate, "action", wanted=actions, found=query.action)
         else:
-            conditions = ", ".join(condition.text for condition in statement.conditions)
-            yield _miss(candidate, "condition", wanted=conditions, found="")
+            wanted, found = _failing_conditions(candidate, query, resource)
+            yield _miss(candidate, "condition", wanted=wanted, found=found)
+
+
+def _failing_conditions(candidate: Candidate, query: Query, resource: Resource) -> tuple[str, str]:
+    """Say what the conditions that do not hold ask for, and what the call had."""
+    context = query.context_of(resource)
+    failing = [
+        one
+        for one in candidate.statement.conditions
+        if not judge((one,), context, query, effect=Effect.ALLOW)
+    ]
+    wanted = [f"{one.name} {one.key} {' or '.join(one.written)}" for one in failing]
+    found = [f"{one.key} {' and '.join(context.get(one.key, ())) or 'absent'}" for one in failing]
+    return "; ".join(wanted), "; ".join(dict.fromkeys(found))
 
 
 def _miss(candidate: Candidate, element: str, *, wanted: str, found: str) -> NearestMiss:
     document = candidate.policy.document
-    index = candidate.statement.index
-    return NearestMiss(document.name, document.version, index, element, wanted, found)
+    return NearestMiss(
+        policy=document.name,
+        version=document.version,
+        file=document.file,
+        statement=candidate.statement.index,
+        via=_via(candidate),
+        element=element,
+        wanted=wanted,
+        found=found,
+    )
+
+
+def find_fixes(rules: Rules, rights: Rights, query: Query, *, verdict: Verdict) -> tuple[Fix, ...]:
+    """The least to be allowed, for each layer that lacks it. None if no allow can help.
+
+    No allow can where something is denied, another account's, or cannot be written as a pattern.
+    """
+    if verdict[0] not in _LACKING or not query.resources:
+        return ()
+    reasons = [rules.reason(query, resource) for resource in (*query.resources, *query.deny_only)]
+    foreign = any(one.owner_uin != query.principal.owner_uin for one in query.resources)
+    if foreign or Reason.EXPLICIT_DENY in reasons:
+        return ()
+    lacking: dict[Layer, list[str]] = {}
+    for resource in query.resources:
+        for layer in rules.lacking(query, resource):
+            lacking.setdefault(layer, []).append(str(resource))
+    if not all(_can_be_written(text) for texts in lacking.values() for text in texts):
+        return ()
+    return tuple(
+        Fix(_holder(layer, rights, query), query.action, tuple(dict.fromkeys(texts)))
+        for layer, texts in lacking.items()
+    )
+
+
+def _can_be_written(text: str) -> bool:
+    try:
+        return not read_resource_pattern(text).has_variables
+    except ApiError:
+        return False
+
+
+def _holder(layer: Layer, rights: Rights, query: Query) -> str:
+    principal = query.principal
+    holder = f"role {principal.role}" if principal.role else f"user {principal.name}"
+    if layer is Layer.IDENTITY:
+        return holder
+    if layer is Layer.SESSION:
+        return "session policy"
+    names = _policy_names(rights, layer)
+    return f"boundary {', '.join(names)} of {'the root account' if principal.is_root else holder}"
+
+
+def _policy_names(rights: Rights, wanted: Layer) -> Iterable[str]:
+    return [
+        held.policy.document.name
+        for layer, policies in rights.layers
+        if layer is wanted
+        for held in policies
+    ]

@@ -1,12 +1,16 @@
 """Does a statement apply to a query? The one meaning that every evaluator shares."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from gateway.call import Effect, Principal, Resource
-from gateway.policy.condition import Context
+from gateway.call import AttributeTest, Effect, Principal, Resource
+from gateway.policy.condition import Condition, Context, as_test, is_of_resource
 from gateway.policy.document import Statement
 from gateway.policy.resource import ResourcePattern
+
+NO_VARIABLES: Mapping[str, str] = {}
+NEVER = AttributeTest("string_equal", "qcs:never", ("",))
+"""A test of a key that nothing has: it fails, and can always be judged."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -14,8 +18,10 @@ class Query:
     """One call, as policies see it.
 
     action: `service:Action`, such as `batch:SubmitJob`.
-    resources: all must be allowed. deny_only: none may be denied explicitly.
+    resources: all must be allowed. deny_only: none may be denied explicitly, neither to this
+    action nor to deny_only_action, a second name of what the call does with them.
     context: condition keys and their values. `qcs:app_id`, if there, fills `${app_id}`.
+    attributes: the keys that are known of one resource, such as its tags.
 
     No repr: casbin prints every request into a log line that nobody reads.
     """
@@ -25,6 +31,20 @@ class Query:
     resources: tuple[Resource, ...]
     deny_only: tuple[Resource, ...] = ()
     context: Context = field(default_factory=dict)
+    attributes: Mapping[Resource, Context] = field(default_factory=dict)
+    deny_only_action: str = ""
+
+    @property
+    def besides(self) -> "Query | None":
+        """The question of `deny_only_action`; None if there is none."""
+        if not self.deny_only_action or not self.deny_only:
+            return None
+        return replace(self, action=self.deny_only_action, resources=(), deny_only_action="")
+
+    def context_of(self, resource: Resource) -> Context:
+        """Everything known of the call and of one of its resources."""
+        found = self.attributes.get(resource) if self.attributes else None
+        return {**self.context, **found} if found else self.context
 
 
 def applies(statement: Statement, query: Query, resource: Resource) -> bool:
@@ -33,7 +53,7 @@ def applies(statement: Statement, query: Query, resource: Resource) -> bool:
         resource.owner_uin == query.principal.owner_uin
         and matches_action(statement, query.action)
         and matches_resource(statement, query, resource)
-        and (not statement.conditions or conditions_hold(statement, query))
+        and (not statement.conditions or conditions_hold(statement, query, resource))
     )
 
 
@@ -74,16 +94,42 @@ def resolve(pattern: ResourcePattern, statement: Statement, query: Query) -> Res
     return pattern.resolved(variables(query), denies=statement.effect is Effect.DENY)
 
 
-def conditions_hold(statement: Statement, query: Query) -> bool:
-    """Tell whether all conditions hold; if one cannot be judged, a deny applies, an allow not.
+def conditions_hold(statement: Statement, query: Query, resource: Resource) -> bool:
+    """Tell whether all conditions hold; if one cannot be judged, a deny applies, an allow not."""
+    context = query.context_of(resource)
+    return judge(statement.conditions, context, query, effect=statement.effect)
+
+
+def judge(
+    conditions: tuple[Condition, ...], context: Context, query: Query, *, effect: Effect
+) -> bool:
+    """Tell whether all conditions hold in a context.
 
     Every condition is judged, so that one that cannot be is noticed in any order.
     """
-    values = variables(query)
+    values = variables(query) if any(one.has_variables for one in conditions) else NO_VARIABLES
     try:
-        return all([one.holds(query.context, values) for one in statement.conditions])  # noqa: C419
+        return all([one.holds(context, values) for one in conditions])  # noqa: C419
     except ValueError:
-        return statement.effect is Effect.DENY
+        return effect is Effect.DENY
+
+
+def tests_left(statement: Statement, query: Query) -> tuple[AttributeTest, ...] | None:
+    """Judge what depends on the call alone; give the tests that depend on each resource.
+
+    None if the statement then applies to no resource. A deny that fails for this call still has
+    to be looked at if a test of it may be impossible to judge.
+    """
+    of_call = tuple(one for one in statement.conditions if not is_of_resource(one))
+    values = variables(query)
+    tests = tuple(as_test(one, values) for one in statement.conditions if is_of_resource(one))
+    try:
+        holds = all([one.holds(query.context, values) for one in of_call])  # noqa: C419
+    except ValueError:
+        return () if statement.effect is Effect.DENY else None
+    if holds:
+        return tests
+    return (*tests, NEVER) if tests and statement.effect is Effect.DENY else None
 
 
 def variables(query: Query) -> Mapping[str, str]:

@@ -6,52 +6,52 @@ from dataclasses import dataclass
 VARIABLES = ("uin", "owner_uin", "app_id")
 
 
-@dataclass(frozen=True, slots=True)
-class Wildcard:
-    """A pattern cut at its `*`: one part means an exact text.
+def fits(pattern: str, text: str) -> bool:
+    """Tell whether the whole of `text` fits. A `*` inside `text` is an ordinary character.
 
     Why: no regular expression is made from a policy. A `.` or a newline in one must mean
     itself, and matching must stay linear whatever the writer of the policy had in mind.
     """
+    if "*" not in pattern:
+        return text == pattern
+    first, *middle, last = pattern.split("*")
+    at, end = len(first), len(text) - len(last)
+    if end < at or not text.startswith(first) or not text.endswith(last):
+        return False
+    for part in middle:
+        at = text.find(part, at, end)
+        if at < 0:
+            return False
+        at += len(part)
+    return True
 
-    parts: tuple[str, ...]
+
+def reduced(pattern: str) -> str:
+    """The pattern with every run of `*` made one."""
+    while "**" in pattern:
+        pattern = pattern.replace("**", "*")
+    return pattern
+
+
+@dataclass(frozen=True, slots=True)
+class Wildcard:
+    """A pattern, runs of `*` made one."""
+
+    text: str
 
     @classmethod
     def read(cls, text: str) -> "Wildcard":
-        """Cut `text` at its `*`; several in a row are one."""
-        first, *rest = text.split("*")
-        if not rest:
-            return cls((first,))
-        return cls((first, *filter(None, rest[:-1]), rest[-1]))
-
-    @property
-    def text(self) -> str:
-        """The pattern as written, repeated `*` reduced to one."""
-        return "*".join(self.parts)
+        """Read a pattern."""
+        return cls(reduced(text))
 
     @property
     def is_everything(self) -> bool:
         """Whether this is `*` alone."""
-        return self.parts == ("", "")
+        return self.text == "*"
 
     def matches(self, text: str) -> bool:
         """Tell whether the whole of `text` fits. A `*` inside `text` is an ordinary character."""
-        parts = self.parts
-        if len(parts) == 1:
-            return text == parts[0]
-        first, last = parts[0], parts[-1]
-        if not text.startswith(first) or not text.endswith(last):
-            return False
-        at = len(first)
-        end = len(text) - len(last)
-        if end < at:
-            return False
-        for part in parts[1:-1]:
-            at = text.find(part, at, end)
-            if at < 0:
-                return False
-            at += len(part)
-        return True
+        return fits(self.text, text)
 
     def after(self, prefix: str) -> Iterator[str]:
         """Give the patterns that match `rest` exactly when this one matches `prefix + rest`.
@@ -93,6 +93,8 @@ def is_known_template(text: str) -> bool:
 
 def expand(text: str, values: Mapping[str, str]) -> str | None:
     """Put the caller's values for the variables; None if one that is named has no value."""
+    if "${" not in text:
+        return text
     for name in VARIABLES:
         variable = f"${{{name}}}"
         if variable not in text:

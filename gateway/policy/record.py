@@ -1,11 +1,13 @@
 """What is kept of one decision, and how it is shown. Pure."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from gateway.call import Decision, Principal
-from gateway.policy.decision import Explanation
+from gateway.policy.condition import Context
+from gateway.policy.decision import Determinant, Explanation
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +15,7 @@ class DecisionRecord:
     """One authenticated call and what was decided of it.
 
     action: as policies name it, "batch:SubmitJob". resources: everything it was decided on.
+    listed: for a list without ids the type it lists. attributes: by resource.
     """
 
     request_id: str
@@ -24,11 +27,14 @@ class DecisionRecord:
     resources: tuple[str, ...]
     decision: Decision
     explanation: Explanation
+    deny_only: tuple[str, ...] = ()
+    context: Context = field(default_factory=dict)
+    attributes: Mapping[str, Context] = field(default_factory=dict)
+    listed: str | None = None
 
     def public(self) -> dict[str, Any]:
         """The record as `decisions show --json` prints it."""
-        miss = self.explanation.nearest_miss
-        shadow = self.explanation.shadow
+        why = self.explanation
         return {
             "RequestId": self.request_id,
             "Time": self.time.replace(microsecond=0, tzinfo=None).isoformat() + "Z",
@@ -36,25 +42,59 @@ class DecisionRecord:
                 "OwnerUin": self.principal.owner_uin,
                 "Uin": self.principal.uin,
                 "Name": self.principal.name,
+                "Role": self.principal.role,
+                "Session": self.principal.session,
+                "SessionPolicy": self.principal.session_policy,
             },
             "Action": self.action,
             "Region": self.region,
             "SourceIp": self.source_ip,
             "Resources": list(self.resources),
+            "DenyOnly": list(self.deny_only),
+            "Listed": self.listed,
+            "Context": self.context,
+            "Attributes": self.attributes,
             "Effect": self.decision.effect.value,
             "Reason": self.decision.reason.value,
-            "Determining": [_pascal(asdict(one)) for one in self.explanation.determining],
-            "NearestMiss": None if miss is None else _pascal(asdict(miss)),
-            "Shadow": None
-            if shadow is None
-            else {
-                "Effect": shadow.decision.effect.value,
-                "Reason": shadow.decision.reason.value,
-                "Determining": [_pascal(asdict(one)) for one in shadow.determining],
-            },
+            **public_explanation(why),
             "Generation": self.decision.generation,
         }
 
 
-def _pascal(members: dict[str, Any]) -> dict[str, Any]:
-    return {name.title().replace("_", ""): value for name, value in members.items()}
+def public_explanation(why: Explanation) -> dict[str, Any]:
+    """What a decision rests on, as every command and answer shows it."""
+    miss, shadow = why.nearest_miss, why.shadow
+    return {
+        "Determining": [_public_determinant(one) for one in why.determining],
+        "NearestMiss": None
+        if miss is None
+        else {
+            "Policy": miss.policy,
+            "Version": miss.version,
+            "File": miss.file,
+            "Statement": miss.statement,
+            "Via": miss.via,
+            "Element": miss.element,
+            "Wanted": miss.wanted,
+            "Found": miss.found,
+        },
+        "Fix": [{"AttachTo": one.attach_to, "Policy": one.policy()} for one in why.fixes],
+        "Shadow": None
+        if shadow is None
+        else {
+            "Effect": shadow.decision.effect.value,
+            "Reason": shadow.decision.reason.value,
+            "Determining": [_public_determinant(one) for one in shadow.determining],
+        },
+    }
+
+
+def _public_determinant(one: Determinant) -> dict[str, Any]:
+    return {
+        "Policy": one.policy,
+        "Version": one.version,
+        "File": one.file,
+        "Statement": one.statement,
+        "Via": one.via,
+        "Pattern": one.pattern,
+    }

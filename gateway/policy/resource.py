@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 
 from gateway.call import Resource
 from gateway.errors import InvalidParameter
@@ -11,8 +12,10 @@ from gateway.policy.pattern import (
     VARIABLES,
     Wildcard,
     expand,
+    fits,
     has_variables,
     is_known_template,
+    reduced,
 )
 
 REGIONS: Mapping[str, str] = {
@@ -34,6 +37,7 @@ REGIONS: Mapping[str, str] = {
 }
 BATCH_TYPES = ("job", "computeenv", "tasktemplate")
 SEGMENTS = 6
+PLACES_MAX = 4_096
 
 _PROJECT = re.compile(r"(?:|\*|id/\*|id/[0-9]+)")
 _SERVICE = re.compile(r"[a-z0-9_*-]*")
@@ -52,44 +56,25 @@ class Segment(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class ResourcePattern:
-    """Which resources a statement speaks of. None for a segment: it matches whatever stands there.
+class Place:
+    """Where resources are: every segment but the last. None: it matches whatever stands there.
 
-    is_everything: written `*`. has_variables: `${uin}` or its like stands in the last segment.
+    text: as written, up to the last segment; empty for the resource `*`.
     has_project: the project segment takes in the default project, where every resource lives.
     account: for the digits of the uin; None is the account that owns the policy, which needs no
     test here, because another account's resource is refused before any pattern is looked at.
-    path: the last segment; its `*` spans `/`.
-    bare_path: for Batch's types, `type/id` of a pattern that was written `type/id/*`.
-
-    Why the path `*` also matches an action without resource level: the guide asks for the
-    resource `*` there, and `qcs::batch:gz::*` is the same promise, kept to one region. No other
-    path does: what is asked is the text `*`, which no literal character of a pattern can match.
-
-    Why `type/id/*` matches `type/id`: the guide's table of resource types writes the first, its
-    table of actions the second. One of the two would otherwise deny nothing.
 
     Why a project other than `id/0` matches nothing: resources cannot be put into projects any
     more, so none of them is in the one that is named.
     """
 
     text: str
-    is_everything: bool
-    has_variables: bool
     has_project: bool
     service: Wildcard | None
     region: Wildcard | None
     account: Wildcard | None
-    path: Wildcard
-    bare_path: Wildcard | None
 
-    def matches(self, resource: Resource) -> bool:
-        """Tell whether `resource`, of the policy's own account, is meant. Variables: `resolved`."""
-        if self.is_everything:
-            return True
-        return self.matches_place(resource) and self.matches_path(resource)
-
-    def matches_place(self, resource: Resource) -> bool:
+    def contains(self, resource: Resource) -> bool:
         """Tell whether all segments but the last fit."""
         return (
             self.has_project
@@ -98,28 +83,61 @@ class ResourcePattern:
             and (self.account is None or self.account.matches(resource.owner_uin))
         )
 
+
+EVERYWHERE = Place("", has_project=True, service=None, region=None, account=None)
+
+
+@dataclass(frozen=True, slots=True)
+class ResourcePattern:
+    """Which resources a statement speaks of. path: the last segment; its `*` spans `/`.
+
+    Why the path `*` also matches an action without resource level: the guide asks for the
+    resource `*` there, and `qcs::batch:gz::*` is the same promise, kept to one region. No other
+    path does: what is asked is the text `*`, which no literal character of a pattern can match.
+
+    Why `type/id/*` matches `type/id`: the guide's table of resource types writes the first, its
+    table of actions the second. One of the two would otherwise deny nothing.
+    """
+
+    place: Place
+    path: str
+
+    @property
+    def text(self) -> str:
+        """The pattern as written."""
+        return self.place.text + self.path
+
+    @property
+    def has_variables(self) -> bool:
+        """Whether `${uin}` or its like stands in the last segment."""
+        return has_variables(self.path)
+
+    def matches(self, resource: Resource) -> bool:
+        """Tell whether `resource`, of the policy's own account, is meant. Variables: `resolved`."""
+        return self.place.contains(resource) and self.matches_path(resource)
+
     def matches_path(self, resource: Resource) -> bool:
         """Tell whether the last segment fits."""
-        if self.path.matches(resource.path):
+        if fits(self.path, resource.path):
             return True
-        bare = self.bare_path
-        return bare is not None and resource.service == "batch" and bare.matches(resource.path)
+        bare = _bare_path(self.path) if resource.service == "batch" else None
+        return bare is not None and fits(bare, resource.path)
 
-    def paths(self, service: str) -> tuple[Wildcard, ...]:
+    def paths(self, service: str) -> tuple[str, ...]:
         """The patterns of the last segment, one of which must fit, for a resource of `service`."""
-        if self.bare_path is None or service != "batch":
-            return (self.path,)
-        return (self.path, self.bare_path)
+        bare = _bare_path(self.path) if service == "batch" else None
+        return (self.path,) if bare is None else (self.path, bare)
 
     def differing(self, resource: Resource) -> Iterator[Segment]:
         """Name every segment that does not fit `resource`; none if `matches`."""
-        if not self.has_project:
+        place = self.place
+        if not place.has_project:
             yield Segment.PROJECT
-        if self.service is not None and not self.service.matches(resource.service):
+        if place.service is not None and not place.service.matches(resource.service):
             yield Segment.SERVICE
-        if self.region is not None and not self.region.matches(long_region(resource.region)):
+        if place.region is not None and not place.region.matches(long_region(resource.region)):
             yield Segment.REGION
-        if self.account is not None and not self.account.matches(resource.owner_uin):
+        if place.account is not None and not place.account.matches(resource.owner_uin):
             yield Segment.ACCOUNT
         if not self.matches_path(resource):
             yield Segment.PATH
@@ -131,24 +149,11 @@ class ResourcePattern:
         an allow.
         """
         known = dict.fromkeys(VARIABLES, "*") | dict(values) if denies else values
-        path = expand(self.path.text, known)
-        if path is None:
-            return None
-        wildcard = Wildcard.read(path)
-        return replace(self, path=wildcard, bare_path=_bare_path(wildcard.text))
+        path = expand(self.path, known)
+        return None if path is None else ResourcePattern(self.place, path)
 
 
-EVERYTHING = ResourcePattern(
-    text="*",
-    is_everything=True,
-    has_variables=False,
-    has_project=True,
-    service=None,
-    region=None,
-    account=None,
-    path=Wildcard.read("*"),
-    bare_path=None,
-)
+EVERYTHING = ResourcePattern(EVERYWHERE, "*")
 
 
 def long_region(name: str) -> str:
@@ -165,27 +170,30 @@ def read_resource_pattern(text: str) -> ResourcePattern:
         raise _refused(text, "does not begin with `qcs:`", detail="ResourceQcsError")
     if len(segments) != SEGMENTS:
         raise _refused(text, "does not have six segments", detail="ResourceError")
-    _, project, service, region, account, path = segments
-    _check(text, project, form=_PROJECT, detail="ResourceProjectError")
-    _check(text, service, form=_SERVICE, detail="ResourceServiceNotExist")
-    _check(text, region, form=_REGION, detail="ResourceRegionError")
-    _check(text, account, form=_ACCOUNT, detail="ResourceUinError")
+    path = segments[-1]
+    place = _read_place(text[: len(text) - len(path)])
     if not path:
         raise _refused(text, "names nothing in its last segment", detail="ResourceContentError")
     if not is_known_template(path):
         why = "has a placeholder in its last segment: put the id, or `*`, in its place"
         raise _refused(text, why, detail="ResourceContentError")
-    wildcard = Wildcard.read(path)
-    return ResourcePattern(
+    return ResourcePattern(place, path)
+
+
+@lru_cache(maxsize=PLACES_MAX)
+def _read_place(text: str) -> Place:
+    """Read the segments before the last. The few there are, are shared by all patterns."""
+    _, project, service, region, account, _ = text.split(":")
+    _check(text, project, form=_PROJECT, detail="ResourceProjectError")
+    _check(text, service, form=_SERVICE, detail="ResourceServiceNotExist")
+    _check(text, region, form=_REGION, detail="ResourceRegionError")
+    _check(text, account, form=_ACCOUNT, detail="ResourceUinError")
+    return Place(
         text=text,
-        is_everything=False,
-        has_variables=has_variables(path),
         has_project=project in {"", "*", "id/*"} or project.removeprefix("id/").strip("0") == "",
         service=_wildcard(service),
         region=_wildcard(long_region(region)),
         account=None if account == "uin/-1" else _wildcard(account.removeprefix("uin/")),
-        path=wildcard,
-        bare_path=_bare_path(wildcard.text),
     )
 
 
@@ -195,7 +203,8 @@ def _check(text: str, segment: str, *, form: re.Pattern[str], detail: str) -> No
     hint = ""
     if has_variables(segment):
         hint = ". A policy variable works in the last segment only; write the value itself here"
-    raise _refused(text, f"has the segment `{segment}`, which cannot be read{hint}", detail=detail)
+    why = f"has the segment `{segment}`, which cannot be read{hint}"
+    raise _refused(f"{text}…", why, detail=detail)
 
 
 def _refused(text: str, why: str, *, detail: str) -> InvalidParameter:
@@ -207,8 +216,11 @@ def _wildcard(segment: str) -> Wildcard | None:
     return None if segment == "" or wildcard.is_everything else wildcard
 
 
-def _bare_path(path: str) -> Wildcard | None:
+def _bare_path(path: str) -> str | None:
+    if not path.endswith("/*") and not path.endswith("**"):
+        return None
+    path = reduced(path)
     kind, _, rest = path.partition("/")
     if kind in BATCH_TYPES and rest.endswith("/*") and rest != "/*":
-        return Wildcard.read(path.removesuffix("/*"))
+        return path.removesuffix("/*")
     return None

@@ -1,65 +1,208 @@
 """Who has which statements: one frozen, numbered picture that decisions are made on."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+from functools import lru_cache
 
+from gateway.call import Principal, Reason
+from gateway.errors import ApiError
 from gateway.policy.accounts import Account, CustomPolicy, Mode
-from gateway.policy.document import Document, Statement
+from gateway.policy.document import Document, Statement, parse
 from gateway.policy.match import matches_action
 from gateway.policy.strict_toml import PolicySetRefused
+from gateway.policy.trust import Trust
+
+SESSION_POLICY = "session policy"
+SESSIONS_MAX = 1_024
+
+NO_TRUSTS: Mapping[str, Mapping[str, Trust]] = {}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Policy:
-    """A document as one account uses it, shared by everyone it is attached to."""
+    """A document as one account uses it, shared by everyone it is attached to.
+
+    Equal if it is the very same document: one that was read again is another policy.
+    """
 
     document: Document
     mode: Mode
 
+    def __eq__(self, other: object) -> bool:
+        """Compare without looking into the document."""
+        return (
+            isinstance(other, Policy)
+            and self.document is other.document
+            and self.mode is other.mode
+        )
+
+    def __hash__(self) -> int:
+        """Hash without looking into the document."""
+        return hash((id(self.document), self.mode))
+
+
+class Layer(Enum):
+    """What all must allow, by the reason for which a call is denied when one of them does not."""
+
+    IDENTITY = Reason.IMPLICIT_DENY
+    BOUNDARY = Reason.BOUNDARY
+    SESSION = Reason.SESSION_POLICY
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A policy that somebody has. subject: the user, group or role it is attached to."""
+
+    subject: str
+    policy: Policy
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A statement that may settle a query. subject: the user or group it is attached to."""
+    """A statement that may settle a query."""
 
+    layer: Layer
     subject: str
     policy: Policy
     statement: Statement
 
 
 @dataclass(frozen=True, slots=True)
+class Rights:
+    """Every policy that bears on one principal, layer by layer.
+
+    is_root: the principal needs no policy of its own, so there is no layer IDENTITY.
+    """
+
+    is_root: bool
+    layers: tuple[tuple[Layer, tuple[Held, ...]], ...]
+
+    @property
+    def has_shadow(self) -> bool:
+        """Whether one of the policies is only watched, be it of another action."""
+        return any(
+            held.policy.mode is Mode.SHADOW for _, policies in self.layers for held in policies
+        )
+
+    def enforced(self) -> "Rights":
+        """The same without the policies that are only watched.
+
+        A boundary that is only watched is no boundary.
+        """
+        if not self.has_shadow:
+            return self
+        layers = []
+        for layer, policies in self.layers:
+            kept = tuple(held for held in policies if held.policy.mode is Mode.ENFORCE)
+            if kept or layer is Layer.IDENTITY:
+                layers.append((layer, kept))
+        return replace(self, layers=tuple(layers))
+
+    def candidates(self, action: str | None = None) -> Iterator[Candidate]:
+        """Give all statements, or those that speak of `action`."""
+        for layer, policies in self.layers:
+            for held in policies:
+                for statement in held.policy.document.statements:
+                    if action is None or matches_action(statement, action):
+                        yield Candidate(layer, held.subject, held.policy, statement)
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """All accounts and attachments at one moment.
 
-    generation: named by every decision made on this snapshot.
-    attached: subject → its policies. groups: user's subject → its groups' subjects.
+    generation: named by every decision made on this snapshot. policies: by key, "owner/name".
+    attached: subject → keys of its policies. groups: subject of a user or role → the subjects
+    whose policies it has besides. boundaries: subject → key. trusts, role_ids: by
+    the subject of a role.
     """
 
     generation: int
     accounts: tuple[Account, ...]
-    attached: Mapping[str, tuple[Policy, ...]]
+    policies: Mapping[str, Policy]
+    attached: Mapping[str, tuple[str, ...]]
     groups: Mapping[str, tuple[str, ...]]
+    boundaries: Mapping[str, str]
+    trusts: Mapping[str, Trust]
+    role_ids: Mapping[str, str]
 
-    def candidates(self, user: str, action: str | None = None) -> tuple[Candidate, ...]:
-        """Give the statements of a user and of its groups, or those that speak of `action`."""
-        return tuple(
-            Candidate(subject, policy, statement)
-            for subject in (user, *self.groups.get(user, ()))
-            for policy in self.attached.get(subject, ())
-            for statement in policy.document.statements
-            if action is None or matches_action(statement, action)
-        )
+    def rights(self, principal: Principal) -> Rights:
+        """What a principal may do at most: nothing, if nobody declared it.
+
+        A session of a role that was since declared anew, with another id, has no rights either.
+        """
+        subject = subject_of(principal)
+        if principal.role and self.role_ids.get(subject) != principal.uin:
+            return Rights(is_root=False, layers=((Layer.IDENTITY, ()),))
+        layers: list[tuple[Layer, tuple[Held, ...]]] = []
+        if not principal.is_root:
+            subjects = (subject, *self.groups.get(subject, ()))
+            layers.append((Layer.IDENTITY, tuple(h for one in subjects for h in self._held(one))))
+        boundary = self.boundaries.get(subject)
+        if boundary is not None:
+            layers.append((Layer.BOUNDARY, (Held(subject, self.policies[boundary]),)))
+        if principal.session_policy:
+            policies = _session_policies(principal.session_policy)
+            layers.append((Layer.SESSION, tuple(Held(subject, one) for one in policies)))
+        return Rights(principal.is_root, tuple(layers))
+
+    def _held(self, subject: str) -> Iterator[Held]:
+        for key in self.attached.get(subject, ()):
+            yield Held(subject, self.policies[key])
+
+    def with_documents(self, documents: Mapping[str, Document], *, generation: int) -> "Snapshot":
+        """The same with other documents under some keys: what the change of a file costs."""
+        policies = dict(self.policies)
+        for key, document in documents.items():
+            policies[key] = Policy(document, policies[key].mode)
+        return replace(self, generation=generation, policies=policies)
+
+
+@lru_cache(maxsize=SESSIONS_MAX)
+def _session_policies(text: str) -> tuple[Policy, ...]:
+    """The policy of a session, which was read when the session was made.
+
+    One that cannot be read any more allows nothing.
+    """
+    try:
+        document = parse(text, name=SESSION_POLICY)
+    except ApiError:
+        return ()
+    return (Policy(document, Mode.ENFORCE),)
+
+
+def subject_of(principal: Principal) -> str:
+    """Name whoever makes a call as the snapshot and casbin's role graph do."""
+    if principal.role:
+        return role_subject(principal.owner_uin, principal.role)
+    return user_subject(principal.owner_uin, principal.uin)
 
 
 def user_subject(owner_uin: str, uin: str) -> str:
-    """Name a user as casbin's role graph does."""
+    """Name a user, or the root account, whose uin is the owner's."""
     return f"{owner_uin}/{uin}"
 
 
 def group_subject(owner_uin: str, name: str) -> str:
-    """Name a group as casbin's role graph does; never equal to a user's, which ends in digits."""
+    """Name a group; never equal to a user's name, which ends in digits after one slash."""
     return f"{owner_uin}/group/{name}"
+
+
+def role_subject(owner_uin: str, name: str) -> str:
+    """Name a role."""
+    return f"{owner_uin}/role/{name}"
+
+
+def everyone_subject(owner_uin: str) -> str:
+    """Name all users and roles of an account."""
+    return f"{owner_uin}/everyone"
+
+
+def policy_key(owner_uin: str, name: str) -> str:
+    """Name a policy as one account uses it; a preset has a key in each."""
+    return f"{owner_uin}/{name}"
 
 
 def build_snapshot(
@@ -68,40 +211,58 @@ def build_snapshot(
     presets: Mapping[str, Document],
     custom: Mapping[str, Mapping[str, Document]],
     generation: int,
+    trusts: Mapping[str, Mapping[str, Trust]] = NO_TRUSTS,
 ) -> Snapshot:
     """Put accounts and documents together.
 
-    presets: by name. custom: by the owner's uin, then by name.
+    presets: by name. custom: by the owner's uin, then by name. trusts: by the owner's uin, then
+    by the role's name.
     Raises PolicySetRefused if anything is missing, named twice, or named like a preset.
     """
     accounts = tuple(accounts)
     _check_uins(accounts)
-    attached: dict[str, tuple[Policy, ...]] = {}
-    groups: dict[str, tuple[str, ...]] = {}
+    drafts = []
     for account in accounts:
         policies = _policies_of(account, presets=presets, custom=custom.get(account.uin, {}))
-        attached |= _attach(account, policies)
-        groups |= _memberships(account)
-    return Snapshot(generation, accounts, MappingProxyType(attached), MappingProxyType(groups))
+        drafts.append(_AccountDraft(account, policies, trusts.get(account.uin, {})))
+    return Snapshot(
+        generation=generation,
+        accounts=accounts,
+        policies={key: one for draft in drafts for key, one in draft.policies.items()},
+        attached={subject: keys for draft in drafts for subject, keys in draft.attached()},
+        groups={subject: groups for draft in drafts for subject, groups in draft.memberships()},
+        boundaries={subject: key for draft in drafts for subject, key in draft.boundaries()},
+        trusts={subject: trust for draft in drafts for subject, trust in draft.role_trusts()},
+        role_ids={
+            role_subject(account.uin, role.name): role.id
+            for account in accounts
+            for role in account.roles
+        },
+    )
 
 
 def _check_uins(accounts: tuple[Account, ...]) -> None:
     """Refuse a uin that stands for two: a user with an account's uin would be taken for root."""
     uins = [account.uin for account in accounts]
     uins += [user.uin for account in accounts for user in account.users]
+    uins += [role.id for account in accounts for role in account.roles]
     if twice := _repeated(uins):
         raise PolicySetRefused(f"the uin `{twice}` is given twice")
 
 
 def _policies_of(
     account: Account, *, presets: Mapping[str, Document], custom: Mapping[str, Document]
-) -> Mapping[str, Policy]:
-    policies = {name: Policy(document, Mode.ENFORCE) for name, document in presets.items()}
+) -> dict[str, Policy]:
+    policies = {
+        policy_key(account.uin, name): Policy(document, Mode.ENFORCE)
+        for name, document in presets.items()
+    }
     names = [policy.name for policy in account.policies]
     if twice := _repeated(names):
         raise PolicySetRefused(f"account {account.uin}: the policy `{twice}` is declared twice")
     for policy in account.policies:
-        policies[policy.name] = _custom_policy(account, policy, presets=presets, custom=custom)
+        key = policy_key(account.uin, policy.name)
+        policies[key] = _custom_policy(account, policy, presets=presets, custom=custom)
     return policies
 
 
@@ -120,46 +281,81 @@ def _custom_policy(
     return Policy(custom[policy.name], policy.mode)
 
 
-def _attach(account: Account, policies: Mapping[str, Policy]) -> dict[str, tuple[Policy, ...]]:
-    attached = {}
-    for group in account.groups:
-        where = f"account {account.uin}: group `{group.name}`"
-        subject = group_subject(account.uin, group.name)
-        attached[subject] = _find_all(group.policies, policies, where=where)
-    for user in account.users:
-        where = f"account {account.uin}: user `{user.name}`"
-        subject = user_subject(account.uin, user.uin)
-        attached[subject] = _find_all(user.policies, policies, where=where)
-    return attached
+@dataclass(frozen=True, slots=True)
+class _AccountDraft:
+    """One account on its way into a snapshot; each part checks the names it follows."""
 
+    account: Account
+    policies: Mapping[str, Policy]
+    trusts: Mapping[str, Trust]
 
-def _find_all(
-    names: tuple[str, ...], policies: Mapping[str, Policy], *, where: str
-) -> tuple[Policy, ...]:
-    for name in names:
-        if name not in policies:
-            raise PolicySetRefused(f"{where} has the policy `{name}`, which does not exist")
-    if twice := _repeated(names):
-        raise PolicySetRefused(f"{where} has the policy `{twice}` twice")
-    return tuple(policies[name] for name in names)
+    def attached(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        account = self.account
+        yield everyone_subject(account.uin), self._keys(account.everyone, holder="everyone")
+        for group in account.groups:
+            keys = self._keys(group.policies, holder=f"group `{group.name}`")
+            yield group_subject(account.uin, group.name), keys
+        for user in account.users:
+            keys = self._keys(user.policies, holder=f"user `{user.name}`")
+            yield user_subject(account.uin, user.uin), keys
+        for role in account.roles:
+            keys = self._keys(role.policies, holder=f"role `{role.name}`")
+            yield role_subject(account.uin, role.name), keys
 
+    def _keys(self, names: tuple[str, ...], *, holder: str) -> tuple[str, ...]:
+        where = f"account {self.account.uin}: {holder}"
+        keys = tuple(policy_key(self.account.uin, name) for name in names)
+        for name, key in zip(names, keys, strict=True):
+            if key not in self.policies:
+                raise PolicySetRefused(f"{where} has the policy `{name}`, which does not exist")
+        if twice := _repeated(names):
+            raise PolicySetRefused(f"{where} has the policy `{twice}` twice")
+        return keys
 
-def _memberships(account: Account) -> dict[str, tuple[str, ...]]:
-    where = f"account {account.uin}"
-    known = [group.name for group in account.groups]
-    if twice := _repeated(known):
-        raise PolicySetRefused(f"{where}: the group `{twice}` is declared twice")
-    if twice := _repeated(user.name for user in account.users):
-        raise PolicySetRefused(f"{where}: the user `{twice}` is declared twice")
-    groups = {}
-    for user in account.users:
-        if missing := sorted(set(user.groups) - set(known)):
-            raise PolicySetRefused(f"{where}: the group `{missing[0]}` does not exist")
-        if twice := _repeated(user.groups):
-            raise PolicySetRefused(f"{where}: user `{user.name}` is in group `{twice}` twice")
-        subject = user_subject(account.uin, user.uin)
-        groups[subject] = tuple(group_subject(account.uin, name) for name in user.groups)
-    return groups
+    def memberships(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        account = self.account
+        where = f"account {account.uin}"
+        for kind, members in (
+            ("group", account.groups),
+            ("user", account.users),
+            ("role", account.roles),
+        ):
+            if twice := _repeated(member.name for member in members):
+                raise PolicySetRefused(f"{where}: the {kind} `{twice}` is declared twice")
+        known = {group.name for group in account.groups}
+        everyone = (everyone_subject(account.uin),) if account.everyone else ()
+        for user in account.users:
+            if missing := sorted(set(user.groups) - known):
+                raise PolicySetRefused(f"{where}: the group `{missing[0]}` does not exist")
+            if twice := _repeated(user.groups):
+                raise PolicySetRefused(f"{where}: user `{user.name}` is in group `{twice}` twice")
+            groups = tuple(group_subject(account.uin, name) for name in user.groups)
+            yield user_subject(account.uin, user.uin), groups + everyone
+        for role in account.roles:
+            yield role_subject(account.uin, role.name), everyone
+
+    def boundaries(self) -> Iterator[tuple[str, str]]:
+        account = self.account
+        named = [(user_subject(account.uin, account.uin), account.boundary, "the root")]
+        named += [
+            (user_subject(account.uin, user.uin), user.boundary, f"user `{user.name}`")
+            for user in account.users
+        ]
+        named += [
+            (role_subject(account.uin, role.name), role.boundary, f"role `{role.name}`")
+            for role in account.roles
+        ]
+        for subject, name, holder in named:
+            if name:
+                [key] = self._keys((name,), holder=f"the boundary of {holder}")
+                yield subject, key
+
+    def role_trusts(self) -> Iterator[tuple[str, Trust]]:
+        for role in self.account.roles:
+            if role.name not in self.trusts:
+                where = f"account {self.account.uin}: role `{role.name}`"
+                raise PolicySetRefused(f"{where} has no trust document")
+            yield role_subject(self.account.uin, role.name), self.trusts[role.name]
 
 
 def _repeated(names: Iterable[str]) -> str | None:

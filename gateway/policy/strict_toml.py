@@ -49,6 +49,20 @@ class Table:
             raise self.refused(f"`{name}` must be one of {', '.join(sorted(allowed))}")
         return value
 
+    def flag(self, name: str) -> bool:
+        """Take a truth value; false if it is absent."""
+        value = self._take(name, False)
+        if not isinstance(value, bool):
+            raise self.refused(f"`{name}` must be true or false")
+        return value
+
+    def integer(self, name: str, *, default: int, least: int, most: int) -> int:
+        """Take a whole number between two bounds."""
+        value = self._take(name, default)
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise self.refused(f"`{name}` must be a whole number from {least} to {most}")
+        return value
+
     def texts(self, name: str, *, default: tuple[str, ...] | None = ()) -> tuple[str, ...]:
         """Take a list of strings; one string stands for a list of one."""
         value = self._take(name, default)

@@ -1,7 +1,7 @@
 """What the rooms' tables share: one MetaData, a column type for times, patterns in a WHERE."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import (
@@ -20,6 +20,7 @@ from sqlalchemy import (
     literal,
     or_,
     select,
+    tuple_,
 )
 
 metadata = MetaData(
@@ -78,6 +79,27 @@ def matches_any(
     if wild:
         terms.append(_globs(column, wild) if dialect == "sqlite" else _likes(column, wild))
     return or_(*terms) if terms else false()
+
+
+def is_one_of(
+    columns: Sequence[ColumnElement[str]], rows: Iterable[Sequence[str]], *, dialect: str
+) -> ColumnElement[bool]:
+    """A condition: the columns together have the values of one of `rows`.
+
+    dialect: "sqlite" or "postgresql". However many rows there are, they go in as one value for a
+    column at most: the databases limit how many values one statement may have.
+    """
+    possible = [list(row) for row in rows if all(map(_is_storable, row))]
+    if not possible:
+        return false()
+    if dialect == "sqlite":
+        row = func.json_each(json.dumps(possible)).table_valued("value").c.value
+        given = select(*(func.json_extract(row, f"$[{at}]") for at in range(len(columns))))
+    else:
+        arrays = [literal(list(each), ARRAY(String)) for each in zip(*possible, strict=True)]
+        names = [f"value_{at}" for at in range(len(columns))]
+        given = select(*func.unnest(*arrays).table_valued(*names).render_derived().c)
+    return tuple_(*columns).in_(given) if len(columns) > 1 else columns[0].in_(given)
 
 
 def _is_storable(text: str) -> bool:

@@ -155,6 +155,19 @@ def test_a_claim_that_is_wrong_is_refused(claims: dict[str, Any], word: str) -> 
     assert word in refusal(token(**claims))
 
 
+@pytest.mark.parametrize(
+    ("methods", "mfa"), [(None, False), ([], False), (["pwd"], False), (["otp", "mfa"], True)]
+)
+def test_a_token_says_whether_more_than_one_thing_was_proved(methods: Any, mfa: bool) -> None:
+    identity = identify(JwtAuthenticator([issuer()]), bearing(token(amr=methods)))
+    assert identity.principal.mfa is mfa
+
+
+@pytest.mark.parametrize("methods", ["mfa", {"mfa": True}, [["mfa"]], ["mfa", 1], True])
+def test_methods_that_are_no_list_of_strings_are_refused(methods: Any) -> None:
+    assert "`amr`" in refusal(token(amr=methods))
+
+
 @pytest.mark.parametrize("value", ["Infinity", "NaN", '"1700000600"', "true", "1e400", "[]"])
 def test_a_time_that_is_no_number_is_refused(value: str) -> None:
     claims = f'{{"iss":"{ISSUER}","aud":"{AUDIENCE}","iat":{NOW_S},"exp":{value},"uin":"1"}}'

@@ -1,7 +1,8 @@
 """Who signed a request: the SDK's own signatures are believed, everything else is not."""
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -24,10 +25,12 @@ from tests.authn.requests import (
     sdk_request,
 )
 
+EXPIRY = datetime(2100, 1, 1, tzinfo=UTC)
+TOKEN_SHA256 = sha256(b"t0ken").digest()
 RING = KeyRing(
     alice_key(),
     alice_key(secret_id="AKIDoff", active=False),
-    alice_key(secret_id="AKIDtemp", token="t0ken"),
+    alice_key(secret_id="AKIDtemp", token_sha256=TOKEN_SHA256, expires_at=EXPIRY),
 )
 TC3 = Tc3Authenticator(RING)
 CLASSIC = ClassicAuthenticator(RING)
@@ -145,7 +148,7 @@ def test_an_unknown_key_and_a_disabled_one_are_not_found(secret_id: str) -> None
     assert refusal(signed_as(secret_id)) == "AuthFailure.SecretIdNotFound"
 
 
-@pytest.mark.parametrize("token", ["", "t0ke", "T0KEN", "t\u00f6ken"])
+@pytest.mark.parametrize("token", ["", "t0ke", "T0KEN", "t\u00f6ken", TOKEN_SHA256.hex()])
 def test_a_temporary_key_needs_its_own_token(token: str) -> None:
     request = signed_as("AKIDtemp")
     request = replace(request, headers={**request.headers, "x-tc-token": token})
@@ -156,6 +159,26 @@ def test_a_temporary_key_is_believed_with_its_token() -> None:
     request = signed_as("AKIDtemp")
     request = replace(request, headers={**request.headers, "x-tc-token": "t0ken"})
     assert identify(request).principal == ALICE
+
+
+def test_a_temporary_key_is_good_until_its_last_moment_and_no_longer() -> None:
+    request = signed_as("AKIDtemp")
+    request = replace(request, headers={**request.headers, "x-tc-token": "t0ken"})
+    for left_us, is_good in ((1, True), (0, False), (-1, False)):
+        expires_at = request.received_at + timedelta(microseconds=left_us)
+        changes = {"token_sha256": TOKEN_SHA256, "expires_at": expires_at}
+        authenticator = Tc3Authenticator(KeyRing(alice_key(secret_id="AKIDtemp", **changes)))
+        if is_good:
+            assert identify(request, authenticator).principal == ALICE
+        else:
+            assert refusal(request, authenticator) == "AuthFailure.TokenFailure"
+
+
+def test_a_temporary_key_works_on_the_classic_path_with_its_token_too() -> None:
+    signed = {"Action": "SendMessage", "SecretId": "AKIDtemp"}
+    assert identify(classic_request({**signed, "Token": "t0ken"})).principal == ALICE
+    assert refusal(classic_request({**signed, "Token": "other"})) == "AuthFailure.TokenFailure"
+    assert refusal(classic_request(signed)) == "AuthFailure.TokenFailure"
 
 
 def test_a_lasting_key_has_no_token() -> None:

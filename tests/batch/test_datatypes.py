@@ -43,6 +43,10 @@ ACTIONS = (
     "DescribeComputeEnv",
     "DescribeComputeEnvs",
     "DeleteComputeEnv",
+    "CreateTaskTemplate",
+    "DescribeTaskTemplates",
+    "ModifyTaskTemplate",
+    "DeleteTaskTemplates",
 )
 STRUCTURES = sorted(
     (

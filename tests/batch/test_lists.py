@@ -1,13 +1,14 @@
 """Lists: filters, what a policy lets be seen, paging; on every kind of database."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from sqlalchemy import insert
 
 from gateway.batch.tables import job
-from gateway.call import Scope
+from gateway.call import Clause, Scope
 from gateway.errors import ApiError
 from gateway.store import Store
 from tests.support.batch import OWNER, REGION, START, ZONE, Batch, a_job, a_task
@@ -15,22 +16,26 @@ from tests.support.batch import OWNER, REGION, START, ZONE, Batch, a_job, a_task
 pytestmark = pytest.mark.anyio
 NAMES = ["aaaaaaaa", "aaaaaaab", "aabbbbbb", "bbbbbbbb", "b0000000", "00000000"]
 
+
+def scope_of(*allow: str, deny: Sequence[str] = ()) -> Scope:
+    """One layer, without tests: what a policy without conditions comes to."""
+    return Scope((tuple(map(Clause, allow)),), tuple(map(Clause, deny)))
+
+
 SCOPES = [
     Scope(),
-    Scope(allow=()),
-    Scope(allow=("*",), deny=("*",)),
-    Scope(allow=("job-aaaaaaaa",)),
-    Scope(allow=("job-a*",), deny=("job-aaaaaaa*",)),
-    Scope(allow=("job-*b", "job-0*")),
-    Scope(allow=("*a*b*",)),
-    Scope(allow=("*",), deny=("job-aaaaaaaa", "*bbb*")),
-    Scope(allow=("job-aaaaaaaa", "job-aaaaaaaa*"), deny=("",)),
+    scope_of(),
+    scope_of("*", deny=["*"]),
+    scope_of("job-aaaaaaaa"),
+    scope_of("job-a*", deny=["job-aaaaaaa*"]),
+    scope_of("job-*b", "job-0*"),
+    scope_of("*a*b*"),
+    scope_of("*", deny=["job-aaaaaaaa", "*bbb*"]),
+    scope_of("job-aaaaaaaa", "job-aaaaaaaa*", deny=[""]),
     # not one of these is a wildcard
-    Scope(allow=("job-aaaaaaa?", "job-%", "job-________", "job-[ab]*", "JOB-A*", ".*", "job-a\\*")),
-    Scope(
-        allow=("*",), deny=("%", "_*", "?*", "[a-z]*", "JOB-*", "' OR 1=1 --", "job-aaaaaaaa\x00")
-    ),
-    Scope(allow=tuple(f"job-{n:08}*" for n in range(3_000)), deny=("*\ud800*",)),
+    scope_of("job-aaaaaaa?", "job-%", "job-________", "job-[ab]*", "JOB-A*", ".*", "job-a\\*"),
+    scope_of("*", deny=["%", "_*", "?*", "[a-z]*", "JOB-*", "' OR 1=1 --", "job-aaaaaaaa\x00"]),
+    scope_of(*(f"job-{n:08}*" for n in range(3_000)), deny=["*\ud800*"]),
 ]
 
 
@@ -43,8 +48,8 @@ def shown(scope: Scope) -> list[str]:
     return [
         id_
         for id_ in sorted(f"job-{name}" for name in NAMES)
-        if any(matches(pattern, id_) for pattern in scope.allow)
-        and not any(matches(pattern, id_) for pattern in scope.deny)
+        if all(any(matches(clause.pattern, id_) for clause in layer) for layer in scope.allow)
+        and not any(matches(clause.pattern, id_) for clause in scope.deny)
     ]
 
 
@@ -192,7 +197,7 @@ async def test_environments_are_listed_newest_first_with_their_nodes(
     assert [each["EnvId"] for each in answer["ComputeEnvSet"]] == made[::-1]
     counts = [each["ComputeNodeMetrics"]["SubmittedCount"] for each in answer["ComputeEnvSet"]]
     assert counts == [2, 1, 0]
-    hidden = Scope(allow=("*",), deny=(made[1],))
+    hidden = scope_of("*", deny=[made[1]])
     answer = await batch.call("DescribeComputeEnvs", scope=hidden)
     assert [each["EnvId"] for each in answer["ComputeEnvSet"]] == [made[2], made[0]]
     for kind, total in [("CVM", 3), ("CPM", 0)]:

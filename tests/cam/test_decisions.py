@@ -1,146 +1,360 @@
 """The decision log: nothing that was decided goes unrecorded."""
 
-from collections.abc import Callable
-from datetime import UTC, datetime
-from pathlib import Path
+import json
 from typing import Any
 
 import anyio
 import pytest
+from prometheus_client import REGISTRY
 
-from gateway.call import Decision, Effect, Principal, Reason
-from gateway.cam import decisions
-from gateway.cam.decisions import DecisionLog, find_decision
+from gateway.call import Principal
+from gateway.cam import decisions, tables
+from gateway.cam.decision_chain import Report
+from gateway.cam.decision_proofs import verify
+from gateway.cam.decision_queries import list_chains
+from gateway.cam.decisions import DecisionLog, Overflow, find_decision
+from gateway.clock import now
 from gateway.errors import ServiceUnavailable
-from gateway.policy.decision import Determinant, Explanation, NearestMiss
 from gateway.policy.record import DecisionRecord
-from gateway.store import Store, StoreUnavailable, open_store
-from gateway.store.migrations import migrate
+from gateway.store import Store, StoreUnavailable
+from tests.support.decisions import SAMPLE, Faulty, decision_log, first, make
 
-DENIED = Decision(Effect.DENY, Reason.IMPLICIT_DENY, "qcs::batch:ap-guangzhou:uin/1:job/*", 3)
-
-
-def make(request_id: str) -> Callable[[], DecisionRecord]:
-    record = DecisionRecord(
-        request_id=request_id,
-        time=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
-        principal=Principal("1", "2", "alice"),
-        action="batch:SubmitJob",
-        region="ap-guangzhou",
-        source_ip="192.0.2.7",
-        resources=(DENIED.resource,),
-        decision=DENIED,
-        explanation=Explanation(
-            decision=DENIED,
-            determining=(Determinant("p", 1, 2, "*"),),
-            nearest_miss=NearestMiss("p", 1, 1, "region", "ap-beijing", "ap-guangzhou"),
-            shadow=None,
-        ),
-    )
-    return lambda: record
+pytestmark = pytest.mark.anyio
 
 
 async def find(store: Store, request_id: str) -> dict[str, Any] | None:
     return await store.read_point(lambda tx: find_decision(tx, request_id))
 
 
-@pytest.mark.anyio
-async def test_a_durable_record_is_there_at_once_and_shown_as_documented(store: Store) -> None:
-    await DecisionLog(store).record(make("r-1"), durably=True)
-    assert await find(store, "r-1") == {
-        "RequestId": "r-1",
-        "Time": "2026-01-02T03:04:05Z",
-        "Principal": {"OwnerUin": "1", "Uin": "2", "Name": "alice"},
-        "Action": "batch:SubmitJob",
-        "Region": "ap-guangzhou",
-        "SourceIp": "192.0.2.7",
-        "Resources": [DENIED.resource],
-        "Effect": "deny",
-        "Reason": "implicit-deny",
-        "Determining": [{"Policy": "p", "Version": 1, "Statement": 2, "Pattern": "*"}],
-        "NearestMiss": {
-            "Policy": "p",
-            "Version": 1,
-            "Statement": 1,
-            "Element": "region",
-            "Wanted": "ap-beijing",
-            "Found": "ap-guangzhou",
-        },
-        "Shadow": None,
-        "Generation": 3,
-    }
-    assert await find(store, "r-2") is None
+async def reports(store: Store) -> list[Report]:
+    return await store.read_list(lambda tx: list(verify(tx, kept={})))
 
 
-@pytest.mark.anyio
-async def test_what_waits_is_written_without_being_asked_for(store: Store) -> None:
-    log = DecisionLog(store)
+async def assert_sound(store: Store, *, records: int, chains: int = 1) -> None:
+    """The log holds so many records, and every chain of them is whole."""
+    found = await reports(store)
+    assert [one.findings for one in found] == [[]] * chains
+    assert sum(one.records for one in found) == records
+
+
+def dropped() -> float:
+    value = REGISTRY.get_sample_value("qcs_gateway_decisions_dropped_total")
+    assert value is not None
+    return value
+
+
+def broken() -> DecisionRecord:
+    raise ZeroDivisionError
+
+
+async def test_a_durable_record_is_there_at_once_and_shown_in_its_public_form(
+    store: Store,
+) -> None:
+    await decision_log(store).record(make("r-0"), durably=True)
+    assert await find(store, "r-0") == json.loads(json.dumps(SAMPLE.public()))
+    assert await find(store, "r-1") is None
+
+
+@pytest.mark.parametrize("request_id", ["", "\x00", "\udcff", "' OR 1=1 --", "r" * 37])
+async def test_what_is_no_request_id_is_not_found(store: Store, request_id: str) -> None:
+    await decision_log(store).record(make("r-0"), durably=True)
+    assert await find(store, request_id) is None
+
+
+async def test_what_waits_is_written_within_a_second_without_being_asked_for(
+    store: Store,
+) -> None:
+    log = decision_log(store)
     async with anyio.create_task_group() as tasks:
         await tasks.start(log.run)
-        for number in range(100):
+        for number in range(1_000):
             await log.record(make(f"r-{number}"), durably=False)
         with anyio.fail_after(5):
-            while await find(store, "r-99") is None:
+            while await find(store, "r-999") is None:
                 await anyio.lowlevel.checkpoint()
         assert await find(store, "r-0") is not None
         tasks.cancel_scope.cancel()
+    await assert_sound(store, records=1_000)
 
 
-@pytest.mark.anyio
 async def test_what_still_waits_at_the_end_is_written(store: Store) -> None:
-    log = DecisionLog(store)
+    log = decision_log(store)
     async with anyio.create_task_group() as tasks:
         await tasks.start(log.run)
-        await log.record(make("r-1"), durably=False)
+        for number in range(1_000):
+            await log.record(make(f"r-{number}"), durably=False)
         tasks.cancel_scope.cancel()
-    assert await find(store, "r-1") is not None
+    await assert_sound(store, records=1_000)
 
 
-@pytest.mark.anyio
-async def test_a_call_that_cannot_be_recorded_is_refused(
+async def test_a_durable_record_after_the_end_is_written_all_the_same(store: Store) -> None:
+    log = decision_log(store)
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(log.run)
+        tasks.cancel_scope.cancel()
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            for number in range(20):
+                tasks.start_soon(record_durably, log, f"r-{number}", [])
+    await assert_sound(store, records=20)
+
+
+async def record_durably(log: DecisionLog, request_id: str, done: list[str]) -> None:
+    """Note the call in `done` if its record was kept, as an answer would tell."""
+    try:
+        await log.record(make(request_id), durably=True)
+    except ServiceUnavailable:
+        return
+    done.append(request_id)
+
+
+async def test_two_hundred_at_once_share_commits_and_are_all_there(store: Store) -> None:
+    commits = 0
+
+    def count() -> bool:
+        nonlocal commits
+        commits += 1
+        return False
+
+    log = decision_log(Faulty(store, fails=count))
+    done: list[str] = []
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(log.run)
+        async with anyio.create_task_group() as calls:
+            for number in range(200):
+                calls.start_soon(record_durably, log, f"d-{number}", done)
+                await log.record(make(f"r-{number}"), durably=False)
+        assert len(done) == 200
+        assert commits < 50
+        for name in done:
+            assert await find(store, name) is not None
+        tasks.cancel_scope.cancel()
+    await assert_sound(store, records=400)
+
+
+@pytest.mark.parametrize("keeps", [False, True], ids=["undone", "stored unknown to us"])
+async def test_while_commits_fail_calls_are_refused_and_reads_wait_and_no_chain_breaks(
+    store: Store, keeps: bool
+) -> None:
+    turns = iter(range(10_000))
+    log = decision_log(Faulty(store, fails=lambda: next(turns) % 3 == 1, keeps=keeps))
+    done: list[str] = []
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(log.run)
+        for start in range(0, 200, 20):
+            async with anyio.create_task_group() as calls:
+                for number in range(start, start + 20):
+                    calls.start_soon(record_durably, log, f"d-{number}", done)
+                    await log.record(make(f"r-{number}"), durably=False)
+            await log.flush()
+        tasks.cancel_scope.cancel()
+    assert 0 < len(done) < 200
+    for name in [*done, *(f"r-{number}" for number in range(200))]:
+        assert await find(store, name) is not None, name
+    kept = 400 if keeps else 200 + len(done)
+    await assert_sound(store, records=kept)
+
+
+async def test_a_call_that_is_cancelled_while_it_waits_takes_no_other_along(
+    store: Store,
+) -> None:
+    log = decision_log(store)
+    done: list[str] = []
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(log.run)
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as calls:
+                for number in range(0, 100, 2):
+                    with anyio.CancelScope() as scope:
+                        scope.cancel()
+                        await record_durably(log, f"d-{number}", [])
+                    calls.start_soon(record_durably, log, f"d-{number + 1}", done)
+                    await anyio.lowlevel.checkpoint()
+        assert len(done) == 50
+        tasks.cancel_scope.cancel()
+    assert all([await find(store, name) for name in done])
+    assert [one.findings for one in await reports(store)] == [[]]
+
+
+async def test_who_flushes_himself_and_is_cancelled_takes_no_other_along(store: Store) -> None:
+    log = decision_log(store)
+    done: list[str] = []
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as calls:
+            for number in range(50):
+                calls.start_soon(record_durably, log, f"d-{number}", done)
+            with anyio.move_on_after(0.001):
+                await record_durably(log, "cancelled", [])
+    assert len(done) == 50
+    assert [one.findings for one in await reports(store)] == [[]]
+
+
+async def test_a_record_that_cannot_be_worked_out_fails_its_own_call_only(store: Store) -> None:
+    log = decision_log(store)
+    before = dropped()
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(log.run)
+        with pytest.raises(ZeroDivisionError):
+            await log.record(broken, durably=True)
+        await log.record(broken, durably=False)
+        await log.record(make("r-1"), durably=False)
+        await log.record(make("r-2"), durably=True)
+        tasks.cancel_scope.cancel()
+    assert dropped() == before + 1
+    await assert_sound(store, records=2)
+
+
+async def test_a_record_that_the_database_cannot_take_harms_no_other(store: Store) -> None:
+    log = decision_log(store)
+    before = dropped()
+    impossible = make("r-0", principal=Principal("1", "2", "a\x00b"), action="x" * 97)
+    done: list[str] = []
+    for number in range(1, 4):
+        await log.record(make(f"r-{number}"), durably=False)
+    await log.record(impossible, durably=False)
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as calls:
+            for number in range(5):
+                calls.start_soon(record_durably, log, f"d-{number}", done)
+    await log.flush()
+    assert len(done) == 5
+    is_taken = await find(store, "r-0") is not None  # SQLite takes anything
+    assert dropped() == before + (not is_taken)
+    await assert_sound(store, records=8 + is_taken)
+
+
+async def test_a_request_id_that_is_there_already_harms_no_other(store: Store) -> None:
+    log = decision_log(store)
+    await log.record(make("r-1"), durably=True)
+    await log.record(make("r-1"), durably=False)
+    await log.record(make("r-2"), durably=False)
+    await log.flush()
+    await assert_sound(store, records=2)
+
+
+async def test_when_too_many_wait_every_further_call_is_refused(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decisions, "WAITING_MAX", 2)
-    log = DecisionLog(store)
+    log = decision_log(store)
+    before = dropped()
+    await log.record(make("r-1"), durably=False)
+    await log.record(make("r-2"), durably=False)
+    for durably in (True, False):
+        with pytest.raises(ServiceUnavailable):
+            await log.record(make("r-3"), durably=durably)
+    await log.flush()
+    await log.record(make("r-3"), durably=True)
+    assert dropped() == before
+    await assert_sound(store, records=3)
+
+
+async def test_when_too_many_wait_reads_may_be_dropped_and_counted_but_nothing_else(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decisions, "WAITING_MAX", 1)
+    log = decision_log(store, overflow=Overflow.DROP)
+    before = dropped()
     await log.record(make("r-1"), durably=False)
     await log.record(make("r-2"), durably=False)
     with pytest.raises(ServiceUnavailable):
-        await log.record(make("r-3"), durably=False)
+        await log.record(make("r-3"), durably=True)
+    assert dropped() == before + 1
     await log.flush()
-    await log.record(make("r-3"), durably=False)
+    await assert_sound(store, records=1)
 
 
-@pytest.mark.anyio
-async def test_what_could_not_be_written_waits_on_in_its_order(
-    tmp_path: Path,
+async def test_what_could_not_be_written_waits_on_in_its_order(store: Store) -> None:
+    log = decision_log(Faulty(store, fails=first(2)))
+    await log.record(make("r-1"), durably=False)
+    await log.flush()
+    await log.record(make("r-2"), durably=False)
+    await log.flush()
+    assert await find(store, "r-1") is None
+    await log.flush()
+    assert await find(store, "r-1") is not None
+    await log.flush()
+    assert await find(store, "r-2") is not None
+    await assert_sound(store, records=2)
+
+
+async def test_a_durable_call_is_refused_when_the_commit_fails_and_leaves_nothing(
+    store: Store,
 ) -> None:
-    url = f"sqlite:///{tmp_path / 'gateway.db'}"
-    migrate(url)
-    async with open_store(url) as store:
-        log = DecisionLog(Failing(store, times=2))
-        await log.record(make("r-1"), durably=False)
-        await log.flush()
-        await log.record(make("r-2"), durably=False)
-        await log.flush()
-        assert await find(store, "r-1") is None
-        await log.flush()
-        assert await find(store, "r-1") is not None
-        assert await find(store, "r-2") is not None
+    log = decision_log(Faulty(store, fails=first(1)))
+    with pytest.raises(ServiceUnavailable):
+        await log.record(make("r-1"), durably=True)
+    assert await find(store, "r-1") is None
+    await log.record(make("r-2"), durably=True)
+    await assert_sound(store, records=1)
 
 
-class Failing:
-    """A store whose first commits fail, as on a full disk."""
+async def test_a_commit_that_takes_too_long_is_a_refusal_and_the_next_one_goes_on(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decisions, "WRITE_S", 0.05)
+    slow = Slow(store)
+    log = decision_log(slow)
+    with anyio.fail_after(10), pytest.raises(ServiceUnavailable):
+        await log.record(make("r-1"), durably=True)
+    slow.is_slow = False
+    await log.record(make("r-2"), durably=True)
+    await assert_sound(store, records=1)
 
-    def __init__(self, store: Store, *, times: int) -> None:
-        self._store = store
-        self._left = times
-        self.signals = store.signals
-        self.read_point = store.read_point
-        self.read_list = store.read_list
-        self.ping = store.ping
+
+class Slow(Faulty):
+    """A store whose commits take for ever while it is slow."""
+
+    is_slow = True
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store, fails=lambda: False)
 
     async def write(self, function: Any) -> Any:
-        if self._left:
-            self._left -= 1
-            raise StoreUnavailable("the disk is full")
-        return await self._store.write(function)
+        if self.is_slow:
+            await anyio.sleep_forever()
+        return await super().write(function)
+
+
+async def test_a_chain_that_somebody_else_moved_is_left_and_another_begun(store: Store) -> None:
+    log = decision_log(store)
+    await log.record(make("r-1"), durably=True)
+    left = log.chain
+    await store.write(change_head)
+    await log.record(make("r-2"), durably=True)
+    assert log.chain != left
+    sound = {one.chain: one.sound for one in await reports(store)}
+    assert sound == {left: False, log.chain: True}
+
+
+def change_head(tx: Any) -> None:
+    [chain] = list_chains(tx)
+    place = {"chain": chain.id, "old_seq": 1, "old_hash": chain.head.hash}
+    tx.execute(tables.MOVE_HEAD, {**place, "new_seq": 9, "new_hash": "0" * 64})
+
+
+async def test_an_id_of_a_chain_that_is_drawn_twice_is_drawn_again(store: Store) -> None:
+    ids = iter(["chain-a", "chain-a", "chain-b"])
+
+    def draw(_: str) -> str:
+        return next(ids)
+
+    for number in range(2):
+        log = DecisionLog(store, clock=now, new_id=draw)
+        await log.record(make(f"r-{number}"), durably=True)
+    await assert_sound(store, records=2, chains=2)
+
+
+async def test_a_process_that_decides_nothing_leaves_no_chain(store: Store) -> None:
+    await decision_log(store).flush()
+    assert await store.read_list(list_chains) == []
+
+
+async def test_the_store_that_is_closed_refuses_instead_of_hanging(store: Store) -> None:
+    class Closed(Faulty):
+        async def write(self, function: Any) -> Any:
+            raise StoreUnavailable("The service is stopping. Try again.")
+
+    log = decision_log(Closed(store, fails=lambda: True))
+    with anyio.fail_after(5), pytest.raises(ServiceUnavailable):
+        await log.record(make("r-1"), durably=True)

@@ -1,14 +1,18 @@
 """The policies folder: read strictly and as a whole, watched, and kept when it breaks."""
 
+import json
 import os
 import shutil
+from dataclasses import replace
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 
 import anyio
 import pytest
 
-from gateway.cam.identities import PolicyFolder, find_user, watch
+from gateway.call import Effect
+from gateway.cam.identities import Fingerprint, PolicyFolder, find_user, watch
 from gateway.policy.snapshot import Snapshot
 from gateway.policy.strict_toml import PolicySetRefused
 from tests.support.running import ROOT
@@ -91,18 +95,73 @@ def test_a_link_out_of_the_folder_is_not_followed(folder: PolicyFolder, tmp_path
 
 
 def test_any_change_of_any_file_is_noticed(folder: PolicyFolder) -> None:
-    seen = {folder.fingerprint()}
+    seen = [folder.fingerprint()]
     example = folder.path / "examples" / "read-jobs.json"
     text = example.read_text(encoding="utf-8")
     (folder.path / "new.json").write_text(text, encoding="utf-8")
-    seen.add(folder.fingerprint())
+    seen.append(folder.fingerprint())
     (folder.path / "new.json").replace(example)
-    seen.add(folder.fingerprint())
+    seen.append(folder.fingerprint())
     example.write_text(text.replace("allow", "alloy"), encoding="utf-8")
-    seen.add(folder.fingerprint())
+    seen.append(folder.fingerprint())
     example.unlink()
-    seen.add(folder.fingerprint())
-    assert len(seen) == 5
+    seen.append(folder.fingerprint())
+    assert all(one != other for one, other in combinations(seen, 2))
+
+
+def changed(folder: PolicyFolder, snapshot: Snapshot, before: Fingerprint) -> Snapshot:
+    after = folder.fingerprint()
+    return folder.read_changes(snapshot, before=before, after=after, generation=2)
+
+
+def test_a_changed_document_is_read_alone(folder: PolicyFolder) -> None:
+    loaded, current = folder.fingerprint(), folder.read_snapshot(generation=1)
+    file = folder.path / "examples" / "read-jobs.json"
+    file.write_text(file.read_text(encoding="utf-8").replace("allow", "deny"), encoding="utf-8")
+    new = changed(folder, current, loaded)
+    key = "100000000001/read-jobs"
+    assert new.generation == 2
+    assert new.policies[key].document.statements[0].effect is Effect.DENY
+    kept = current.policies.keys() - {key}
+    assert all(new.policies[one] is current.policies[one] for one in kept)
+    assert new.attached is current.attached
+    assert new == replace(folder.read_snapshot(generation=2), policies=new.policies)
+
+
+@pytest.mark.parametrize("change", ["accounts", "new preset", "preset gone"])
+def test_a_change_of_more_than_documents_reads_everything(
+    folder: PolicyFolder, change: str
+) -> None:
+    presets = folder.path / "presets"
+    shutil.copy(presets / "QcloudBatchReadOnlyAccess.json", presets / "Spare.json")
+    loaded, current = folder.fingerprint(), folder.read_snapshot(generation=1)
+    if change == "accounts":
+        with (folder.path / "accounts.toml").open("a", encoding="utf-8") as file:
+            file.write('[[account.user]]\nname = "carol"\nuin = "100000000199"\n')
+    elif change == "new preset":
+        shutil.copy(presets / "Spare.json", presets / "Other.json")
+    else:
+        (presets / "Spare.json").unlink()
+    new = changed(folder, current, loaded)
+    assert new == folder.read_snapshot(generation=2)
+    known = "100000000001/read-jobs"
+    assert new.policies[known] == current.policies[known], "what did not change is not read again"
+
+
+def test_a_key_that_no_call_carries_is_refused_and_another_services_is_not(
+    folder: PolicyFolder,
+) -> None:
+    file = folder.path / "examples" / "read-jobs.json"
+    for key, fine in {"cvm:region": True, "qcs:tag/a": True, "qcs:nothing": False}.items():
+        condition = {"string_equal": {key: "x"}}
+        statement = {"effect": "deny", "action": "*", "resource": "*", "condition": condition}
+        document = {"version": "2.0", "statement": [statement]}
+        file.write_text(json.dumps(document), encoding="utf-8")
+        if fine:
+            assert folder.read_snapshot(generation=1)
+        else:
+            with pytest.raises(PolicySetRefused, match=key):
+                folder.read_snapshot(generation=1)
 
 
 @pytest.mark.anyio

@@ -10,12 +10,12 @@ import pytest
 
 from gateway import catalog
 from gateway.call import Principal
-from gateway.cam.identities import PolicyFolder
 from gateway.catalog import ACTIONS, Action
 from gateway.policy.accounts import Account, User
+from gateway.policy.decision_point import DecisionPoint
 from gateway.policy.document import parse
-from gateway.policy.enforcer import Enforcer
 from gateway.policy.match import Query
+from gateway.policy.plans import PlanEvaluator
 from gateway.policy.snapshot import build_snapshot
 from tests.support.samples import sample_parameters
 
@@ -59,7 +59,7 @@ def matrix() -> str:
     return "\n".join(lines) + "\n"
 
 
-def people() -> tuple[Enforcer, dict[str, User]]:
+def people() -> tuple[DecisionPoint, dict[str, User]]:
     """One user for each preset, who has it and nothing else; and one who has nothing."""
     presets = {
         file.stem: parse(file.read_text(encoding="utf-8"), name=file.stem)
@@ -72,7 +72,7 @@ def people() -> tuple[Enforcer, dict[str, User]]:
     users[NO_POLICY] = User(name="nobody", uin="300")
     account = Account(uin=OWNER, users=tuple(users.values()))
     snapshot = build_snapshot([account], presets=presets, custom={}, generation=1)
-    return Enforcer(PolicyFolder(POLICIES).read_model(), snapshot), users
+    return DecisionPoint(PlanEvaluator(), snapshot), users
 
 
 def title(action: Action) -> str:
@@ -91,7 +91,7 @@ def decided_on(action: Action) -> str:
     return f"{action.policy_action} on {', '.join(map(str, named.resources))}"
 
 
-def verdict(enforcer: Enforcer, action: Action, user: User) -> str:
+def verdict(enforcer: DecisionPoint, action: Action, user: User) -> str:
     """What a user is answered: see the head of the matrix."""
     principal = Principal(OWNER, user.uin, user.name)
     named = named_by(action)

@@ -1,16 +1,20 @@
 """Small policy sets for the tests of this room."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from gateway.call import Principal, Resource
 from gateway.policy.accounts import Account, CustomPolicy, Group, Mode, User, parse_accounts
+from gateway.policy.decision_point import DecisionPoint
 from gateway.policy.document import Document, parse
-from gateway.policy.enforcer import Enforcer
+from gateway.policy.enforcer import CasbinEvaluator
 from gateway.policy.match import Query
+from gateway.policy.plans import PlanEvaluator
 from gateway.policy.snapshot import Snapshot, build_snapshot
+from gateway.policy.verdict import Evaluator
 
 FOLDER = Path(__file__).parents[2] / "policies"
 MODEL = (FOLDER / "model.conf").read_text(encoding="utf-8")
@@ -54,10 +58,17 @@ def snapshot_of(
     return build_snapshot([account], presets={}, custom={OWNER: documents}, generation=generation)
 
 
+def evaluator() -> Evaluator:
+    """The one that the environment asks for, as for a server; compiled if none."""
+    if os.environ.get("QCS_GATEWAY_EVALUATOR") == "casbin":
+        return CasbinEvaluator(MODEL)
+    return PlanEvaluator()
+
+
 def enforcer_of(
     user: Statements = (), group: Statements = (), *, shadow: Statements = ()
-) -> Enforcer:
-    return Enforcer(MODEL, snapshot_of(user, group, shadow=shadow))
+) -> DecisionPoint:
+    return DecisionPoint(evaluator(), snapshot_of(user, group, shadow=shadow))
 
 
 def batch(path: str, *, region: str = "ap-guangzhou", owner: str = OWNER) -> Resource:
@@ -74,7 +85,7 @@ def query(
     return Query(principal, action, resources, deny_only, context or {})
 
 
-def shipped_enforcer() -> Enforcer:
+def shipped_enforcer() -> DecisionPoint:
     """The accounts and documents in `policies/`."""
     accounts = parse_accounts((FOLDER / "accounts.toml").read_text(encoding="utf-8"))
     presets = {path.stem: read(path) for path in (FOLDER / "presets").glob("*.json")}
@@ -83,7 +94,7 @@ def shipped_enforcer() -> Enforcer:
         for account in accounts
     }
     snapshot = build_snapshot(accounts, presets=presets, custom=custom, generation=1)
-    return Enforcer(MODEL, snapshot)
+    return DecisionPoint(evaluator(), snapshot)
 
 
 def read(path: Path, name: str | None = None) -> Document:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from gateway.call import Effect, Reason, Scope
+from gateway.call import Clause, Effect, Reason, Scope
 from gateway.policy.accounts import Account, CustomPolicy, Group, User, parse_accounts
-from gateway.policy.enforcer import Enforcer
+from gateway.policy.enforcer import CasbinEvaluator
 from gateway.policy.snapshot import build_snapshot
 from gateway.policy.strict_toml import PolicySetRefused
 from tests.policy.policies import (
@@ -41,7 +41,7 @@ def test_a_deny_on_one_environment_outweighs_the_wildcard_allow() -> None:
     describe = "batch:DescribeComputeEnv"
     denied = enforcer.decide(query(describe, batch("computeenv/env-x")))
     assert (denied.effect, denied.reason) == (Effect.DENY, Reason.EXPLICIT_DENY)
-    assert denied.resource == "qcs::batch:ap-guangzhou:uin/100:computeenv/env-x"
+    assert str(denied.resource) == "qcs::batch:ap-guangzhou:uin/100:computeenv/env-x"
     assert enforcer.decide(query(describe, batch("computeenv/env-y"))).allowed
     assert enforcer.decide(query("batch:SubmitJob", batch("job/*"))).allowed
 
@@ -143,7 +143,7 @@ def test_several_resources_are_allowed_together_or_not_at_all() -> None:
     enforcer = enforcer_of([allow("*", "qcs::batch:gz::job/job-1")])
     decision = enforcer.decide(query("batch:RetryJobs", JOB, batch("job/job-2")))
     assert not decision.allowed
-    assert decision.resource.endswith("job/job-2")
+    assert str(decision.resource).endswith("job/job-2")
 
 
 def test_a_resource_asked_for_a_deny_only_needs_no_allow() -> None:
@@ -152,7 +152,7 @@ def test_a_resource_asked_for_a_deny_only_needs_no_allow() -> None:
     submit = allow("batch:SubmitJob", "qcs::batch:gz::job/*")
     assert enforcer_of([submit]).decide(asked).allowed
     denied = enforcer_of([submit], [deny("*", "qcs::batch:gz::computeenv/*")]).decide(asked)
-    assert (denied.reason, denied.resource) == (Reason.EXPLICIT_DENY, str(env))
+    assert (denied.reason, denied.resource) == (Reason.EXPLICIT_DENY, env)
 
 
 def test_a_query_without_resources_is_denied() -> None:
@@ -286,7 +286,7 @@ def test_a_list_is_narrowed_to_what_is_allowed_and_not_denied() -> None:
         [deny("*", "qcs::batch:gz::job/job-ab/*"), deny("batch:DeleteJob")],
     )
     scope = enforcer.scope(query("batch:DescribeJobs"), resource_type="job", region="ap-guangzhou")
-    assert scope == Scope(allow=("job-a*",), deny=("job-ab", "job-ab/*"))
+    assert scope == Scope(((Clause("job-a*"),),), (Clause("job-ab"), Clause("job-ab/*")))
     root = query("batch:DescribeJobs", principal=ROOT)
     assert enforcer.scope(root, resource_type="job", region="gz").is_everything
     other = enforcer.scope(query("batch:DescribeJobs"), resource_type="computeenv", region="gz")
@@ -327,7 +327,7 @@ def test_threads_do_not_mix_up_each_others_candidates() -> None:
 def test_a_model_under_which_a_deny_could_lose_is_refused(old: str, new: str) -> None:
     assert old in MODEL
     with pytest.raises(PolicySetRefused):
-        Enforcer(MODEL.replace(old, new), snapshot_of())
+        CasbinEvaluator(MODEL.replace(old, new))
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,8 @@ def test_a_document_of_the_wrong_shape_is_refused_with_its_code(text: str, code:
         ("action", 1, "ActionError"),
         ("action", ["batch:A", 1], "ActionError"),
         ("action", "SubmitJob", "ActionError"),
-        ("action", "permid/1", "ActionError"),
+        ("action", ":SubmitJob", "ActionServiceNotExist"),
+        ("action", "${uin}:SubmitJob", "ActionServiceNotExist"),
         ("action", "batch:A\n", "ActionError"),
         ("action", "batch:${uin}", "ActionError"),
         ("resource", None, "ResourceError"),
@@ -124,6 +125,26 @@ def test_a_document_of_the_wrong_shape_is_refused_with_its_code(text: str, code:
 )
 def test_one_bad_element_refuses_the_whole_document(element: str, value: Any, code: str) -> None:
     assert code_of(text_of(GOOD, {**GOOD, element: value})) == code
+
+
+def test_a_set_of_actions_may_be_allowed_for_nothing_and_not_denied() -> None:
+    for name in ("permid/280649", "actionName/batch"):
+        [statement] = parse(text_of(allow(name)), name="p").statements
+        assert not any(one.matches("batch:SubmitJob") for one in statement.actions)
+        assert code_of(text_of({**GOOD, "effect": "deny", "action": name})) == "ActionError"
+
+
+def test_an_action_that_a_known_service_does_not_have_is_refused() -> None:
+    known = {"batch": frozenset({"submitjob"})}
+
+    def read(action: str) -> None:
+        parse(text_of(allow(action)), name="p", known_actions=known)
+
+    for good in ("batch:SubmitJob", "name/BATCH:submitjob", "batch:Nothing*", "cvm:RunX", "*"):
+        read(good)
+    with pytest.raises(InvalidParameter) as caught:
+        read("name/batch:SubmitJobs")
+    assert caught.value.code == "InvalidParameter.ActionNotExist"
 
 
 def test_a_placeholder_outside_the_last_segment_is_refused_with_a_hint() -> None:

@@ -33,7 +33,7 @@ from tests.support.fake_engine import FakeEngine
 
 OWNER, REGION, ZONE = "100000000001", "ap-guangzhou", "ap-guangzhou-2"
 ROOT = Principal(OWNER, OWNER, "root")
-EVERYTHING = Decision(Effect.ALLOW, Reason.ROOT, "*", 1)
+EVERYTHING = Decision(Effect.ALLOW, Reason.ROOT, None, 1)
 START = datetime(2018, 6, 15, 14, 43, 17, tzinfo=UTC)
 WAIT_S = 30.0
 NO_TOPIC = "absent"

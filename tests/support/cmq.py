@@ -90,5 +90,5 @@ class Cmq:
 
     @staticmethod
     def _grant(owner: str) -> Grant:
-        decision = Decision(Effect.ALLOW, Reason.ROOT, resource="*", generation=1)
+        decision = Decision(Effect.ALLOW, Reason.ROOT, resource=None, generation=1)
         return Grant(Principal(owner_uin=owner, uin=owner, name="root"), decision)

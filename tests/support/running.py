@@ -27,18 +27,20 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Credentials:
-    """An access key, as the official clients take it."""
+    """An access key, as the official clients take it. token: of a temporary one."""
 
     secret_id: str
     secret_key: str
+    token: str = ""
 
     @property
     def environment(self) -> dict[str, str]:
-        return {
+        found = {
             "TENCENTCLOUD_SECRET_ID": self.secret_id,
             "TENCENTCLOUD_SECRET_KEY": self.secret_key,
             "TENCENTCLOUD_REGION": REGION,
         }
+        return {**found, "TENCENTCLOUD_TOKEN": self.token} if self.token else found
 
 
 @dataclass(eq=False)

@@ -10,33 +10,37 @@ from tencentcloud.common.credential import Credential
 from tencentcloud.common.exception.tencent_cloud_sdk_exception import TencentCloudSDKException
 from tencentcloud.common.profile.client_profile import ClientProfile
 from tencentcloud.common.profile.http_profile import HttpProfile
+from tencentcloud.sts.v20180813.sts_client import StsClient
 from tencentcloud.tdmq.v20200217.tdmq_client import TdmqClient
 
 from tests.support.running import REGION, Credentials, Gateway, Refused, wait_until
 
 OVER = ("SUCCEED", "FAILED", "FAILED_INTERRUPTED")
 PLACEMENT = {"Zone": "ap-guangzhou-2"}
+STS_ACTIONS = ("AssumeRole", "GetCallerIdentity", "GetFederationToken")
 SMALL = {"EnvData": {"InstanceType": "S1.SMALL1", "ImageId": "img-31tjrtph"}}
 
 
 class Sdk:
     """The clients of one caller. Every call answers the members of `Response`, or raises Refused.
 
-    batch, tdmq: the official clients themselves, for their typed methods.
+    batch, tdmq, sts: the official clients themselves, for their typed methods.
     """
 
     def __init__(self, gateway: Gateway, who: Credentials, *, region: str = REGION) -> None:
         self.gateway = gateway
-        credential = Credential(who.secret_id, who.secret_key)
+        credential = Credential(who.secret_id, who.secret_key, who.token or None)
         endpoint = gateway.url.removeprefix("http://")
         http = HttpProfile(protocol="http", endpoint=endpoint, reqTimeout=40)
         profile = ClientProfile(httpProfile=http)
         self.batch = BatchClient(credential, region, profile)
         self.tdmq = TdmqClient(credential, region, profile)
+        self.sts = StsClient(credential, region, profile)
 
     def __call__(self, action: str, **parameters: Any) -> dict[str, Any]:
-        """Call an action; those with `Cmq` in their names are tdmq's, all others batch's."""
+        """Call an action; those with `Cmq` in their names are tdmq's, most others batch's."""
         client = self.tdmq if "Cmq" in action else self.batch
+        client = self.sts if action in STS_ACTIONS else client
         try:
             answer: dict[str, Any] = client.call_json(action, parameters)["Response"]
         except TencentCloudSDKException as error:

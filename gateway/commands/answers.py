@@ -1,0 +1,213 @@
+"""How answers of the decision point are printed: for people, and as JSON."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from gateway.call import AttributeTest, Clause, Principal, Scope
+from gateway.policy.comparison import Comparison, Difference
+from gateway.policy.decision import Determinant, Explanation
+from gateway.policy.question import Question
+from gateway.policy.record import public_explanation
+from gateway.policy.simulation import Row
+
+TABLE = ("caller", "action", "resource", "effect", "reason", "settled by", "change")
+
+
+def explanation_text(explanation: Explanation, scope: Scope | None) -> str:
+    """The answer in the first line, below it everything it rests on."""
+    decision = explanation.decision
+    settled = "  ".join(_names(explanation.determining))
+    lines = [f"{decision.effect.value}  {decision.reason.value}  {settled}".rstrip()]
+    if decision.resource is not None and not decision.allowed:
+        lines.append(f"  on        {decision.resource}")
+    lines += [f"  settled   {_determinant_text(one)}" for one in explanation.determining]
+    if scope is not None:
+        lines += [f"  {line}" for line in _scope_lines(scope)]
+    lines += _shortfall_lines(explanation)
+    shadow = explanation.shadow
+    if shadow is not None:
+        verdict = f"{shadow.decision.effect.value}  {shadow.decision.reason.value}"
+        settled = "  ".join(_names(shadow.determining))
+        lines.append(f"  shadow    {verdict}  {settled}".rstrip())
+    return "\n".join(lines)
+
+
+def _shortfall_lines(explanation: Explanation) -> Iterator[str]:
+    """What is missing: the allow that nearly applied, and what to allow besides."""
+    miss = explanation.nearest_miss
+    if miss is not None:
+        name = f"{miss.policy}/{miss.statement}"
+        yield f"  nearest   {name} ({_place(miss.file, miss.version)}) via {miss.via}"
+        yield f"            its {miss.element} is {miss.wanted}"
+        yield f"            the call has {miss.found or 'nothing'}"
+    for fix in explanation.fixes:
+        yield f"  fix       {fix.attach_to}:"
+        yield json.dumps(fix.policy(), indent=2, ensure_ascii=False)
+
+
+def explanation_members(
+    question: Question, explanation: Explanation, scope: Scope | None
+) -> dict[str, Any]:
+    """The answer as JSON, with the names that decision records use."""
+    query, decision = question.query, explanation.decision
+    return {
+        "Principal": _principal_members(query.principal),
+        "Action": query.action,
+        "Resources": [str(one) for one in query.resources],
+        "DenyOnly": [str(one) for one in query.deny_only],
+        "Listed": question.lists or None,
+        "Effect": decision.effect.value,
+        "Reason": decision.reason.value,
+        "Resource": None if decision.resource is None else str(decision.resource),
+        **public_explanation(explanation),
+        "Scope": None if scope is None else _scope_members(scope),
+    }
+
+
+def row_members(row: Row) -> dict[str, Any]:
+    """One row of a simulation as JSON."""
+    query, decision = row.question.query, row.explanation.decision
+    return {
+        "Principal": _principal_members(query.principal),
+        "Action": query.action,
+        "Resources": [str(one) for one in query.resources],
+        "Listed": row.question.lists or None,
+        "Effect": decision.effect.value,
+        "Reason": decision.reason.value,
+        **public_explanation(row.explanation),
+        "Change": None if row.shift is None else row.shift.value,
+    }
+
+
+def rows_text(rows: Sequence[Row]) -> str:
+    """A simulation as a table."""
+    return table_text([TABLE, *(_row_cells(row) for row in rows)])
+
+
+def _row_cells(row: Row) -> tuple[str, ...]:
+    query, decision = row.question.query, row.explanation.decision
+    kind = "role/" if query.principal.role else ""
+    return (
+        f"{kind}{query.principal.name}",
+        query.action,
+        " ".join(str(one) for one in query.resources),
+        decision.effect.value,
+        decision.reason.value,
+        " ".join(_names(row.explanation.determining)) or "-",
+        "" if row.shift is None else row.shift.value,
+    )
+
+
+def table_text(rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as they need be."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def comparison_text(comparison: Comparison) -> str:
+    """What differs, a line for calls that are alike; empty if nothing does."""
+    rows = [_difference_cells(one) for one in comparison.differences]
+    return table_text(rows) if rows else ""
+
+
+def _difference_cells(one: Difference) -> tuple[str, ...]:
+    kind = one.kind
+    role = f" as role/{kind.role}" if kind.role else ""
+    return (
+        kind.shift.value,
+        str(one.calls),
+        f"{kind.name} ({kind.owner_uin}/{kind.uin}){role}",
+        kind.action,
+        f"{kind.before.value} -> {kind.after.value}",
+        f"such as {one.example}",
+    )
+
+
+def comparison_members(comparison: Comparison) -> dict[str, Any]:
+    """A comparison as JSON."""
+    return {
+        "Calls": comparison.calls,
+        "Partial": comparison.partial,
+        "OtherwiseRecorded": comparison.otherwise_recorded,
+        "Differences": [
+            {
+                "Shift": one.kind.shift.value,
+                "Calls": one.calls,
+                "Principal": {
+                    "OwnerUin": one.kind.owner_uin,
+                    "Uin": one.kind.uin,
+                    "Name": one.kind.name,
+                    "Role": one.kind.role,
+                },
+                "Action": one.kind.action,
+                "ReasonBefore": one.kind.before.value,
+                "ReasonAfter": one.kind.after.value,
+                "Example": one.example,
+            }
+            for one in comparison.differences
+        ],
+    }
+
+
+def _names(determining: Iterable[Determinant]) -> list[str]:
+    """Each statement once, however many of its patterns matched."""
+    return list(dict.fromkeys(f"{one.policy}/{one.statement}" for one in determining))
+
+
+def _determinant_text(one: Determinant) -> str:
+    place = _place(one.file, one.version)
+    return f"{one.policy}/{one.statement} ({place}) via {one.via}: {one.pattern}"
+
+
+def _place(file: str, version: int) -> str:
+    return f"{file}, version {version}" if file else f"version {version}"
+
+
+def _principal_members(principal: Principal) -> dict[str, str]:
+    return {
+        "OwnerUin": principal.owner_uin,
+        "Uin": principal.uin,
+        "Name": principal.name,
+        "Role": principal.role,
+    }
+
+
+def _scope_lines(scope: Scope) -> Iterator[str]:
+    if scope.is_nothing or scope.is_everything:
+        yield f"shows     {'nothing' if scope.is_nothing else '*'}"
+        return
+    for number, layer in enumerate(scope.allow):
+        word = "shows     " if number == 0 else "of these  "
+        yield word + ", ".join(_clause_text(one) for one in layer)
+    for clause in scope.deny:
+        yield f"hides     {_clause_text(clause)}"
+
+
+def _clause_text(clause: Clause) -> str:
+    tests = " and ".join(_test_text(test) for test in clause.tests)
+    return f"{clause.pattern} if {tests}" if tests else clause.pattern
+
+
+def _test_text(test: AttributeTest) -> str:
+    return f"{test.operator} {test.key} {' or '.join(test.values)}"
+
+
+def _scope_members(scope: Scope) -> dict[str, Any]:
+    return {
+        "Allow": [[_clause_members(one) for one in layer] for layer in scope.allow],
+        "Deny": [_clause_members(one) for one in scope.deny],
+    }
+
+
+def _clause_members(clause: Clause) -> dict[str, Any]:
+    return {
+        "Pattern": clause.pattern,
+        "Tests": [
+            {"Operator": one.operator, "Key": one.key, "Values": list(one.values)}
+            for one in clause.tests
+        ],
+    }

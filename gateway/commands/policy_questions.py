@@ -1,0 +1,339 @@
+"""`policy explain` and `policy simulate`: why, and what if.
+
+A 1 is an answer of theirs, so whatever goes wrong ends with 2.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from gateway.clock import now
+from gateway.commands.options import (
+    config_option,
+    json_option,
+    misuse,
+    run_or_explain,
+    settings_from,
+)
+from gateway.config import Settings
+
+if TYPE_CHECKING:  # slow to import, and other verbs start without them
+    from gateway.call import Principal
+    from gateway.commands.asking import Circumstances
+    from gateway.policy.decision_point import DecisionPoint
+    from gateway.policy.question import Question
+    from gateway.policy.simulation import Row
+    from gateway.policy.snapshot import Snapshot
+
+T = TypeVar("T")
+Verb = TypeVar("Verb", bound=Callable[..., Any])
+
+file_type = click.Path(path_type=Path, exists=True, dir_okay=False)
+folder_type = click.Path(path_type=Path, exists=True, file_okay=False)
+policies_option = click.option("--policies", type=folder_type, help="Folder of policies.")
+owner_option = click.option("--uin", "owner_uin", help="The account, if not the default one.")
+region_option = click.option("--region", help="Where resources are that are not written out.")
+context_option = click.option(
+    "--context", multiple=True, metavar="KEY=VALUE", help="A condition key of the call."
+)
+attribute_option = click.option(
+    "--attribute",
+    "attributes",
+    multiple=True,
+    metavar="RESOURCE:KEY=VALUE",
+    help="What a resource carries, such as …:job/job-x:qcs:resource_tag=team&a.",
+)
+session_option = click.option(
+    "--session-policy", type=file_type, help="What narrows the caller's session."
+)
+
+
+def caller_options(verb: Verb) -> Verb:
+    """Who asks."""
+    for option in (
+        owner_option,
+        click.option("--role", "roles", multiple=True, help="A role by name."),
+        click.option("--user", "users", multiple=True, help="A user by name."),
+        click.option("--caller", "callers", multiple=True, metavar="OWNER/UIN"),
+    ):
+        verb = option(verb)
+    return verb
+
+
+@click.command()
+@caller_options
+@click.option("--action", required=True, help="Such as batch:TerminateJob.")
+@click.option("--resource", "resources", multiple=True, help="All of them must be allowed.")
+@click.option("--deny-only", multiple=True, help="A resource that must not be denied.")
+@click.option("--list", "lists", default="", metavar="TYPE", help="A list without ids.")
+@context_option
+@attribute_option
+@session_option
+@region_option
+@policies_option
+@config_option
+@json_option
+def explain(
+    callers: tuple[str, ...],
+    users: tuple[str, ...],
+    roles: tuple[str, ...],
+    owner_uin: str | None,
+    *,
+    action: str,
+    resources: tuple[str, ...],
+    deny_only: tuple[str, ...],
+    lists: str,
+    context: tuple[str, ...],
+    attributes: tuple[str, ...],
+    session_policy: Path | None,
+    region: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Say whether a call would be allowed, and why: exit code 0 or 1."""
+    from gateway.commands import answers, asking  # noqa: PLC0415
+    from gateway.policy.simulation import narrowed  # noqa: PLC0415
+
+    if len(callers + users + roles) != 1:
+        misuse("give one --caller, --user or --role")
+    if lists and resources:
+        misuse("a list without ids has no --resource")
+    settings = settings_from(**options)
+    snapshot = read_snapshot(settings.policies)
+    known = _circumstances(settings, region, context=context, attributes=attributes)
+    [caller] = find_callers(
+        snapshot, callers, users=users, roles=roles, owner_uin=owner_uin or settings.root_uin
+    )
+    question = parsed(
+        lambda: asking.ask(
+            caller,
+            asking.find_action(action),
+            resources=resources,
+            deny_only=deny_only,
+            lists=lists,
+            known=known,
+        )
+    )
+    _warn(question, known)
+    question = narrowed(question, _session_policy(session_policy, owner_uin=caller.owner_uin))
+    policies = decision_point(snapshot)
+    explanation, scope = question.explain(policies), question.decide(policies).scope
+    if as_json:
+        members = answers.explanation_members(question, explanation, scope)
+        click.echo(json.dumps(members, ensure_ascii=False))
+    else:
+        click.echo(answers.explanation_text(explanation, scope))
+    sys.exit(0 if explanation.decision.allowed else 1)
+
+
+@click.command()
+@caller_options
+@click.option("--action", "actions", multiple=True, required=True, help="Such as batch:*.")
+@click.option("--resource", "resources", multiple=True, help="Instead of all that is touched.")
+@click.option(
+    "--attach",
+    "attached",
+    multiple=True,
+    metavar="FILE[:to=HOLDER]",
+    help="Suppose this policy, of user/NAME, group/NAME, role/NAME or everyone.",
+)
+@click.option("--detach", "detached", multiple=True, metavar="NAME", help="Suppose it gone.")
+@click.option("--boundary", type=file_type, help="Suppose it around the callers.")
+@click.option("--expect", type=click.Choice(["allow", "deny"]), help="Exit with 1 unless all are.")
+@context_option
+@attribute_option
+@session_option
+@region_option
+@policies_option
+@config_option
+@json_option
+def simulate(
+    callers: tuple[str, ...],
+    users: tuple[str, ...],
+    roles: tuple[str, ...],
+    owner_uin: str | None,
+    *,
+    attached: tuple[str, ...],
+    detached: tuple[str, ...],
+    boundary: Path | None,
+    expect: str | None,
+    context: tuple[str, ...],
+    attributes: tuple[str, ...],
+    region: str | None,
+    as_json: bool,
+    actions: tuple[str, ...],
+    resources: tuple[str, ...],
+    session_policy: Path | None,
+    **options: Any,
+) -> None:
+    """Tabulate who may do what, today or after changes that are only supposed."""
+    from gateway.commands import answers, asking  # noqa: PLC0415
+    from gateway.policy import simulation  # noqa: PLC0415
+
+    settings = settings_from(**options)
+    owner_uin = owner_uin or settings.root_uin
+    snapshot = read_snapshot(settings.policies)
+    known = _circumstances(settings, region, context=context, attributes=attributes)
+    who = find_callers(snapshot, callers, users=users, roles=roles, owner_uin=owner_uin)
+    supposed = _supposed(
+        snapshot, who, attached=attached, detached=detached, boundary=boundary, owner_uin=owner_uin
+    )
+    questions = parsed(
+        lambda: list(asking.ask_each(who, actions, resources=resources, known=known))
+    )
+    rows = list(
+        simulation.simulate(
+            questions,
+            today=decision_point(snapshot),
+            supposed=decision_point(supposed),
+            session_policy=_session_policy(session_policy, owner_uin=owner_uin),
+        )
+    )
+    if as_json:
+        for row in rows:
+            click.echo(json.dumps(answers.row_members(row), ensure_ascii=False))
+    else:
+        click.echo(answers.rows_text(rows))
+    sys.exit(_differ(rows, expect))
+
+
+def parsed(function: Callable[[], T]) -> T:
+    """Read what was typed; what cannot be read is misuse."""
+    try:
+        return run_or_explain(function, exit_code=2)
+    except ValueError as error:
+        misuse(str(error))
+
+
+def read_snapshot(folder: Path) -> "Snapshot":
+    """The policies in a folder; what is wrong with them is misuse here."""
+    from gateway.cam.identities import PolicyFolder  # noqa: PLC0415
+
+    policies = PolicyFolder(folder)
+    return run_or_explain(lambda: policies.read_snapshot(generation=1), exit_code=2)
+
+
+def decision_point(snapshot: "Snapshot") -> "DecisionPoint":
+    """What decides on a snapshot, as the gateway does by default."""
+    from gateway.policy.decision_point import DecisionPoint  # noqa: PLC0415
+    from gateway.policy.plans import PlanEvaluator  # noqa: PLC0415
+
+    return DecisionPoint(PlanEvaluator(), snapshot)
+
+
+def _circumstances(
+    settings: Settings,
+    region: str | None,
+    *,
+    context: tuple[str, ...],
+    attributes: tuple[str, ...],
+) -> "Circumstances":
+    from gateway.commands import asking  # noqa: PLC0415
+
+    return parsed(
+        lambda: asking.Circumstances(
+            region=region or settings.region,
+            now=now(),
+            context=asking.read_context(context),
+            attributes=asking.read_attributes(attributes),
+        )
+    )
+
+
+def find_callers(
+    snapshot: "Snapshot",
+    callers: tuple[str, ...],
+    *,
+    users: tuple[str, ...],
+    roles: tuple[str, ...],
+    owner_uin: str,
+) -> list["Principal"]:
+    """Whom is meant; everybody the account declares if nobody was named."""
+    from gateway.commands import asking  # noqa: PLC0415
+    from gateway.policy.simulation import declared_callers  # noqa: PLC0415
+
+    if not callers + users + roles:
+        found = list(declared_callers(snapshot, owner_uin=owner_uin))
+        return found or misuse(f"accounts.toml declares nobody in account {owner_uin}")
+    found = parsed(
+        lambda: asking.find_callers(
+            snapshot, callers=callers, users=users, roles=roles, owner_uin=owner_uin
+        )
+    )
+    for caller in found:
+        if not asking.is_declared(snapshot, caller):
+            name = f"{caller.owner_uin}/{caller.uin}"
+            click.echo(f"accounts.toml does not declare {name}.", err=True)
+    return found
+
+
+def _warn(question: "Question", known: "Circumstances") -> None:
+    """Say what was asked that no call would ask."""
+    from gateway.commands import asking  # noqa: PLC0415
+
+    query = question.query
+    for resource in query.resources:
+        if not question.lists and not asking.can_name(query.action, resource):
+            click.echo(f"No call of {query.action} is about {resource}.", err=True)
+    asked = {str(one) for one in (*query.resources, *query.deny_only)}
+    for text in known.attributes:
+        if text not in asked:
+            misuse(f"attributes of `{text}` were given, which is not asked about")
+
+
+def _session_policy(file: Path | None, *, owner_uin: str) -> str:
+    """What narrows a session, read as STS reads it; "" for nothing."""
+    from gateway.cam.session_policies import read_session_policy  # noqa: PLC0415
+
+    if file is None:
+        return ""
+    return parsed(
+        lambda: read_session_policy(file.read_text(encoding="utf-8"), owner_uin=owner_uin)
+    )
+
+
+def _supposed(
+    snapshot: "Snapshot",
+    who: list["Principal"],
+    *,
+    attached: tuple[str, ...],
+    detached: tuple[str, ...],
+    boundary: Path | None,
+    owner_uin: str,
+) -> "Snapshot":
+    """The policies with the changes that are only supposed."""
+    from gateway.commands import asking  # noqa: PLC0415
+    from gateway.policy import simulation  # noqa: PLC0415
+    from gateway.policy.snapshot import subject_of  # noqa: PLC0415
+
+    def change() -> "Snapshot":
+        changed = snapshot
+        for name in detached:
+            changed = simulation.without_policy(changed, name, owner_uin=owner_uin)
+        for text in attached:
+            file, to, holder = text.rpartition(":to=")
+            document = asking.read_policy(Path(file if to else text))
+            subjects = (
+                simulation.holders(snapshot, holder, owner_uin=owner_uin)
+                if to
+                else [subject_of(one) for one in who]
+            )
+            changed = simulation.with_policy(
+                changed, document, owner_uin=owner_uin, subjects=subjects
+            )
+        if boundary is not None:
+            document = asking.read_policy(boundary)
+            changed = simulation.with_boundary(changed, document, principals=who)
+        return changed
+
+    return parsed(change)
+
+
+def _differ(rows: list["Row"], expect: str | None) -> int:
+    return int(
+        expect is not None and any(row.explanation.decision.effect.value != expect for row in rows)
+    )

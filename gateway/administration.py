@@ -10,10 +10,11 @@ import anyio
 from sqlalchemy.exc import ArgumentError, OperationalError
 
 from gateway.call import Principal
-from gateway.cam import decision_proofs, decision_queries, decisions, identities, keys
-from gateway.cam.decision_chain import Report
-from gateway.cam.decision_proofs import Kept
-from gateway.cam.decision_queries import Chain, Filter
+from gateway.cam import identities, keys
+from gateway.cam.decisions import log, proofs, queries
+from gateway.cam.decisions.chain import Report
+from gateway.cam.decisions.proofs import Kept
+from gateway.cam.decisions.queries import Chain, Filter
 from gateway.clock import now
 from gateway.config import Settings, SettingsError
 from gateway.errors import ApiError
@@ -80,19 +81,19 @@ def _find_user(settings: Settings, *, user: str, owner_uin: str) -> Principal:
 
 def find_decision(settings: Settings, request_id: str) -> dict[str, Any] | None:
     """A recorded decision in its public form; None if there is none."""
-    return _read(settings, lambda tx: decisions.find_decision(tx, request_id))
+    return _read(settings, lambda tx: log.find_decision(tx, request_id))
 
 
 def list_decisions(settings: Settings, wanted: Filter, *, limit: int) -> list[bytes]:
     """The last decisions that fit, as JSON, the newest first."""
-    return _read(settings, lambda tx: decision_queries.list_decisions(tx, wanted, limit=limit))
+    return _read(settings, lambda tx: queries.list_decisions(tx, wanted, limit=limit))
 
 
 def walk_decisions(settings: Settings, wanted: Filter, *, show: Callable[[bytes], None]) -> None:
     """Show every decision that fits, as JSON, the oldest first."""
 
     def run(tx: Tx) -> None:
-        for record in decision_queries.walk_decisions(tx, wanted):
+        for record in queries.walk_decisions(tx, wanted):
             show(record)
 
     _read(settings, run)
@@ -110,22 +111,22 @@ def export_decisions(settings: Settings, *, show: Callable[[bytes], None]) -> li
     """Show the whole log line by line, as JSON; returns its chains with the heads to keep."""
 
     def run(tx: Tx) -> list[Chain]:
-        for line in decision_proofs.export(tx):
+        for line in proofs.export(tx):
             show(line)
-        return decision_queries.list_chains(tx)
+        return queries.list_chains(tx)
 
     return _read(settings, run)
 
 
 def verify_decisions(settings: Settings, *, kept: Kept) -> list[Report]:
     """What is known of each chain of the log. kept: heads that must be in it."""
-    return _read(settings, lambda tx: list(decision_proofs.verify(tx, kept=kept)))
+    return _read(settings, lambda tx: list(proofs.verify(tx, kept=kept)))
 
 
 def verify_exported(file: Path, *, kept: Kept) -> list[Report]:
     """What is known of each chain in a file that an export wrote."""
     with file.open("rb") as lines:
-        return decision_proofs.verify_export(lines, kept=kept)
+        return proofs.verify_export(lines, kept=kept)
 
 
 async def _follow(
@@ -146,8 +147,8 @@ async def _show_new(
     store: Store, wanted: Filter, *, last: int, show: Callable[[bytes], None]
 ) -> None:
     def begin(tx: Tx) -> tuple[list[bytes], dict[str, int]]:
-        seen = {chain.id: chain.head.seq for chain in decision_queries.list_chains(tx)}
-        return decision_queries.list_decisions(tx, wanted, limit=last), seen
+        seen = {chain.id: chain.head.seq for chain in queries.list_chains(tx)}
+        return queries.list_decisions(tx, wanted, limit=last), seen
 
     newest_first, seen = await store.read_list(begin)
     found = newest_first[::-1]
@@ -155,9 +156,7 @@ async def _show_new(
         for record in found:
             show(record)
         await anyio.sleep(FOLLOW_S)
-        found = await store.read_list(
-            lambda tx: decision_queries.list_following(tx, wanted, seen=seen)
-        )
+        found = await store.read_list(lambda tx: queries.list_following(tx, wanted, seen=seen))
 
 
 def migrate_database(settings: Settings) -> None:

@@ -34,8 +34,9 @@ from gateway.batch.scheduler import Scheduler
 from gateway.batch.storage.local import LocalStorage
 from gateway.call import Key, Principal, Upstream
 from gateway.cam import api as cam_api
-from gateway.cam import decision_retention, identities, keys, sts
-from gateway.cam.decisions import DecisionLog, Overflow
+from gateway.cam import identities, keys, sts
+from gateway.cam.decisions import retention as decision_retention
+from gateway.cam.decisions.log import DecisionLog, Overflow
 from gateway.clock import now
 from gateway.cmq import retention, subscriptions, topics
 from gateway.cmq.api import build_service

@@ -49,6 +49,7 @@ async def record(
             decision=decision,
             explanation=explain(query),
             deny_only=tuple(str(resource) for resource in query.deny_only),
+            deny_only_action=query.deny_only_action,
             context=query.context,
             attributes={str(one): carried for one, carried in query.attributes.items()},
             listed=listed,

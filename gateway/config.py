@@ -33,7 +33,7 @@ class Settings:
     limits: "none", or "cloud" for the vendor's quotas of users, policies and the like.
     trusted_proxies: addresses or networks, separated by blanks or commas, whose `X-Forwarded-For`
     is believed. vpc_header: the header in which they name the caller's private network.
-    decisions_overflow: "refuse" or "drop", see `cam/decisions.py`.
+    decisions_overflow: "refuse" or "drop", see `cam/decisions/log.py`.
     decisions_keep_days: how long decisions are kept; 0 means for ever.
     """
 

@@ -64,9 +64,11 @@ def _is_address(text: str) -> bool:
 
 
 def context_of(
-    call: Call, principal: Principal, *, vpc: tuple[str, ...]
+    call: Call, principal: Principal, *, vpc: tuple[str, ...], app_id: str = ""
 ) -> dict[str, tuple[str, ...]]:
     """The keys of one call; a key that is not known is left out.
+
+    app_id: the account's, which only fills the policy variable.
 
     Why `mfa` beside `qcs:mfa`: the vendor's general policies compare `mfa` with "0", newer pages
     write `qcs:mfa` and a boolean.
@@ -80,6 +82,7 @@ def context_of(
         "mfa": ("1" if principal.mfa else "0",),
         "qcs:request_tag": tuple(_request_tags(call.params)),
         "qcs:vpc": vpc,
+        "qcs:app_id": (app_id,) if app_id else (),
     }
     return {key: values for key, values in known.items() if values}
 

@@ -74,7 +74,8 @@ class Pipeline:
         named = catalog.resources_of(
             action, params=call.params, owner_uin=principal.owner_uin, region=call.region
         )
-        context = context_of(call, principal, vpc=self._edge.vpc(request))
+        app_id = self._policies.snapshot.app_ids.get(principal.owner_uin, "")
+        context = context_of(call, principal, vpc=self._edge.vpc(request), app_id=app_id)
         query = _query(action, call, principal=principal, named=named, context=context)
         query = await self._with_attributes(query, action.service)
         decision, scope, explain = self._decide(query, named=named, region=call.region)

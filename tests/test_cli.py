@@ -179,7 +179,8 @@ def test_a_decision_is_shown_for_people(gateway: Gateway, answer: Answer) -> Non
     text = "\n".join(rest)
     assert "bob (100000000001/100000000102) from 127.0.0.1" in text
     assert "qcs::batch:ap-guangzhou:uin/100000000001:job/job-00000000" in text
-    assert "read-jobs/1: its action is" in text
+    assert "nearest   read-jobs/1 (examples/read-jobs.json, version 1) via user" in text
+    assert "fix       user bob:" in text
 
 
 def test_a_key_made_beside_a_running_server_is_good_at_once(gateway: Gateway) -> None:

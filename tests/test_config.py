@@ -25,6 +25,10 @@ SAMPLES: dict[str, str] = {
     "isolation": "uid",
     "instances_per_core": "2",
     "confirm_s": "5",
+    "evaluator": "casbin",
+    "limits": "cloud",
+    "trusted_proxies": "10.0.0.0/8, ::1",
+    "vpc_header": "X-Vpc-Id",
     "decisions_overflow": "drop",
     "decisions_keep_days": "0",
 }
@@ -46,6 +50,9 @@ BAD: dict[str, list[str]] = {
     "isolation": ["docker", "NONE"],
     "instances_per_core": ["0", "4097", "many"],
     "confirm_s": ["0", "601", "1s"],
+    "evaluator": ["", "plan", "Casbin"],
+    "limits": ["", "Cloud", "1"],
+    "vpc_header": ["x vpc", "x:y", "x" * 65],
     "decisions_overflow": ["", "Drop", "lose"],
     "decisions_keep_days": ["-1", "36501", "90d", "1.5"],
 }

@@ -29,7 +29,7 @@ from gateway.call import (
     Resource,
     Scope,
 )
-from gateway.cam.decisions import DecisionLog, find_decision
+from gateway.cam.decisions.log import DecisionLog, find_decision
 from gateway.cam.identities import PolicyFolder
 from gateway.clock import now
 from gateway.context import Edge

@@ -10,7 +10,7 @@ from cryptography.fernet import Fernet, MultiFernet
 from gateway.batch.api import BatchApi
 from gateway.cam import api as cam_api
 from gateway.cam import sts
-from gateway.cam.decisions import DecisionLog
+from gateway.cam.decisions.log import DecisionLog
 from gateway.catalog import ACTIONS, CLASSIC, UNBUILT, Action
 from gateway.clock import now
 from gateway.cmq.api import build_service

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from gateway.call import AttributeTest, Call, Clause, Grant, Scope
-from gateway.cam.decisions import DecisionLog, find_row
+from gateway.cam.decisions.log import DecisionLog, find_row
 from gateway.errors import ApiError, ResourceNotFound
 from gateway.policy.condition import read_test
 from gateway.policy.pattern import Wildcard
@@ -98,8 +98,8 @@ def redacted(public: Mapping[str, Any]) -> dict[str, Any]:
     """A record, in its public form, for whom it concerns but who may not read policies.
 
     Which policy and statement settled it stays; what they say goes, and all that a boundary or a
-    session policy says. Why a list of what stays: what is added to records later must not come
-    out by itself.
+    session policy says. The fix stays without whom it is for: it is made of the call alone. Why a
+    list of what stays: what is added to records later must not come out by itself.
     """
     miss, shadow = public.get("NearestMiss"), public.get("Shadow")
     return {
@@ -107,6 +107,7 @@ def redacted(public: Mapping[str, Any]) -> dict[str, Any]:
         "Principal": _only(public["Principal"], TOLD_OF_PRINCIPAL),
         **_verdict(public),
         "NearestMiss": None if miss is None else _only(miss, TOLD_OF_STATEMENT),
+        "Fix": [_only(one, ("Policy",)) for one in public.get("Fix", ())],
         "Shadow": None if shadow is None else _verdict(shadow),
     }
 

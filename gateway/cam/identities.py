@@ -120,7 +120,7 @@ class PolicyFolder:
             document = parse(text, name=name, file=file, known_actions=KNOWN_ACTIONS)
         except ApiError as error:
             raise PolicySetRefused(f"{file}: {error.message} ({error.code})") from error
-        _check_keys(document)
+        check_keys(document)
         self._parsed[file, name] = status, document
         return document
 
@@ -172,7 +172,7 @@ def _holders(snapshot: Snapshot, presets: list[str]) -> dict[str, list[tuple[str
     return holders
 
 
-def _check_keys(document: Document) -> None:
+def check_keys(document: Document) -> None:
     """Refuse a condition key that no call can carry: a deny that depends on it would never apply.
 
     Why keys such as `cvm:region` pass: they belong to the calls of services that are not served

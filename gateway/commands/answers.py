@@ -1,7 +1,7 @@
 """How answers of the decision point are printed: for people, and as JSON."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from gateway.call import AttributeTest, Clause, Principal, Scope
@@ -21,29 +21,34 @@ def explanation_text(explanation: Explanation, scope: Scope | None) -> str:
     lines = [f"{decision.effect.value}  {decision.reason.value}  {settled}".rstrip()]
     if decision.resource is not None and not decision.allowed:
         lines.append(f"  on        {decision.resource}")
-    lines += [f"  settled   {_determinant_text(one)}" for one in explanation.determining]
     if scope is not None:
         lines += [f"  {line}" for line in _scope_lines(scope)]
-    lines += _shortfall_lines(explanation)
-    shadow = explanation.shadow
-    if shadow is not None:
-        verdict = f"{shadow.decision.effect.value}  {shadow.decision.reason.value}"
-        settled = "  ".join(_names(shadow.determining))
-        lines.append(f"  shadow    {verdict}  {settled}".rstrip())
-    return "\n".join(lines)
+    return "\n".join([*lines, *why_lines(public_explanation(explanation))])
 
 
-def _shortfall_lines(explanation: Explanation) -> Iterator[str]:
-    """What is missing: the allow that nearly applied, and what to allow besides."""
-    miss = explanation.nearest_miss
+def why_lines(public: Mapping[str, Any]) -> Iterator[str]:
+    """What a decision rests on, from its public form: a call's own, or one that was asked for."""
+    for one in public["Determining"]:
+        yield f"  settled   {_statement_text(one)}: {one['Pattern']}"
+    miss = public["NearestMiss"]
     if miss is not None:
-        name = f"{miss.policy}/{miss.statement}"
-        yield f"  nearest   {name} ({_place(miss.file, miss.version)}) via {miss.via}"
-        yield f"            its {miss.element} is {miss.wanted}"
-        yield f"            the call has {miss.found or 'nothing'}"
-    for fix in explanation.fixes:
-        yield f"  fix       {fix.attach_to}:"
-        yield json.dumps(fix.policy(), indent=2, ensure_ascii=False)
+        yield f"  nearest   {_statement_text(miss)}"
+        yield f"            its {miss['Element']} is {miss['Wanted']}"
+        yield f"            the call has {miss['Found'] or 'nothing'}"
+    for fix in public["Fix"]:
+        yield f"  fix       {fix['AttachTo']}:"
+        yield json.dumps(fix["Policy"], indent=2, ensure_ascii=False)
+    shadow = public["Shadow"]
+    if shadow is not None:
+        settled = [f"{one['Policy']}/{one['Statement']}" for one in shadow["Determining"]]
+        words = [shadow["Effect"], shadow["Reason"], *dict.fromkeys(settled)]
+        yield f"  shadow    {'  '.join(words)}"
+
+
+def _statement_text(one: Mapping[str, Any]) -> str:
+    version = f"version {one['Version']}"
+    place = f"{one['File']}, {version}" if one["File"] else version
+    return f"{one['Policy']}/{one['Statement']} ({place}) via {one['Via']}"
 
 
 def explanation_members(
@@ -156,15 +161,6 @@ def comparison_members(comparison: Comparison) -> dict[str, Any]:
 def _names(determining: Iterable[Determinant]) -> list[str]:
     """Each statement once, however many of its patterns matched."""
     return list(dict.fromkeys(f"{one.policy}/{one.statement}" for one in determining))
-
-
-def _determinant_text(one: Determinant) -> str:
-    place = _place(one.file, one.version)
-    return f"{one.policy}/{one.statement} ({place}) via {one.via}: {one.pattern}"
-
-
-def _place(file: str, version: int) -> str:
-    return f"{file}, version {version}" if file else f"version {version}"
 
 
 def _principal_members(principal: Principal) -> dict[str, str]:

@@ -9,8 +9,8 @@ from itertools import product
 from pathlib import Path
 
 from gateway.call import Principal, Resource
-from gateway.cam.identities import KNOWN_ACTIONS
-from gateway.catalog import ACTIONS, Action
+from gateway.cam.identities import KNOWN_ACTIONS, check_keys
+from gateway.catalog import ACTIONS, Action, resources_of
 from gateway.catalog.resources import Form
 from gateway.catalog.resources import Path as ResourcePath
 from gateway.clock import wire_time
@@ -156,8 +156,7 @@ def ask(
     denied = tuple(_read(text, action, principal=principal, known=known) for text in deny_only)
     entry = _ACTIONS[action][0] if action in _ACTIONS else None
     if not asked and not lists and entry is not None:
-        lists = entry.resource.named[0][0].literals[0].rstrip("/") if entry.is_list else ""
-        asked = _template(entry, action, owner_uin=principal.owner_uin, region=known.region)
+        lists, asked = _template(entry, owner_uin=principal.owner_uin, region=known.region)
     if lists:
         asked = (_read(f"{lists}/*", action, principal=principal, known=known),)
     if not asked:
@@ -222,7 +221,7 @@ def deny_only_action(action: str, deny_only: Sequence[Resource]) -> str:
 
 def resource_named(text: str, *, action: str, owner_uin: str, region: str) -> Resource:
     """Read a resource as decisions name it; `*` is an action's that has no resource level."""
-    service, _, _ = action.partition(":")
+    service = _service(action)
     region = "" if service in SERVICES_WITHOUT_REGION else long_region(region)
     return read_resource(text, service=service, region=region, owner_uin=owner_uin)
 
@@ -254,9 +253,14 @@ def read_attributes(written: Sequence[str]) -> dict[str, dict[str, tuple[str, ..
 
 
 def read_policy(file: Path) -> Document:
-    """Read a policy document that is not declared. Raises OSError or InvalidParameter."""
+    """Read a policy document that is not declared, as strictly as one that is.
+
+    Raises OSError, InvalidParameter or PolicySetRefused.
+    """
     text = file.read_text(encoding="utf-8")
-    return parse(text, name=file.stem, file=str(file), known_actions=KNOWN_ACTIONS)
+    document = parse(text, name=file.stem, file=str(file), known_actions=KNOWN_ACTIONS)
+    check_keys(document)
+    return document
 
 
 def _forms_of(key: str, value: str) -> Iterator[tuple[str, str]]:
@@ -268,7 +272,7 @@ def _forms_of(key: str, value: str) -> Iterator[tuple[str, str]]:
 
 
 def _read(text: str, action: str, *, principal: Principal, known: Circumstances) -> Resource:
-    service, _, _ = action.partition(":")
+    service = _service(action)
     region = "" if service in SERVICES_WITHOUT_REGION else known.region
     if text == "*" or text.startswith("qcs:"):
         found = read_resource(text, service=service, region=region, owner_uin=principal.owner_uin)
@@ -278,14 +282,22 @@ def _read(text: str, action: str, *, principal: Principal, known: Circumstances)
     return Resource(service, region, principal.owner_uin, text)
 
 
-def _template(action: Action, name: str, *, owner_uin: str, region: str) -> tuple[Resource, ...]:
+def _template(action: Action, *, owner_uin: str, region: str) -> tuple[str, tuple[Resource, ...]]:
+    """What an action may touch: the type that it lists, or resources with `*` for every id."""
+    if action.is_list:
+        named = resources_of(action, params={}, owner_uin=owner_uin, region=region)
+        return named.lists or "", ()
     resources = []
     for group in action.resource.named:
-        service = group[0].service or name.partition(":")[0]
-        service = "cam" if group[0].is_whole else service
+        path = group[0]
+        service = "cam" if path.is_whole else path.service or _service(action.policy_action)
         where = "" if service in SERVICES_WITHOUT_REGION else region
-        resources.append(Resource(service, where, owner_uin, _pattern(group[0], owner_uin)))
-    return tuple(dict.fromkeys(resources))
+        resources.append(Resource(service, where, owner_uin, _pattern(path, owner_uin)))
+    return "", tuple(dict.fromkeys(resources))
+
+
+def _service(action: str) -> str:
+    return action.partition(":")[0]
 
 
 def _pattern(path: ResourcePath, owner_uin: str) -> str:
@@ -301,7 +313,7 @@ def _pattern(path: ResourcePath, owner_uin: str) -> str:
 def _fits(path: ResourcePath, action: str, resource: Resource) -> bool:
     if path.is_whole:
         return resource.service == "cam" and resource.path.startswith("role")
-    service = path.service or action.partition(":")[0]
+    service = path.service or _service(action)
     pattern = _pattern(path, resource.owner_uin)
     if not path.placeholders:
         return resource.service == service and resource.path == pattern

@@ -12,6 +12,7 @@ import click
 
 from gateway.call import Effect, Reason
 from gateway.clock import now
+from gateway.commands.answers import why_lines
 from gateway.commands.options import (
     config_option,
     data_option,
@@ -21,8 +22,8 @@ from gateway.commands.options import (
 )
 
 if TYPE_CHECKING:  # slow to import, and other verbs start without them
-    from gateway.cam.decision_chain import Report
-    from gateway.cam.decision_queries import Filter
+    from gateway.cam.decisions.chain import Report
+    from gateway.cam.decisions.queries import Filter
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
@@ -182,7 +183,7 @@ def _filter(
     since: datetime | None,
     until: datetime | None,
 ) -> "Filter":
-    from gateway.cam.decision_queries import Filter  # noqa: PLC0415
+    from gateway.cam.decisions.queries import Filter  # noqa: PLC0415
 
     return Filter(
         user=user or "",
@@ -218,19 +219,10 @@ def decision_text(found: dict[str, Any]) -> str:
         f"  by        {principal['Name']} ({principal['OwnerUin']}/{principal['Uin']})"
         f" from {found['SourceIp']} at {found['Time']}",
         *(f"  on        {resource}" for resource in found["Resources"]),
-        *(
-            f"  settled   {one['Policy']}/{one['Statement']} (version {one['Version']}):"
-            f" {one['Pattern']}"
-            for one in found["Determining"]
-        ),
+        *why_lines(found),
+        f"  policies  generation {found['Generation']}",
     ]
-    miss = found["NearestMiss"]
-    if miss is not None:
-        lines.append(
-            f"  nearest   {miss['Policy']}/{miss['Statement']}: its {miss['Element']} is"
-            f" {miss['Wanted']}, not {miss['Found'] or 'met'}"
-        )
-    return "\n".join([*lines, f"  policies  generation {found['Generation']}"])
+    return "\n".join(lines)
 
 
 def _report_text(report: "Report") -> str:

@@ -8,6 +8,8 @@ from gateway.catalog.resources import Path
 from gateway.policy.condition import CALL_KEYS, NAMED_TAG, RESOURCE_KEYS
 from gateway.policy.lint import Kind, KnownAction, Vocabulary
 
+COMPLETE = frozenset({"sts"})
+"""Services of which the catalogue has every action, though a policy may name others."""
 OLD_SERVICES = frozenset({"cmqqueue", "cmqtopic"})
 """Names that old policies use for what is `tdmq` now."""
 
@@ -26,7 +28,7 @@ def vocabulary() -> Vocabulary:
             KnownAction(name, frozenset(named[name]), frozenset(denied[name]))
             for name in sorted(named)
         ),
-        complete=frozenset(KNOWN_ACTIONS),
+        complete=frozenset(KNOWN_ACTIONS) | COMPLETE,
         served=frozenset(action.service for action in ACTIONS) | OLD_SERVICES,
         keys=CALL_KEYS | RESOURCE_KEYS,
         key_prefixes=(NAMED_TAG,),

@@ -52,8 +52,8 @@ def text(finding: Finding) -> str:
 def summary(found: Sequence[Finding], *, files: int) -> str:
     """How many there are of each severity."""
     times = Counter(one.severity for one in found)
-    counts = ", ".join(f"{times[one]} {one.value}s" for one in Severity)
-    return f"{counts} in {files} files"
+    counts = [f"{times[one]} {one.value}{'' if times[one] == 1 else 's'}" for one in Severity]
+    return f"{', '.join(counts)} in {files} files"
 
 
 def public(finding: Finding) -> dict[str, Any]:

@@ -165,7 +165,7 @@ def _each_call(
 ) -> None:
     """Hand over every call of an export, or of the decision log. uin: of whom; "" for all."""
     from gateway.administration import walk_decisions  # noqa: PLC0415
-    from gateway.cam.decision_queries import Filter  # noqa: PLC0415
+    from gateway.cam.decisions.queries import Filter  # noqa: PLC0415
     from gateway.commands import recorded_calls  # noqa: PLC0415
 
     if (corpus is None) is (since is None):

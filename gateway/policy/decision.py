@@ -30,7 +30,8 @@ class Determinant:
     """A statement that settled a decision.
 
     version: the policy's. file: where it stands, or empty. statement: its place in the document,
-    from 1. via: how the caller has it, such as `group readers` or `boundary`.
+    from 1. via: how the caller has it: `user`, `group readers`, `role x`, `everyone`,
+    `boundary` or `session-policy`.
     pattern: the resource pattern that matched, as written.
     """
 
@@ -150,7 +151,7 @@ def _via(candidate: Candidate) -> str:
         return reason.value
     _, _, holder = candidate.subject.partition("/")
     kind, slash, name = holder.partition("/")
-    return f"{kind} {name}" if slash else "everyone" if kind == "everyone" else f"user {kind}"
+    return f"{kind} {name}" if slash else "everyone" if kind == "everyone" else "user"
 
 
 def _settling_patterns(

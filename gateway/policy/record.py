@@ -28,6 +28,7 @@ class DecisionRecord:
     decision: Decision
     explanation: Explanation
     deny_only: tuple[str, ...] = ()
+    deny_only_action: str = ""
     context: Context = field(default_factory=dict)
     attributes: Mapping[str, Context] = field(default_factory=dict)
     listed: str | None = None
@@ -51,6 +52,7 @@ class DecisionRecord:
             "SourceIp": self.source_ip,
             "Resources": list(self.resources),
             "DenyOnly": list(self.deny_only),
+            "DenyOnlyAction": self.deny_only_action,
             "Listed": self.listed,
             "Context": self.context,
             "Attributes": self.attributes,

@@ -116,7 +116,7 @@ class Snapshot:
     generation: named by every decision made on this snapshot. policies: by key, "owner/name".
     attached: subject → keys of its policies. groups: subject of a user or role → the subjects
     whose policies it has besides. boundaries: subject → key. trusts, role_ids: by
-    the subject of a role.
+    the subject of a role. app_ids: what `${app_id}` stands for, by the account's uin.
     """
 
     generation: int
@@ -127,6 +127,7 @@ class Snapshot:
     boundaries: Mapping[str, str]
     trusts: Mapping[str, Trust]
     role_ids: Mapping[str, str]
+    app_ids: Mapping[str, str]
 
     def rights(self, principal: Principal) -> Rights:
         """What a principal may do at most: nothing, if nobody declared it.
@@ -233,6 +234,7 @@ def build_snapshot(
         groups={subject: groups for draft in drafts for subject, groups in draft.memberships()},
         boundaries={subject: key for draft in drafts for subject, key in draft.boundaries()},
         trusts={subject: trust for draft in drafts for subject, trust in draft.role_trusts()},
+        app_ids={account.uin: account.app_id for account in accounts if account.app_id},
         role_ids={
             role_subject(account.uin, role.name): role.id
             for account in accounts

@@ -5,14 +5,15 @@ They stand in `.venv/peers`, away from what the tests import: vakt ships a packa
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
+from importlib import import_module
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 import casbin
+from casbin.model import FastModel
 
 from gateway.policy.pattern import fits
 from tests.bench.policy_load import Load, Request, Rule
@@ -37,12 +38,11 @@ FLAT_MODEL = MODEL.replace("[role_definition]\ng = _, _\n", "").replace(
 )
 
 
-@contextmanager
-def peers_importable() -> Iterator[None]:
-    """Only while one of them is imported: their folder would hide our own tests."""
+def import_peer(name: str) -> Any:
+    """Import one of them. Their folder is in the path only meanwhile: it would hide our tests."""
     sys.path.append(str(PEERS))
     try:
-        yield
+        return import_module(name)
     finally:
         sys.path.remove(str(PEERS))
 
@@ -66,8 +66,9 @@ def casbin_enforcer(load: Load) -> Judge:
 def fast_enforcer(load: Load) -> Judge:
     """casbin's `FastEnforcer` keyed on the subject, with what groups have given to each user."""
     lines = [(user, rule) for user in load.users for rule in load.of(user)]
-    enforcer = casbin.FastEnforcer(cache_key_order=[0])
-    enforcer.init_with_model_and_adapter(enforcer.new_model(text=FLAT_MODEL))
+    model = FastModel([0])
+    model.load_model_from_text(FLAT_MODEL)
+    enforcer = casbin.FastEnforcer(model, cache_key_order=[0])
     _fill_casbin(enforcer, lines)
     return _ask_casbin(enforcer)
 
@@ -100,8 +101,7 @@ def _ask_casbin(enforcer: Any) -> Judge:
 
 def cedar_all(load: Load) -> Judge:
     """cedarpy with every policy in one parsed set."""
-    with peers_importable():
-        import cedarpy  # noqa: PLC0415  # a peer that only this benchmark has
+    cedarpy = import_peer("cedarpy")
 
     held = {**load.users, **load.groups}
     text = "\n".join(_cedar(name, rule) for name, rules in held.items() for rule in rules)
@@ -111,8 +111,7 @@ def cedar_all(load: Load) -> Judge:
 
 def cedar_per_user(load: Load) -> Judge:
     """cedarpy with a parsed set for each user, kept from the first request on."""
-    with peers_importable():
-        import cedarpy  # noqa: PLC0415  # a peer that only this benchmark has
+    cedarpy = import_peer("cedarpy")
 
     @cache
     def policies(user: str) -> Any:
@@ -158,11 +157,9 @@ def _cedar(name: str, rule: Rule) -> str:
 
 def vakt_guard(load: Load) -> Judge:
     """vakt with its checker of rules over a store in memory."""
-    with peers_importable():
-        import vakt  # noqa: PLC0415  # a peer that only this benchmark has
-        from vakt.rules.base import Rule as VaktRule  # noqa: PLC0415
+    vakt = import_peer("vakt")
 
-    class Fits(VaktRule):  # type: ignore[misc]  # vakt has no types
+    class Fits(vakt.rules.base.Rule):  # type: ignore[name-defined,misc]  # known at run time only
         def __init__(self, pattern: str) -> None:
             self.pattern = pattern
 
@@ -189,7 +186,12 @@ def vakt_guard(load: Load) -> Judge:
     guard = vakt.Guard(store, vakt.RulesChecker())
 
     def judge(one: Request) -> bool:
-        inquiry = vakt.Inquiry(one.action, one.path, one.user, context={"ip": one.address})
+        inquiry = vakt.Inquiry(
+            subject=one.user,
+            action=one.action,
+            resource=one.path,
+            context={"ip": one.address},
+        )
         return bool(guard.is_allowed(inquiry))
 
     logging.getLogger("vakt").setLevel(logging.ERROR)

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.call import AttributeTest, Call, Clause, Grant, Principal, Scope
 from gateway.cam.api import build_service, is_inside, redacted
-from gateway.cam.decisions import DecisionLog
+from gateway.cam.decisions.log import DecisionLog
 from gateway.errors import MissingParameter, ResourceNotFound
 from gateway.policy.decision import Determinant, NearestMiss, ShadowVerdict
 from gateway.store import Store
@@ -85,10 +85,12 @@ async def test_who_may_see_their_own_is_told_which_statement_and_not_what_it_say
 
 
 def test_what_is_added_to_records_later_stays_in() -> None:
-    public = {**SAMPLE.public(), "Layers": [{"Pattern": SECRET}], "Fix": SECRET}
+    public = {**SAMPLE.public(), "Layers": [{"Pattern": SECRET}]}
+    public["Fix"] = [{"AttachTo": SECRET, "Policy": {"version": "2.0"}}]
     public["Principal"] = {**public["Principal"], "SessionPolicy": SECRET}
     public["Shadow"] = {"Effect": "deny", "Reason": "x", "Determining": [], "Fix": SECRET}
     assert SECRET not in json.dumps(redacted(public))
+    assert redacted(public)["Fix"] == [{"Policy": {"version": "2.0"}}]
 
 
 @pytest.mark.anyio

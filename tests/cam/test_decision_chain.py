@@ -18,10 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.cam import tables
-from gateway.cam.decision_chain import FINDINGS_MAX, Fault, Report
-from gateway.cam.decision_proofs import export, verify, verify_export
-from gateway.cam.decision_queries import list_chains
-from gateway.cam.decision_retention import prune, run
+from gateway.cam.decisions.chain import FINDINGS_MAX, Fault, Report
+from gateway.cam.decisions.proofs import export, verify, verify_export
+from gateway.cam.decisions.queries import list_chains
+from gateway.cam.decisions.retention import prune, run
 from gateway.store import Store, open_store
 from gateway.store.migrations import migrate
 from tests.support.decisions import NOON, decision_log, make
@@ -345,7 +345,10 @@ async def test_retention_runs_by_itself_and_keeps_for_ever_if_told_so(store: Sto
     log = decision_log(store)
     await log.record(make("old", time=NOON), durably=True)
     await log.record(make("young", time=NOON + timedelta(days=2)), durably=True)
-    beside: dict[str, Any] = {"clock": lambda: NOON + timedelta(days=3), "current_chain": lambda: log.chain}
+    beside: dict[str, Any] = {
+        "clock": lambda: NOON + timedelta(days=3),
+        "current_chain": lambda: log.chain,
+    }
     with anyio.fail_after(20):
         await run(store, keep_days=0, **beside)
         assert (await verified_in(store))[0].records == 2

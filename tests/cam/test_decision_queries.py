@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from gateway.call import Effect, Principal, Reason
-from gateway.cam.decision_queries import Filter, list_decisions, list_following
+from gateway.cam.decisions.queries import Filter, list_decisions, list_following
 from gateway.store import Store
 from tests.support.decisions import ALLOWED, NOON, decision_log, make
 

@@ -8,11 +8,12 @@ import pytest
 from prometheus_client import REGISTRY
 
 from gateway.call import Principal
-from gateway.cam import decisions, tables
-from gateway.cam.decision_chain import Report
-from gateway.cam.decision_proofs import verify
-from gateway.cam.decision_queries import list_chains
-from gateway.cam.decisions import DecisionLog, Overflow, find_decision
+from gateway.cam import tables
+from gateway.cam.decisions import log as decisions
+from gateway.cam.decisions.chain import Report
+from gateway.cam.decisions.log import DecisionLog, Overflow, find_decision
+from gateway.cam.decisions.proofs import verify
+from gateway.cam.decisions.queries import list_chains
 from gateway.clock import now
 from gateway.errors import ServiceUnavailable
 from gateway.policy.record import DecisionRecord

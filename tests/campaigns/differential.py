@@ -6,6 +6,7 @@ the smallest world that still shows it. `--exhaustive` judges the small world of
 
 import argparse
 import json
+import math
 import multiprocessing
 import sys
 import time
@@ -47,7 +48,7 @@ from tests.support import policy_model
 MODEL = Path(__file__).parents[2] / "policies" / "model.conf"
 QUESTIONS_OF_A_WORLD = 60
 ASKING = ("root", *3 * ("user", "bounded user"), *2 * ("role", "bounded role", "bounded root"))
-CHUNK = 60_000
+CHUNK = 20_000
 """Cases that one process judges in a row; each chunk has a seed of its own."""
 CASBIN_EVERY = 1
 """casbin judges the questions of one world in so many."""
@@ -231,8 +232,13 @@ def run(
     evaluators: tuple[str, ...] = ("plan", "casbin", "model"),
     casbin_every: int = CASBIN_EVERY,
     jobs: int = 1,
+    at_most_s: float = math.inf,
 ) -> Report:
-    """Judge so many questions, in so many processes; ends early at the first disagreement."""
+    """Judge so many questions, in so many processes.
+
+    Ends early after the chunk in which there is a disagreement, or when the time is over.
+    """
+    ends_at = time.monotonic() + at_most_s
     chunks = [
         (f"{seed}.{number}", min(CHUNK, cases - at))
         for number, at in enumerate(range(0, cases, CHUNK))
@@ -241,7 +247,7 @@ def run(
     report = Report()
     for part in _in_turn(judge, chunks, jobs=jobs):
         report.add(part)
-        if report.disagreements:
+        if report.disagreements or time.monotonic() > ends_at:
             break
     return report
 
@@ -320,6 +326,7 @@ def main() -> int:
     parser.add_argument("--evaluators", default="plan,casbin,model")
     parser.add_argument("--casbin-every", type=int, default=CASBIN_EVERY, help="worlds")
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--at-most-s", type=float, default=math.inf)
     parser.add_argument("--exhaustive", action="store_true", help="the small world of patterns")
     options = parser.parse_args()
     if options.exhaustive:
@@ -331,6 +338,7 @@ def main() -> int:
         evaluators=tuple(options.evaluators.split(",")),
         casbin_every=options.casbin_every,
         jobs=options.jobs,
+        at_most_s=options.at_most_s,
     )
     return show(report, seconds=time.monotonic() - began)
 

@@ -20,9 +20,10 @@ from gateway.commands.asking import (
 REGION, OWNER = "ap-guangzhou", "100"
 ANN = Principal(owner_uin=OWNER, uin="200", name="ann")
 KNOWN = Circumstances(REGION, datetime(2026, 11, 21, tzinfo=UTC))
+FIRST = {action.policy_action: action for action in reversed(ACTIONS)}
 SIMPLE = {
-    action.policy_action: action
-    for action in ACTIONS
+    name: action
+    for name, action in FIRST.items()
     if not action.is_list
     and not any(path.placeholders for group in action.resource.named for path in group)
 }

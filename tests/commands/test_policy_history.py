@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import Result
 
-from gateway.call import Principal
-from gateway.cam import decision_queries
-from gateway.cam.decision_queries import Filter
+from gateway.call import Effect, Principal, Resource
+from gateway.cam.decisions import queries
+from gateway.cam.decisions.queries import Filter
 from gateway.commands.recorded_calls import read_call
 from gateway.store import Store
 from tests.commands.asking import ANN, DROP, JOB, KILL, USERS, folder_of, run
@@ -180,6 +181,33 @@ def test_a_record_of_an_older_form_is_decided_with_what_it_has(
     assert (found["Calls"], found["Partial"], found["Differences"]) == (8, 8, [])
 
 
+def test_a_record_gives_back_the_question_that_was_decided() -> None:
+    job, topic = (
+        Resource(service, "ap-guangzhou", "1", path)
+        for service, path in (("batch", "job/*"), ("tdmq", "topic/jobs"))
+    )
+    principal = Principal("1", "300", "runner", role="runner", session="s", session_policy="{}")
+    context = {"qcs:ip": ("192.0.2.7",), "qcs:request_tag": ("team&a", "team&b")}
+    attributes = {str(job): {"qcs:tag/team": ("a",)}}
+    record = make(
+        "r-1",
+        principal=principal,
+        deny_only=(str(topic),),
+        deny_only_action="tdmq:PublishCmqMsg",
+        context=context,
+        attributes=attributes,
+        listed="job",
+    )().public()
+    found = read_call(msgspec.json.encode({"Chain": "c", "Seq": 1, "Record": record}))
+    query = found.question.query
+    assert (query.principal, query.context) == (principal, context)
+    assert (query.resources, query.deny_only) == ((job,), (topic,))
+    assert query.attributes == {job: attributes[str(job)]}
+    assert query.deny_only_action == "tdmq:PublishCmqMsg"
+    assert (found.question.lists, found.effect, found.is_partial) == ("job", Effect.DENY, False)
+    assert read_call(msgspec.json.encode(record)) == found
+
+
 @pytest.mark.parametrize("line", ["{}", "nonsense", '{"Record": 1}', "[]"])
 def test_a_corpus_that_is_none_is_misuse_and_names_the_line(
     folder: Path, tmp_path: Path, line: str
@@ -212,7 +240,7 @@ def test_a_suggestion_for_machines_is_a_policy_a_line(served: Gateway) -> None:
 async def test_the_log_is_walked_in_pages_from_the_oldest_on(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decision_queries, "PAGE", 2)
+    monkeypatch.setattr(queries, "PAGE", 2)
     log = decision_log(store)
     for number in (3, 1, 4, 0, 2):
         time = NOON + timedelta(minutes=number)
@@ -221,7 +249,7 @@ async def test_the_log_is_walked_in_pages_from_the_oldest_on(
     await log.record(make("r-5", time=NOON, principal=stranger), durably=True)
     wanted = Filter(user="2", since=NOON + timedelta(minutes=1))
     walked = await store.read_list(
-        lambda tx: [read_call(one) for one in decision_queries.walk_decisions(tx, wanted)]
+        lambda tx: [read_call(one) for one in queries.walk_decisions(tx, wanted)]
     )
     assert [one.request_id for one in walked] == ["r-1", "r-2", "r-3", "r-4"]
     assert not any(one.is_partial for one in walked)

@@ -117,7 +117,7 @@ def test_an_allow_is_explained_by_a_statement_of_every_layer() -> None:
     asked = point(user=[allow()], boundary=[deny("cos:*"), allow("batch:*")])
     explanation = asked.explain(ask(session(ANN, allow("batch:Describe*", str(JOB)))))
     assert [(one.policy, one.statement, one.via) for one in explanation.determining] == [
-        ("user", 1, "user 200"),
+        ("user", 1, "user"),
         ("boundary", 2, "boundary"),
         ("session policy", 1, "session-policy"),
     ]

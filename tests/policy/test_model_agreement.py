@@ -149,6 +149,7 @@ def put_in_force(world: World) -> Snapshot:
     return PLANS.snapshot
 
 
+@pytest.mark.timeout(300)
 @SWEEP
 @given(world=WORLD, asked=QUESTIONS)
 def test_decisions_agree_with_the_model(world: World, asked: list[Question]) -> None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from gateway.call import Decision, Effect, Principal, Reason, Resource
-from gateway.cam.decisions import DecisionLog, Overflow
+from gateway.cam.decisions.log import DecisionLog, Overflow
 from gateway.clock import now
 from gateway.ids import new_id
 from gateway.policy.decision import Explanation

@@ -38,6 +38,8 @@ SINGLE_KEYS = frozenset(
 DIGITS = 100
 """More than a sum or a half of two written numbers can have."""
 
+_ANYWHERE = ("192.0.2.1", "2001:db8::1", "::fffe:ffff:ffff", "::1:0:0:0")
+"""An address of each family, and those beside the ones that mean an IPv4 address."""
 _SECOND = timedelta(seconds=1)
 _FIRST, _LAST = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
 
@@ -123,6 +125,7 @@ def _moments(written: Sequence[str]) -> Iterator[str]:
 
 
 def _addresses(written: Sequence[str]) -> Iterator[str]:
+    yield from _ANYWHERE
     for text in written:
         network = ip_network(text, strict=False)
         make = IPv4Address if network.version == 4 else IPv6Address  # noqa: PLR2004  # IPv4

@@ -62,15 +62,19 @@ class _Scanner:
     def scan(self) -> Iterator[tuple[Path, int]]:
         """Give each value's path and line, the outer ones first."""
         yield from self._value(())
+        if self._peek():
+            raise ValueError("something follows the value")
 
     def _value(self, path: Path) -> Iterator[tuple[Path, int]]:
         opening = self._peek()
         yield path, bisect_left(self._ends, self._at) + 1
         if opening == "{":
             for _ in self._members("}"):
+                if self._peek() != '"':
+                    raise ValueError("a member has no name")
                 name, self._at = _DECODER.raw_decode(self._text, self._at)
                 self._expect(":")
-                yield from self._value((*path, str(name)))
+                yield from self._value((*path, name))
         elif opening == "[":
             for index in self._members("]"):
                 yield from self._value((*path, index))

@@ -8,6 +8,8 @@ from typing import Any
 from gateway.errors import ApiError
 from gateway.policy.lint.lines import Path, json_lines, nearest_line
 
+TOO_LONG = "PolicyDocumentLengthOverLimit"
+
 Parse = Callable[[str], object]
 Statement = Mapping[str, object]
 
@@ -26,18 +28,25 @@ def refusals(text: str, parse: Parse, *, good: Statement) -> tuple[Refusal, ...]
     """Say why `parse` refuses a text; nothing if it does not.
 
     Each statement is judged on its own, and in it each value, so that one mistake does not hide
-    the next. What is only wrong with the document as a whole is told once.
+    the next. What is only wrong with the document as a whole is told once; one that is too long
+    is not looked into.
     good: a statement that is never refused, put in the place of what is not judged.
     """
     error = _refusal(text, parse)
     if error is None:
         return ()
+    if error.detail == TOO_LONG:
+        return (Refusal(error.code, error.message, 1, 0),)
     lines = json_lines(text)
     written = json.loads(text) if lines else None
     found: list[Refusal] = []
     if isinstance(written, dict) and isinstance(written.get("statement"), list):
-        frame = {**written, "version": "2.0"}
-        found = list(_Judge(frame, parse, lines, good).refusals())
+        judges = (
+            _Judge({**frame, "version": "2.0"}, written["statement"], parse, lines, good)
+            for frame in (written, {})
+        )
+        judge = next((one for one in judges if one.is_fair), None)
+        found = list(judge.refusals()) if judge else []
     if not any(one.message == error.message for one in found):
         found.insert(0, Refusal(error.code, error.message, _line(error, lines), 0))
     return tuple(found)
@@ -61,17 +70,23 @@ def _line(error: ApiError, lines: Mapping[Path, int]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Judge:
-    """One document, judged piece by piece."""
+    """One document, judged piece by piece. frame: what stands around the statements."""
 
     frame: dict[str, Any]
+    statements: list[object]
     parse: Parse
     lines: Mapping[Path, int]
     good: Statement
 
+    @property
+    def is_fair(self) -> bool:
+        """Whether nothing is refused but for the statements themselves."""
+        return self._judge(0, self.good) is None
+
     def refusals(self) -> Iterator[Refusal]:
-        for index, statement in enumerate(self.frame["statement"]):
+        for index, statement in enumerate(self.statements):
             whole = self._judge(index, statement)
-            if whole is None:
+            if whole is None or whole.detail == TOO_LONG:
                 continue
             pieces = _pieces(statement, self.good) if isinstance(statement, dict) else ()
             told = False
@@ -85,8 +100,7 @@ class _Judge:
 
     def _judge(self, index: int, statement: object) -> ApiError | None:
         """Put a statement in its place among good ones, so that a refusal counts it rightly."""
-        statements = [self.good] * len(self.frame["statement"])
-        document = {**self.frame, "statement": [*statements[:index], statement]}
+        document = {**self.frame, "statement": [*([self.good] * index), statement]}
         return _refusal(json.dumps(document), self.parse)
 
     def _refusal(self, error: ApiError, index: int, path: Path) -> Refusal:
@@ -101,7 +115,7 @@ def _pieces(statement: dict[str, Any], good: Statement) -> Iterator[tuple[Statem
     """
     for element, written in statement.items():
         frame = good
-        if element == "action" and statement.get("effect") in {"allow", "deny"}:
+        if element == "action" and statement.get("effect") in ("allow", "deny"):
             frame = {**good, "effect": statement["effect"]}
         for value, path in _values(element, written):
             yield {**frame, element: value}, (element, *path)

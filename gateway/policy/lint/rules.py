@@ -212,7 +212,7 @@ _TABLE = (
     Rule(
         "contradiction",
         _WARNING,
-        "The conditions on one key exclude each other; the statement never applies.",
+        "The conditions on one key exclude each other; no call can meet them all.",
         bad=_statements(
             _allow(
                 "batch:DescribeJob",

@@ -211,7 +211,7 @@ def _decided_on(actions: list[KnownAction], effect: Effect) -> str:
 def _conditions(subject: Subject) -> Iterator[Remark]:
     key = impossible_key(subject.statement.conditions)
     if key is not None:
-        message = f"the conditions on `{key}` exclude each other, so the statement never applies"
+        message = f"the conditions on `{key}` exclude each other: no call can meet them all"
         yield Remark("contradiction", message, path=("condition",))
     words = subject.words
     for one in subject.statement.conditions:

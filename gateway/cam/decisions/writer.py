@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy.exc import IntegrityError
 
 from gateway.cam import tables
-from gateway.cam.decision_chain import Link, beginning, following
+from gateway.cam.decisions.chain import Link, beginning, following
 from gateway.clock import Clock
 from gateway.ids import NewId
 from gateway.store import Conflict, Store, StoreUnavailable, Tx

@@ -5,9 +5,9 @@ from typing import Any
 
 import msgspec
 
-from gateway.cam.decision_chain import Fault, Link, Report, Walk, beginning
-from gateway.cam.decision_queries import Chain, list_chains, walk_rows
-from gateway.cam.decisions import columns_of
+from gateway.cam.decisions.chain import Fault, Link, Report, Walk, beginning
+from gateway.cam.decisions.log import columns_of
+from gateway.cam.decisions.queries import Chain, list_chains, walk_rows
 from gateway.cam.tables import CHAINS_OF_DECISIONS, STRAYS_OF_CHAIN
 from gateway.service import Wire
 from gateway.store import Tx

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, false, select
 
 from gateway.call import Effect, Reason
-from gateway.cam.decision_chain import Link
+from gateway.cam.decisions.chain import Link
 from gateway.cam.tables import ALL_CHAINS, DECISIONS_OF_CHAIN, decision
 from gateway.store import Tx, matches_any
 

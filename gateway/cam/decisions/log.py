@@ -14,7 +14,7 @@ from anyio.abc import TaskStatus
 from sqlalchemy.exc import DataError, IntegrityError
 
 from gateway.cam import tables
-from gateway.cam.decision_writer import ChainWriter, Row
+from gateway.cam.decisions.writer import ChainWriter, Row
 from gateway.clock import Clock
 from gateway.errors import ServiceUnavailable
 from gateway.ids import NewId

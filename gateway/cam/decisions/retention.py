@@ -9,7 +9,7 @@ from anyio.abc import TaskStatus
 from sqlalchemy.exc import OperationalError
 
 from gateway.cam import tables
-from gateway.cam.decision_queries import list_chains
+from gateway.cam.decisions.queries import list_chains
 from gateway.clock import Clock
 from gateway.store import Store, StoreUnavailable, Tx
 from gateway.telemetry import log

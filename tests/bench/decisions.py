@@ -172,6 +172,7 @@ def show_few_candidates() -> None:
 
 def show_change(load: Load, *, changes: int = 400) -> None:
     """What the change of one policy costs, and what it costs those who ask afterwards."""
+    gc.collect()  # what the peers have left behind
     point = points(load.snapshot)[COMPILED]
     queries = [one.query() for one in make_requests(load, 600)]
     for query in queries:

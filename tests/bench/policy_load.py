@@ -5,9 +5,9 @@ n statements, 8 for each user: 70 % on users, 30 % on groups, each user in two o
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from random import Random
 
 from gateway.call import Principal, Reason, Resource
@@ -158,11 +158,12 @@ def make_requests(load: Load, count: int = REQUESTS, *, seed: int = 2) -> list[R
     random = Random(seed)
     point = DecisionPoint(PlanEvaluator(), load.snapshot)
     names = list(load.users)
+    rules_of = cache(lambda user, deny: [one for one in load.of(user) if one.is_deny is deny])
     found = []
     for at in range(count):
         wanted = (Reason.EXPLICIT_ALLOW, Reason.EXPLICIT_DENY, Reason.IMPLICIT_DENY)[at % 3]
         for _ in range(200):
-            request = _aim(random, load, random.choice(names), wanted=wanted)
+            request = _aim(random, random.choice(names), rules_of, wanted=wanted)
             reason = point.decide(request.query()).reason
             if reason is wanted:
                 break
@@ -174,9 +175,10 @@ def _fields(request: Request) -> tuple[str, str, str, str]:
     return request.user, request.action, request.path, request.address
 
 
-def _aim(random: Random, load: Load, user: str, *, wanted: Reason) -> Request:
-    is_deny = wanted is Reason.EXPLICIT_DENY
-    rules = [one for one in load.of(user) if one.is_deny is is_deny]
+def _aim(
+    random: Random, user: str, rules_of: Callable[[str, bool], list[Rule]], *, wanted: Reason
+) -> Request:
+    rules = rules_of(user, wanted is Reason.EXPLICIT_DENY)
     if wanted is Reason.IMPLICIT_DENY or not rules:
         path = f"job/{random.randrange(16**8):08x}"
         return Request(user, random.choice(ACTIONS), path, random.choice(ADDRESSES))

@@ -70,4 +70,10 @@ class ActionPattern:
 
     def matches(self, action: str) -> bool:
         """Tell whether `action`, such as `batch:SubmitJob`, is meant."""
-        return fits(self.folded, action.lower())
+        return _fits(self.folded, action)
+
+
+@lru_cache(maxsize=65_536)
+def _fits(folded: str, action: str) -> bool:
+    """Few patterns meet few actions again and again, whenever a principal is new."""
+    return fits(folded, action.lower())

@@ -12,12 +12,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
 
 from gateway.call import AttributeTest
 from gateway.errors import InvalidParameter
 from gateway.policy.pattern import Wildcard, expand, has_variables, is_known_template
 
+Address = IPv4Address | IPv6Address
 Context = Mapping[str, tuple[str, ...]]
 Test = Callable[[str], bool]
 MakeTest = Callable[[str], Test]
@@ -25,6 +33,8 @@ MakeTest = Callable[[str], Test]
 
 Both raise ValueError for a text that is not of the operator's kind.
 """
+
+IPV4_AS_IPV6 = IPv6Network("::ffff:0:0/96")
 
 _KEY = re.compile(r"[a-z][a-z0-9_-]*(?::[A-Za-z0-9_-]+(?:/[^\s]+)?)?")
 _NUMBER = re.compile(r"-?[0-9]{1,30}(?:\.[0-9]{1,30})?")
@@ -84,7 +94,7 @@ def ip_equal(written: str) -> Test:
 
     Why host bits may be set: the vendor's own sample is `10.121.2.10/24`, meant as a range.
     """
-    network = ip_network(written, strict=False)
+    network = _read_network(written)
     first, last = int(network.network_address), int(network.broadcast_address)
     family = type(network.network_address)
 
@@ -121,11 +131,23 @@ def _read_bool(text: str) -> bool:
     return text.lower() == "true"
 
 
-@lru_cache(maxsize=4_096)
-def _read_ip(text: str) -> IPv4Address | IPv6Address:
-    address = ip_address(text)
+def _read_network(written: str) -> IPv4Network | IPv6Network:
+    """A range, host bits allowed. One of IPv4 that is written as IPv6 is the IPv4 range."""
+    network = ip_network(written, strict=False)
+    if isinstance(network, IPv6Network) and network.subnet_of(IPV4_AS_IPV6):
+        mapped = network.network_address.ipv4_mapped
+        return ip_network(f"{mapped}/{network.prefixlen - IPV4_AS_IPV6.prefixlen}")
+    return network
+
+
+def _unmapped(address: Address) -> Address:
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return mapped or address
+
+
+@lru_cache(maxsize=4_096)
+def _read_ip(text: str) -> Address:
+    return _unmapped(ip_address(text))
 
 
 def _read_number(text: str) -> Decimal:

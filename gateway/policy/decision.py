@@ -17,7 +17,7 @@ from gateway.policy.match import (
 )
 from gateway.policy.resource import ResourcePattern, read_resource_pattern
 from gateway.policy.snapshot import Candidate, Layer, Rights
-from gateway.policy.verdict import EFFECTS, Rules, Verdict
+from gateway.policy.verdict import Rules, Verdict, effect_of
 
 LOOKED_AT_MAX = 2_000
 """Statements that are looked through for the nearest miss."""
@@ -116,7 +116,7 @@ def determining(
     that deny the one that settled it. What is not allowed was settled by none.
     """
     reason, resource = verdict
-    if EFFECTS[reason] is Effect.ALLOW:
+    if effect_of(reason) is Effect.ALLOW:
         effect, resources = Effect.ALLOW, query.resources
     elif reason is Reason.EXPLICIT_DENY and resource is not None:
         effect, resources = Effect.DENY, (resource,)

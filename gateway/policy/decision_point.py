@@ -17,7 +17,7 @@ from gateway.policy.decision import (
 from gateway.policy.match import Query
 from gateway.policy.scope import Listing, scope_of, showing
 from gateway.policy.snapshot import Candidate, Rights, Snapshot
-from gateway.policy.verdict import EFFECTS, Evaluator, Rules, Verdict
+from gateway.policy.verdict import Evaluator, Rules, Verdict, effect_of
 
 ENTRIES_MAX = 32_768
 """Callers that are remembered with what was worked out for them; as many again from before."""
@@ -128,15 +128,15 @@ class _Moment:
 
     def decide(self, query: Query) -> Decision:
         reason, resource = self._entry(query).rules.settle(query)
-        if query.deny_only_action and EFFECTS[reason] is Effect.ALLOW:
+        if query.deny_only_action and effect_of(reason) is Effect.ALLOW:
             (reason, resource), _ = self._settle(query, self._rules)
-        return Decision(EFFECTS[reason], reason, resource, self.snapshot.generation)
+        return Decision(effect_of(reason), reason, resource, self.snapshot.generation)
 
     def _settle(self, query: Query, rules_of: Callable[[Query], Rules]) -> tuple[Verdict, Query]:
         """The verdict, and the query it was given on: this one, or the one besides."""
         verdict = rules_of(query).settle(query)
         besides = query.besides
-        if besides is not None and EFFECTS[verdict[0]] is Effect.ALLOW:
+        if besides is not None and effect_of(verdict[0]) is Effect.ALLOW:
             other = rules_of(besides).settle(besides)
             if other[0] is Reason.EXPLICIT_DENY:
                 return other, besides
@@ -197,7 +197,7 @@ class _Moment:
 
     def _decision(self, verdict: Verdict) -> Decision:
         reason, resource = verdict
-        return Decision(EFFECTS[reason], reason, resource, self.snapshot.generation)
+        return Decision(effect_of(reason), reason, resource, self.snapshot.generation)
 
     def _rules(self, query: Query) -> Rules:
         return self._entry(query).rules

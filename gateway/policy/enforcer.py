@@ -39,30 +39,30 @@ class CasbinEvaluator:
 
     def __init__(self, model_text: str) -> None:
         self._model_text = model_text
-        self._groups: Mapping[str, tuple[str, ...]] = {}
-        self._judge = _Judge(_open_casbin(model_text, self._groups))
+        self._judge = _Judge(model_text, groups={})
 
     def rules(self, snapshot: Snapshot, rights: Rights, query: Query) -> Rules:
         """The rules of the query's principal and action. rights: the principal's own."""
-        if snapshot.groups is not self._groups:
-            self._judge = _Judge(_open_casbin(self._model_text, snapshot.groups))
-            self._groups = snapshot.groups
+        judge = self._judge  # read once: another thread may be on another snapshot
+        if snapshot.groups is not judge.groups:
+            judge = self._judge = _Judge(self._model_text, groups=snapshot.groups)
         subject = subject_of(query.principal)
         return Rules(
             rights,
-            [
-                _CasbinLayer(self._judge, subject, _lines(held, query.action))
-                for _, held in rights.layers
-            ],
+            [_CasbinLayer(judge, subject, _lines(held, query.action)) for _, held in rights.layers],
         )
 
 
 class _Judge:
-    """One casbin enforcer. It reads the candidates from its model, so it is asked one at a time."""
+    """One casbin enforcer. It reads the candidates from its model, so it is asked one at a time.
 
-    def __init__(self, enforcer: "_Casbin") -> None:
-        self._casbin = enforcer
-        self._assertion = enforcer.get_model()["p"]["p"]
+    groups: the role graph: of each user and role, the subjects whose policies it has besides.
+    """
+
+    def __init__(self, model_text: str, *, groups: Mapping[str, tuple[str, ...]]) -> None:
+        self.groups = groups
+        self._casbin = _open_casbin(model_text, groups)
+        self._assertion = self._casbin.get_model()["p"]["p"]
         self._lock = Lock()
 
     def effect(

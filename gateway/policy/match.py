@@ -48,12 +48,9 @@ class Query:
 
 
 def applies(statement: Statement, query: Query, resource: Resource) -> bool:
-    """Tell whether `statement` speaks of this action on this resource under these conditions."""
-    return (
-        resource.owner_uin == query.principal.owner_uin
-        and matches_action(statement, query.action)
-        and matches_resource(statement, query, resource)
-        and (not statement.conditions or conditions_hold(statement, query, resource))
+    """Tell whether a statement that speaks of the action applies to a resource of the account."""
+    return matches_resource(statement, query, resource) and (
+        not statement.conditions or conditions_hold(statement, query, resource)
     )
 
 

@@ -2,9 +2,9 @@
 
 A plan is made at the first query of a principal and an action. Everything but the last segment of
 a resource is the same for a whole service and region, so each of those gets its own tables, at
-the first resource there: exact paths, prefixes by their length, and the patterns that are neither,
-by the text before their first `*`. A path is then found by looking up a few of its beginnings,
-however many statements there are.
+the first resource there: exact paths, prefixes by their length, and other patterns by what stands
+before their first and after their last `*`. A path is then found by looking up a few of its
+beginnings and ends, however many statements there are.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Set
@@ -15,6 +15,7 @@ from gateway.policy.condition import Condition, is_of_resource
 from gateway.policy.document import Statement
 from gateway.policy.match import Query, applies, judge
 from gateway.policy.pattern import fits
+from gateway.policy.resource import ResourcePattern
 
 PLACES_MAX = 64
 """Services and regions a plan keeps tables of: bounded, for a caller may invent regions."""
@@ -22,18 +23,23 @@ PLACES_MAX = 64
 Guard = tuple[Condition, ...]
 """Conditions that must hold besides."""
 NO_GUARDS: Set[Guard] = frozenset()
+ALLOW, DENY = Effect.ALLOW, Effect.DENY
+
+_Drafts = tuple[list[str], dict[str, set[Guard]]]
+"""Paths without conditions, and those with them."""
 
 
 class Paths:
     """Patterns of paths."""
 
-    __slots__ = ("_exact", "_heads", "_prefixes")
+    __slots__ = ("_exact", "_prefixes", "_wild")
 
     def __init__(self, patterns: Iterable[str]) -> None:
         distinct = set(patterns)
         self._exact = frozenset(path for path in distinct if "*" not in path)
-        self._prefixes = _by_length(p[:-1] for p in distinct if p.find("*") == len(p) - 1)
-        self._heads = _by_head(p for p in distinct if -1 < p.find("*") < len(p) - 1)
+        prefixes = {p for p in distinct if p.endswith("*") and p.index("*") == len(p) - 1}
+        self._prefixes = _by_length(prefix[:-1] for prefix in prefixes)
+        self._wild = _by_ends(distinct - self._exact - prefixes)
 
     def match(self, path: str) -> bool:
         """Tell whether one of them fits."""
@@ -42,8 +48,8 @@ class Paths:
         for length, prefixes in self._prefixes:
             if path[:length] in prefixes:
                 return True
-        for length, heads in self._heads:
-            for pattern in heads.get(path[:length], ()):
+        if self._wild:
+            for pattern in _having_ends(self._wild, path):
                 if fits(pattern, path):
                     return True
         return False
@@ -52,32 +58,31 @@ class Paths:
 class GuardedPaths:
     """Patterns of paths, each with conditions under which it counts."""
 
-    __slots__ = ("_effect", "_exact", "_heads")
+    __slots__ = ("_effect", "_guards", "_wild")
 
     def __init__(self, guards: Mapping[str, set[Guard]], effect: Effect) -> None:
         self._effect = effect
-        self._exact = {path: found for path, found in guards.items() if "*" not in path}
-        wild = {path: found for path, found in guards.items() if "*" in path}
-        self._heads = tuple(
-            (
-                length,
-                {head: [(path, wild[path]) for path in paths] for head, paths in heads.items()},
-            )
-            for length, heads in _by_head(wild)
-        )
+        self._guards = guards
+        self._wild = _by_ends(path for path in guards if "*" in path)
 
     def match(self, query: Query, resource: Resource) -> bool:
         """Tell whether one fits whose conditions hold."""
         path = resource.path
-        guards = self._exact.get(path, NO_GUARDS)
-        for length, heads in self._heads:
-            for pattern, found in heads.get(path[:length], ()):
-                if fits(pattern, path):
-                    guards = guards | found  # equal conditions are judged once
+        guards: Set[Guard] = NO_GUARDS
+        if "*" not in path:  # a pattern that is equal to such a path is found below
+            guards = self._guards.get(path, NO_GUARDS)
+        for pattern in _having_ends(self._wild, path):
+            if fits(pattern, path):
+                guards = guards | self._guards[pattern]  # equal conditions are judged once
         if not guards:
             return False
         context = query.context_of(resource)
         return any(judge(guard, context, query, effect=self._effect) for guard in guards)
+
+
+Ends = tuple[tuple[int, int, dict[tuple[str, str], list[str]]], ...]
+"""Patterns by the lengths, then the texts, of what stands before their first `*` and after their
+last."""
 
 
 def _by_length(prefixes: Iterable[str]) -> tuple[tuple[int, frozenset[str]], ...]:
@@ -87,13 +92,22 @@ def _by_length(prefixes: Iterable[str]) -> tuple[tuple[int, frozenset[str]], ...
     return tuple((length, frozenset(lengths[length])) for length in sorted(lengths))
 
 
-def _by_head(patterns: Iterable[str]) -> tuple[tuple[int, dict[str, list[str]]], ...]:
-    """Patterns by the length and the text of what stands before their first `*`."""
-    lengths: dict[int, dict[str, list[str]]] = {}
+def _by_ends(patterns: Iterable[str]) -> Ends:
+    lengths: dict[tuple[int, int], dict[tuple[str, str], list[str]]] = {}
     for pattern in patterns:
-        head = pattern[: pattern.index("*")]
-        lengths.setdefault(len(head), {}).setdefault(head, []).append(pattern)
-    return tuple((length, lengths[length]) for length in sorted(lengths))
+        head, _, rest = pattern.partition("*")
+        tail = rest.rpartition("*")[2]
+        found = lengths.setdefault((len(head), len(tail)), {})
+        found.setdefault((head, tail), []).append(pattern)
+    return tuple((head, tail, lengths[head, tail]) for head, tail in sorted(lengths))
+
+
+def _having_ends(ends: Ends, path: str) -> Iterator[str]:
+    """The patterns that begin and end as a path does."""
+    for head, tail, patterns in ends:
+        found = patterns.get((path[:head], path[len(path) - tail :]))
+        if found is not None and head + tail <= len(path):
+            yield from found
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +120,15 @@ class _Place:
     allowed_if: GuardedPaths | None
 
     def effect(self, query: Query, resource: Resource) -> Effect | None:
-        if self.denied is not None and self.denied.match(resource.path):
-            return Effect.DENY
+        path = resource.path
+        if self.denied is not None and self.denied.match(path):
+            return DENY
         if self.denied_if is not None and self.denied_if.match(query, resource):
-            return Effect.DENY
-        if self.allowed is not None and self.allowed.match(resource.path):
-            return Effect.ALLOW
+            return DENY
+        if self.allowed is not None and self.allowed.match(path):
+            return ALLOW
         if self.allowed_if is not None and self.allowed_if.match(query, resource):
-            return Effect.ALLOW
+            return ALLOW
         return None
 
 
@@ -143,55 +158,52 @@ class Plan:
         if place is None:
             place = self._open(resource)
         effect = place.effect(query, resource)
-        if self._with_app_id and effect is not Effect.DENY:
+        if self._with_app_id and effect is not DENY:
             return self._judge_each(query, resource) or effect
         return effect
 
     def _open(self, resource: Resource) -> _Place:
-        place = _Place(
-            *self._tables(Effect.DENY, resource),
-            *self._tables(Effect.ALLOW, resource),
-        )
+        tables: dict[Effect, _Drafts] = {ALLOW: ([], {}), DENY: ([], {})}
+        inside: dict[int, bool] = {}  # by the places' identity, for many patterns share one
+        for statement in self._statements:
+            plain, guarded = tables[statement.effect]
+            for pattern in statement.resources:
+                place = pattern.place
+                known = inside.get(id(place))
+                if known is None:
+                    known = inside[id(place)] = place.contains(resource)
+                if known:
+                    for path in self._paths(pattern, statement, service=resource.service):
+                        if statement.conditions:
+                            guarded.setdefault(path, set()).add(statement.conditions)
+                        else:
+                            plain.append(path)
+        opened = _Place(*_folded(tables[DENY], DENY), *_folded(tables[ALLOW], ALLOW))
         if len(self._places) >= PLACES_MAX:
             self._places = {}
-        self._places[resource.service, resource.region] = place
-        return place
+        self._places[resource.service, resource.region] = opened
+        return opened
 
-    def _tables(
-        self, effect: Effect, resource: Resource
-    ) -> tuple[Paths | None, GuardedPaths | None]:
-        plain: list[str] = []
-        guarded: dict[str, set[Guard]] = {}
-        for statement in self._statements:
-            if statement.effect is not effect:
-                continue
-            for path in self._paths(statement, resource):
-                if statement.conditions:
-                    guarded.setdefault(path, set()).add(statement.conditions)
-                else:
-                    plain.append(path)
-        return (
-            Paths(plain) if plain else None,
-            GuardedPaths(guarded, effect) if guarded else None,
-        )
-
-    def _paths(self, statement: Statement, resource: Resource) -> Iterator[str]:
-        for pattern in statement.resources:
-            if not pattern.place.contains(resource):
-                continue
-            if not pattern.has_variables:
-                yield from pattern.paths(resource.service)
-            elif "${app_id}" not in pattern.path:
-                denies = statement.effect is Effect.DENY
-                resolved = pattern.resolved(self._variables, denies=denies)
-                if resolved is not None:
-                    yield from resolved.paths(resource.service)
+    def _paths(
+        self, pattern: ResourcePattern, statement: Statement, *, service: str
+    ) -> tuple[str, ...]:
+        if "${" not in pattern.path:
+            return pattern.paths(service)
+        if "${app_id}" in pattern.path:
+            return ()
+        resolved = pattern.resolved(self._variables, denies=statement.effect is DENY)
+        return () if resolved is None else resolved.paths(service)
 
     def _judge_each(self, query: Query, resource: Resource) -> Effect | None:
         effects = {one.effect for one in self._with_app_id if applies(one, query, resource)}
         if Effect.DENY in effects:
             return Effect.DENY
         return Effect.ALLOW if effects else None
+
+
+def _folded(drafts: _Drafts, effect: Effect) -> tuple[Paths | None, GuardedPaths | None]:
+    plain, guarded = drafts
+    return Paths(plain) if plain else None, GuardedPaths(guarded, effect) if guarded else None
 
 
 def _names_app_id(statement: Statement) -> bool:

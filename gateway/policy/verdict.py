@@ -14,10 +14,14 @@ from gateway.policy.snapshot import Layer, Rights, Snapshot
 Verdict = tuple[Reason, Resource | None]
 """Why, and the resource that settled it; None if the query named none."""
 
-EFFECTS = {
-    reason: Effect.ALLOW if reason in {Reason.ROOT, Reason.EXPLICIT_ALLOW} else Effect.DENY
-    for reason in Reason
-}
+DENY, ALLOW = Effect.DENY, Effect.ALLOW
+EXPLICIT_DENY, IMPLICIT_DENY = Reason.EXPLICIT_DENY, Reason.IMPLICIT_DENY
+EXPLICIT_ALLOW, ROOT = Reason.EXPLICIT_ALLOW, Reason.ROOT
+
+
+def effect_of(reason: Reason) -> Effect:
+    """Whether the call may go on."""
+    return ALLOW if reason is EXPLICIT_ALLOW or reason is ROOT else DENY
 
 
 class LayerRules(Protocol):
@@ -37,31 +41,35 @@ class LayerRules(Protocol):
 class Rules:
     """What bears on one principal and one action."""
 
-    __slots__ = ("_layers", "_unopposed", "reads_resources")
+    __slots__ = ("_kinds", "_layers", "_unopposed", "reads_resources")
 
     def __init__(self, rights: Rights, layers: Sequence[LayerRules]) -> None:
-        self._layers = tuple(
-            (layer, rules) for (layer, _), rules in zip(rights.layers, layers, strict=True)
-        )
-        self._unopposed = Reason.ROOT if rights.is_root else Reason.EXPLICIT_ALLOW
+        self._kinds = [layer for layer, _ in rights.layers]
+        reasons: list[Reason] = [layer.value for layer in self._kinds]
+        self._layers = tuple(zip(reasons, layers, strict=True))
+        self._unopposed = ROOT if rights.is_root else EXPLICIT_ALLOW
         self.reads_resources = any(rules.reads_resources for rules in layers)
 
     def reason(self, query: Query, resource: Resource) -> Reason:
         """Judge one resource."""
         if resource.owner_uin != query.principal.owner_uin:
-            return Reason.IMPLICIT_DENY
-        reason = self._unopposed
-        for layer, rules in self._layers:
+            return IMPLICIT_DENY
+        reason = unopposed = self._unopposed
+        for lacking, rules in self._layers:
             effect = rules.effect(query, resource)
-            if effect is Effect.DENY:
-                return Reason.EXPLICIT_DENY
-            if effect is None and reason is self._unopposed:
-                reason = layer.value
+            if effect is DENY:
+                return EXPLICIT_DENY
+            if effect is None and reason is unopposed:
+                reason = lacking
         return reason
 
     def lacking(self, query: Query, resource: Resource) -> list[Layer]:
         """The layers that say nothing of a resource."""
-        return [layer for layer, rules in self._layers if rules.effect(query, resource) is None]
+        return [
+            kind
+            for kind, (_, rules) in zip(self._kinds, self._layers, strict=True)
+            if rules.effect(query, resource) is None
+        ]
 
     def settle(self, query: Query) -> Verdict:
         """Judge all resources: the first that is not allowed settles it.
@@ -69,18 +77,19 @@ class Rules:
         A query without resources is denied, for there is nothing an allow could match, except to
         the root account.
         """
-        for resource in query.resources:
+        unopposed, resources = self._unopposed, query.resources
+        for resource in resources:
             reason = self.reason(query, resource)
-            if reason is not self._unopposed:
+            if reason is not unopposed:
                 return reason, resource
         for resource in query.deny_only:
-            if self.reason(query, resource) is Reason.EXPLICIT_DENY:
-                return Reason.EXPLICIT_DENY, resource
-        if query.resources:
-            return self._unopposed, query.resources[0]
-        if self._unopposed is Reason.ROOT and not self._layers:
-            return Reason.ROOT, None
-        return Reason.IMPLICIT_DENY, None
+            if self.reason(query, resource) is EXPLICIT_DENY:
+                return EXPLICIT_DENY, resource
+        if resources:
+            return unopposed, resources[0]
+        if unopposed is ROOT and not self._layers:
+            return ROOT, None
+        return IMPLICIT_DENY, None
 
 
 class Evaluator(Protocol):

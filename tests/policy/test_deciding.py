@@ -378,3 +378,24 @@ def test_an_accounts_file_with_a_mistake_is_refused(old: str, new: str) -> None:
 def test_documents_in_the_folder_are_plain_json() -> None:
     for path in FOLDER.glob("*/*.json"):
         assert json.loads(path.read_text(encoding="utf-8"))["version"] == "2.0"
+
+
+@pytest.mark.parametrize(
+    ("written", "address", "inside"),
+    [
+        ("::ffff:10.0.0.1", "10.0.0.1", True),
+        ("::ffff:10.0.0.0/104", "10.9.9.9", True),
+        ("::ffff:10.0.0.0/104", "11.0.0.1", False),
+        ("10.0.0.0/8", "::ffff:10.1.2.3", True),
+        ("::/0", "10.0.0.1", False),
+        ("::/0", "2001:db8::1", True),
+        ("0.0.0.0/0", "2001:db8::1", False),
+        ("10.121.2.10/24", "10.121.2.77", True),
+        ("2001:db8::/32", "2001:db8:1::", True),
+    ],
+)
+def test_an_ipv4_address_is_the_same_however_it_is_written(
+    written: str, address: str, inside: bool
+) -> None:
+    condition = {"ip_equal": {"qcs:ip": written}}
+    assert allows([allow(condition=condition)], context={"qcs:ip": (address,)}) is inside

@@ -104,11 +104,16 @@ def judge(
 
     Every condition is judged, so that one that cannot be is noticed in any order.
     """
-    values = variables(query) if any(one.has_variables for one in conditions) else NO_VARIABLES
+    hold, values = True, NO_VARIABLES
     try:
-        return all([one.holds(context, values) for one in conditions])  # noqa: C419
+        for one in conditions:
+            if one.has_variables and values is NO_VARIABLES:
+                values = variables(query)
+            if not one.holds(context, values):
+                hold = False
     except ValueError:
         return effect is Effect.DENY
+    return hold
 
 
 def tests_left(statement: Statement, query: Query) -> tuple[AttributeTest, ...] | None:

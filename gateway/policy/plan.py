@@ -1,14 +1,15 @@
 """Plans: the statements that speak of one action, folded into tables of resources.
 
 A plan is made at the first query of a principal and an action. Everything but the last segment of
-a resource is the same for a whole service and region, so each of those gets its own tables, at
-the first resource there: exact paths, prefixes by their length, and other patterns by what stands
-before their first and after their last `*`. A path is then found by looking up a few of its
-beginnings and ends, however many statements there are.
+a resource is the same for a whole service and region, so each of those gets its own table, at the
+first resource there: exact paths, prefixes, and other patterns by what stands before their first
+and after their last `*`. A path is then found by looking up a few of its beginnings and ends,
+however many statements there are. A decision takes about as long as fetching the objects it looks
+at, so they are few.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from typing import Generic, TypeVar
 
 from gateway.call import Effect, Resource
 from gateway.policy.condition import Condition, is_of_resource
@@ -19,117 +20,114 @@ from gateway.policy.resource import ResourcePattern
 
 PLACES_MAX = 64
 """Services and regions a plan keeps tables of: bounded, for a caller may invent regions."""
+ALLOW, DENY = Effect.ALLOW, Effect.DENY
 
 Guard = tuple[Condition, ...]
 """Conditions that must hold besides."""
-NO_GUARDS: Set[Guard] = frozenset()
-ALLOW, DENY = Effect.ALLOW, Effect.DENY
-
-_Drafts = tuple[list[str], dict[str, set[Guard]]]
-"""Paths without conditions, and those with them."""
-
-
-class Paths:
-    """Patterns of paths."""
-
-    __slots__ = ("_exact", "_prefixes", "_wild")
-
-    def __init__(self, patterns: Iterable[str]) -> None:
-        distinct = set(patterns)
-        self._exact = frozenset(path for path in distinct if "*" not in path)
-        prefixes = {p for p in distinct if p.endswith("*") and p.index("*") == len(p) - 1}
-        self._prefixes = _by_length(prefix[:-1] for prefix in prefixes)
-        self._wild = _by_ends(distinct - self._exact - prefixes)
-
-    def match(self, path: str) -> bool:
-        """Tell whether one of them fits."""
-        if path in self._exact:
-            return True
-        for length, prefixes in self._prefixes:
-            if path[:length] in prefixes:
-                return True
-        if self._wild:
-            for pattern in _having_ends(self._wild, path):
-                if fits(pattern, path):
-                    return True
-        return False
-
-
-class GuardedPaths:
-    """Patterns of paths, each with conditions under which it counts."""
-
-    __slots__ = ("_effect", "_guards", "_wild")
-
-    def __init__(self, guards: Mapping[str, set[Guard]], effect: Effect) -> None:
-        self._effect = effect
-        self._guards = guards
-        self._wild = _by_ends(path for path in guards if "*" in path)
-
-    def match(self, query: Query, resource: Resource) -> bool:
-        """Tell whether one fits whose conditions hold."""
-        path = resource.path
-        guards: Set[Guard] = NO_GUARDS
-        if "*" not in path:  # a pattern that is equal to such a path is found below
-            guards = self._guards.get(path, NO_GUARDS)
-        for pattern in _having_ends(self._wild, path):
-            if fits(pattern, path):
-                guards = guards | self._guards[pattern]  # equal conditions are judged once
-        if not guards:
-            return False
-        context = query.context_of(resource)
-        return any(judge(guard, context, query, effect=self._effect) for guard in guards)
-
-
-Ends = tuple[tuple[int, int, dict[tuple[str, str], list[str]]], ...]
+V = TypeVar("V")
+Ends = tuple[tuple[int, int, dict[tuple[str, str], list[tuple[str, V]]]], ...]
 """Patterns by the lengths, then the texts, of what stands before their first `*` and after their
 last."""
 
 
-def _by_length(prefixes: Iterable[str]) -> tuple[tuple[int, frozenset[str]], ...]:
-    lengths: dict[int, set[str]] = {}
-    for prefix in prefixes:
-        lengths.setdefault(len(prefix), set()).add(prefix)
-    return tuple((length, frozenset(lengths[length])) for length in sorted(lengths))
+class Paths(Generic[V]):
+    """Patterns of paths, and what is said of each."""
+
+    __slots__ = ("_exact", "_lengths", "_prefixes", "_wild")
+
+    def __init__(self, said: Mapping[str, V]) -> None:
+        self._exact: dict[str, V] = {}
+        self._prefixes: dict[str, V] = {}
+        rest: dict[str, V] = {}
+        for pattern, value in said.items():
+            star = pattern.find("*")
+            if star < 0:
+                self._exact[pattern] = value
+            elif star == len(pattern) - 1:
+                self._prefixes[pattern[:-1]] = value
+            else:
+                rest[pattern] = value
+        self._lengths = tuple(sorted({len(prefix) for prefix in self._prefixes}))
+        self._wild: Ends[V] = _by_ends(rest)
+
+    def lookup(self, path: str) -> tuple[V, ...]:
+        """What is said by the patterns that fit."""
+        said: tuple[V, ...] = ()
+        value = self._exact.get(path)
+        if value is not None:
+            said = (value,)
+        prefixes = self._prefixes
+        for length in self._lengths:
+            value = prefixes.get(path[:length])
+            if value is not None:
+                said += (value,)
+        for head, tail, patterns in self._wild:
+            for pattern, value in patterns.get((path[:head], path[len(path) - tail :]), ()):
+                if fits(pattern, path):
+                    said += (value,)
+        return said
 
 
-def _by_ends(patterns: Iterable[str]) -> Ends:
-    lengths: dict[tuple[int, int], dict[tuple[str, str], list[str]]] = {}
-    for pattern in patterns:
+def _by_ends(said: Mapping[str, V]) -> Ends[V]:
+    lengths: dict[tuple[int, int], dict[tuple[str, str], list[tuple[str, V]]]] = {}
+    for pattern, value in said.items():
         head, _, rest = pattern.partition("*")
         tail = rest.rpartition("*")[2]
         found = lengths.setdefault((len(head), len(tail)), {})
-        found.setdefault((head, tail), []).append(pattern)
+        found.setdefault((head, tail), []).append((pattern, value))
     return tuple((head, tail, lengths[head, tail]) for head, tail in sorted(lengths))
 
 
-def _having_ends(ends: Ends, path: str) -> Iterator[str]:
-    """The patterns that begin and end as a path does."""
-    for head, tail, patterns in ends:
-        found = patterns.get((path[:head], path[len(path) - tail :]))
-        if found is not None and head + tail <= len(path):
-            yield from found
+Guarded = dict[str, set[Guard]]
+"""Patterns of paths, with the sets of conditions under which each counts."""
 
 
-@dataclass(frozen=True, slots=True)
 class _Place:
-    """The tables of one service and region; None for one that is empty."""
+    """The tables of one service and region.
 
-    denied: Paths | None
-    denied_if: GuardedPaths | None
-    allowed: Paths | None
-    allowed_if: GuardedPaths | None
+    said: what is said without conditions; where both are said of one pattern, deny.
+    """
+
+    __slots__ = ("_allowed_if", "_denied_if", "_said", "region", "service")
+
+    def __init__(
+        self,
+        resource: Resource,
+        *,
+        said: dict[str, Effect],
+        denied_if: Guarded,
+        allowed_if: Guarded,
+    ) -> None:
+        self.service = resource.service
+        self.region = resource.region
+        self._said = Paths(said)
+        self._denied_if = Paths(denied_if) if denied_if else None
+        self._allowed_if = Paths(allowed_if) if allowed_if else None
 
     def effect(self, query: Query, resource: Resource) -> Effect | None:
-        path = resource.path
-        if self.denied is not None and self.denied.match(path):
+        said = self._said.lookup(resource.path)
+        if DENY in said:
             return DENY
-        if self.denied_if is not None and self.denied_if.match(query, resource):
+        if self._denied_if is not None and _hold(self._denied_if, query, resource, effect=DENY):
             return DENY
-        if self.allowed is not None and self.allowed.match(path):
+        if said:
             return ALLOW
-        if self.allowed_if is not None and self.allowed_if.match(query, resource):
+        if self._allowed_if is not None and _hold(self._allowed_if, query, resource, effect=ALLOW):
             return ALLOW
         return None
+
+
+def _hold(paths: Paths[set[Guard]], query: Query, resource: Resource, *, effect: Effect) -> bool:
+    """Tell whether a pattern fits whose conditions hold."""
+    found = paths.lookup(resource.path)
+    if not found:
+        return False
+    guards = found[0].union(*found[1:])  # equal conditions are judged once
+    context = query.context_of(resource)
+    for guard in guards:  # noqa: SIM110  # any() makes a generator
+        if judge(guard, context, query, effect=effect):
+            return True
+    return False
 
 
 class Plan:
@@ -139,13 +137,14 @@ class Plan:
     is looked at statement by statement.
     """
 
-    __slots__ = ("__weakref__", "_places", "_statements", "_variables", "_with_app_id")
+    __slots__ = ("__weakref__", "_last", "_places", "_statements", "_variables", "_with_app_id")
 
     def __init__(self, statements: Iterable[Statement], variables: Mapping[str, str]) -> None:
         self._statements = tuple(statements)
         self._variables = variables
         self._with_app_id = tuple(one for one in self._statements if _names_app_id(one))
         self._places: dict[tuple[str, str], _Place] = {}
+        self._last: _Place | None = None
 
     @property
     def reads_resources(self) -> bool:
@@ -154,56 +153,58 @@ class Plan:
 
     def effect(self, query: Query, resource: Resource) -> Effect | None:
         """What the statements say of a resource of the caller's own account."""
-        place = self._places.get((resource.service, resource.region))
-        if place is None:
-            place = self._open(resource)
+        place = self._last  # mostly the only one
+        if place is None or place.region != resource.region or place.service != resource.service:
+            place = self._find_place(resource)
         effect = place.effect(query, resource)
         if self._with_app_id and effect is not DENY:
             return self._judge_each(query, resource) or effect
         return effect
 
+    def _find_place(self, resource: Resource) -> _Place:
+        key = (resource.service, resource.region)
+        place = self._places.get(key)
+        if place is None:
+            if len(self._places) >= PLACES_MAX:
+                self._places = {}
+            place = self._places[key] = self._open(resource)
+        self._last = place
+        return place
+
     def _open(self, resource: Resource) -> _Place:
-        tables: dict[Effect, _Drafts] = {ALLOW: ([], {}), DENY: ([], {})}
+        said: dict[str, Effect] = {}
+        guarded: dict[Effect, Guarded] = {ALLOW: {}, DENY: {}}
         inside: dict[int, bool] = {}  # by the places' identity, for many patterns share one
         for statement in self._statements:
-            plain, guarded = tables[statement.effect]
+            effect = statement.effect
             for pattern in statement.resources:
-                place = pattern.place
-                known = inside.get(id(place))
+                known = inside.get(id(pattern.place))
                 if known is None:
-                    known = inside[id(place)] = place.contains(resource)
-                if known:
-                    for path in self._paths(pattern, statement, service=resource.service):
-                        if statement.conditions:
-                            guarded.setdefault(path, set()).add(statement.conditions)
-                        else:
-                            plain.append(path)
-        opened = _Place(*_folded(tables[DENY], DENY), *_folded(tables[ALLOW], ALLOW))
-        if len(self._places) >= PLACES_MAX:
-            self._places = {}
-        self._places[resource.service, resource.region] = opened
-        return opened
+                    known = inside[id(pattern.place)] = pattern.place.contains(resource)
+                if not known:
+                    continue
+                for path in self._paths(pattern, effect, service=resource.service):
+                    if statement.conditions:
+                        guarded[effect].setdefault(path, set()).add(statement.conditions)
+                    elif effect is DENY:
+                        said[path] = DENY
+                    else:
+                        said.setdefault(path, ALLOW)
+        return _Place(resource, said=said, denied_if=guarded[DENY], allowed_if=guarded[ALLOW])
 
-    def _paths(
-        self, pattern: ResourcePattern, statement: Statement, *, service: str
-    ) -> tuple[str, ...]:
+    def _paths(self, pattern: ResourcePattern, effect: Effect, *, service: str) -> tuple[str, ...]:
         if "${" not in pattern.path:
             return pattern.paths(service)
         if "${app_id}" in pattern.path:
             return ()
-        resolved = pattern.resolved(self._variables, denies=statement.effect is DENY)
+        resolved = pattern.resolved(self._variables, denies=effect is DENY)
         return () if resolved is None else resolved.paths(service)
 
     def _judge_each(self, query: Query, resource: Resource) -> Effect | None:
         effects = {one.effect for one in self._with_app_id if applies(one, query, resource)}
-        if Effect.DENY in effects:
-            return Effect.DENY
-        return Effect.ALLOW if effects else None
-
-
-def _folded(drafts: _Drafts, effect: Effect) -> tuple[Paths | None, GuardedPaths | None]:
-    plain, guarded = drafts
-    return Paths(plain) if plain else None, GuardedPaths(guarded, effect) if guarded else None
+        if DENY in effects:
+            return DENY
+        return ALLOW if effects else None
 
 
 def _names_app_id(statement: Statement) -> bool:

@@ -41,12 +41,13 @@ class LayerRules(Protocol):
 class Rules:
     """What bears on one principal and one action."""
 
-    __slots__ = ("_kinds", "_layers", "_unopposed", "reads_resources")
+    __slots__ = ("_kinds", "_layers", "_only", "_unopposed", "reads_resources")
 
     def __init__(self, rights: Rights, layers: Sequence[LayerRules]) -> None:
         self._kinds = [layer for layer, _ in rights.layers]
         reasons: list[Reason] = [layer.value for layer in self._kinds]
         self._layers = tuple(zip(reasons, layers, strict=True))
+        self._only = layers[0] if len(layers) == 1 and not rights.is_root else None
         self._unopposed = ROOT if rights.is_root else EXPLICIT_ALLOW
         self.reads_resources = any(rules.reads_resources for rules in layers)
 
@@ -54,6 +55,11 @@ class Rules:
         """Judge one resource."""
         if resource.owner_uin != query.principal.owner_uin:
             return IMPLICIT_DENY
+        if self._only is not None:  # a user without boundary and session: nearly everybody
+            effect = self._only.effect(query, resource)
+            if effect is ALLOW:
+                return EXPLICIT_ALLOW
+            return IMPLICIT_DENY if effect is None else EXPLICIT_DENY
         reason = unopposed = self._unopposed
         for lacking, rules in self._layers:
             effect = rules.effect(query, resource)

@@ -123,11 +123,22 @@ class _Moment:
     ) -> None:
         self.snapshot = snapshot
         self.entries: dict[Caller, _Entry] = {}
+        self._rules_of: dict[Caller, Rules] = {}  # of the entries: one object less to fetch
         self._before = before
         self._evaluator = evaluator
 
     def decide(self, query: Query) -> Decision:
-        reason, resource = self._entry(query).rules.settle(query)
+        principal = query.principal
+        rules = self._rules_of.get(
+            (
+                principal.owner_uin,
+                principal.uin,
+                principal.role,
+                principal.session_policy,
+                query.action,
+            )
+        )
+        reason, resource = (rules or self._rules(query)).settle(query)
         if query.deny_only_action and effect_of(reason) is Effect.ALLOW:
             (reason, resource), _ = self._settle(query, self._rules)
         return Decision(effect_of(reason), reason, resource, self.snapshot.generation)
@@ -221,8 +232,9 @@ class _Moment:
             enforced = rights.enforced()
             entry = _Entry(rights, enforced, self._work_out(enforced, query), query.action)
         if len(self.entries) >= ENTRIES_MAX:
-            self._before, self.entries = self.entries, {}
+            self._before, self.entries, self._rules_of = self.entries, {}, {}
         self.entries[caller] = entry
+        self._rules_of[caller] = entry.rules
         return entry
 
     def _work_out(self, rights: Rights, query: Query) -> Rules:

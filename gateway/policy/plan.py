@@ -31,41 +31,39 @@ last."""
 
 
 class Paths(Generic[V]):
-    """Patterns of paths, and what is said of each."""
+    """Patterns of paths, and what is said of each.
 
-    __slots__ = ("_exact", "_lengths", "_prefixes", "_wild")
+    A path is looked up as it is, and as each of its beginnings with a `*` behind. That may find a
+    pattern that is the very text of the path, `*` and all: such a pattern fits, too.
+    """
+
+    __slots__ = ("_lengths", "_said", "_wild")
 
     def __init__(self, said: Mapping[str, V]) -> None:
-        self._exact: dict[str, V] = {}
-        self._prefixes: dict[str, V] = {}
-        rest: dict[str, V] = {}
-        for pattern, value in said.items():
-            star = pattern.find("*")
-            if star < 0:
-                self._exact[pattern] = value
-            elif star == len(pattern) - 1:
-                self._prefixes[pattern[:-1]] = value
-            else:
-                rest[pattern] = value
-        self._lengths = tuple(sorted({len(prefix) for prefix in self._prefixes}))
-        self._wild: Ends[V] = _by_ends(rest)
+        self._said = said
+        stars = {pattern: pattern.find("*") for pattern in said}
+        prefixes = {at for pattern, at in stars.items() if -1 < at == len(pattern) - 1}
+        self._lengths = tuple(sorted(prefixes))
+        self._wild: Ends[V] = _by_ends(
+            {pattern: said[pattern] for pattern, at in stars.items() if -1 < at < len(pattern) - 1}
+        )
 
     def lookup(self, path: str) -> tuple[V, ...]:
-        """What is said by the patterns that fit."""
-        said: tuple[V, ...] = ()
-        value = self._exact.get(path)
+        """What is said by the patterns that fit; once or twice."""
+        found: tuple[V, ...] = ()
+        said = self._said
+        value = said.get(path)
         if value is not None:
-            said = (value,)
-        prefixes = self._prefixes
+            found = (value,)
         for length in self._lengths:
-            value = prefixes.get(path[:length])
+            value = said.get(path[:length] + "*")
             if value is not None:
-                said += (value,)
+                found += (value,)
         for head, tail, patterns in self._wild:
             for pattern, value in patterns.get((path[:head], path[len(path) - tail :]), ()):
                 if fits(pattern, path):
-                    said += (value,)
-        return said
+                    found += (value,)
+        return found
 
 
 def _by_ends(said: Mapping[str, V]) -> Ends[V]:

@@ -1,12 +1,15 @@
 """One record per decision: made here, kept by whoever implements `DecisionLog`."""
 
+import re
 from collections.abc import Callable
 from typing import Protocol
 
-from gateway.call import Call, Decision, Principal
+from gateway.call import Call, Decision, HttpRequest, Principal
 from gateway.policy.decision import Explanation
 from gateway.policy.match import Query
-from gateway.policy.record import DecisionRecord
+from gateway.policy.record import DecisionRecord, MakeRecord, RefusedCall
+
+_ACTION = re.compile(r"[A-Za-z0-9]{1,64}")
 
 Explain = Callable[[Query], Explanation]
 
@@ -14,7 +17,7 @@ Explain = Callable[[Query], Explanation]
 class DecisionLog(Protocol):
     """Where decision records are kept."""
 
-    async def record(self, make: Callable[[], DecisionRecord], *, durably: bool) -> None:
+    async def record(self, make: MakeRecord, *, durably: bool) -> None:
         """Keep a record. durably: return only when it is on disk; else it is there in a second.
 
         make: works the record out, which for a plain read is done later, off the call's way.
@@ -27,7 +30,6 @@ async def record(
     log: DecisionLog,
     call: Call,
     *,
-    principal: Principal,
     query: Query,
     decision: Decision,
     explain: Explain,
@@ -40,7 +42,7 @@ async def record(
         return DecisionRecord(
             request_id=call.request_id,
             time=call.received_at,
-            principal=principal,
+            principal=query.principal,
             action=query.action,
             region=call.region,
             source_ip=call.source_ip,
@@ -56,3 +58,25 @@ async def record(
         )
 
     await log.record(make, durably=durably)
+
+
+async def record_refused(
+    log: DecisionLog,
+    request: HttpRequest,
+    *,
+    principal: Principal,
+    request_id: str,
+    source_ip: str,
+    code: str,
+) -> None:
+    """Record a call of somebody known on which nothing could be decided.
+
+    code: of the public error it is answered with.
+    """
+    asked = request.headers.get("x-tc-action", "")
+    action = asked if _ACTION.fullmatch(asked) else ""
+
+    def make() -> RefusedCall:
+        return RefusedCall(request_id, request.received_at, principal, action, source_ip, code)
+
+    await log.record(make, durably=False)

@@ -1,10 +1,10 @@
 """The way of every call: authenticate, name, decide, record, forward."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from gateway import audit, catalog, protocol
-from gateway.authn import Authenticator, authenticate
+from gateway.authn import Authenticator, Identity, authenticate
 from gateway.authn.replay import ReplayGuard, claim_of
 from gateway.call import (
     Call,
@@ -19,7 +19,7 @@ from gateway.call import (
 )
 from gateway.catalog import Access, Action, Named
 from gateway.context import Edge, context_of
-from gateway.errors import UnsupportedOperation
+from gateway.errors import ApiError, UnsupportedOperation
 from gateway.policy.condition import Context
 from gateway.policy.decision_point import DecisionPoint
 from gateway.policy.match import Query
@@ -59,17 +59,52 @@ class Pipeline:
     async def __call__(self, request: HttpRequest, *, request_id: str, classic: bool) -> Reply:
         """Take one request the whole way."""
         identity = await authenticate(request, self._authenticators)
+        try:
+            asked = self._name(request, identity, request_id=request_id, classic=classic)
+        except ApiError as error:
+            await audit.record_refused(
+                self._decisions,
+                request,
+                principal=identity.principal,
+                request_id=request_id,
+                source_ip=self._edge.source_ip(request),
+                code=error.code,
+            )
+            raise
+        call, action = asked.call, asked.action
+        query = await self._with_attributes(asked.query, action.service)
+        decision, scope, explain = self._decide(query, lists=asked.lists, region=call.region)
+        await audit.record(
+            self._decisions,
+            call,
+            query=query,
+            decision=decision,
+            explain=explain,
+            listed=asked.lists,
+            durably=action.access is Access.WRITE or not decision.allowed,
+        )
+        if not decision.allowed:
+            raise protocol.denial(decision, request_id=request_id, action=action.policy_action)
+        if (call.service, call.action) in catalog.UNBUILT:
+            raise UnsupportedOperation(f"The action `{call.action}` is not served here yet.")
+        return await self._upstreams[call.service](call, Grant(query.principal, decision, scope))
+
+    def _name(
+        self, request: HttpRequest, identity: Identity, *, request_id: str, classic: bool
+    ) -> "_Asked":
+        """Find out what is asked for. Raises the ApiError of what cannot be."""
         principal = identity.principal
         call = self._read(request, service=identity.service, request_id=request_id, classic=classic)
         action = catalog.find(call.service, call.version, call.action)
         # from here on an action and a region have one name, the one that policies are matched by
-        region = REGIONS.get(call.region, call.region)
         call = replace(
-            call, action=action.name, region=region, source_ip=self._edge.source_ip(request)
+            call,
+            action=action.name,
+            region=REGIONS.get(call.region, call.region),
+            source_ip=self._edge.source_ip(request),
         )
-        mutating = action.access is Access.WRITE
         if identity.signature is not None:
-            claim = claim_of(call, mutating=mutating)
+            claim = claim_of(call, mutating=action.access is Access.WRITE)
             self._replay.check(identity.signature, claim=claim, now=call.received_at)
         named = catalog.resources_of(
             action, params=call.params, owner_uin=principal.owner_uin, region=call.region
@@ -77,23 +112,7 @@ class Pipeline:
         app_id = self._policies.snapshot.app_ids.get(principal.owner_uin, "")
         context = context_of(call, principal, vpc=self._edge.vpc(request), app_id=app_id)
         query = _query(action, call, principal=principal, named=named, context=context)
-        query = await self._with_attributes(query, action.service)
-        decision, scope, explain = self._decide(query, named=named, region=call.region)
-        await audit.record(
-            self._decisions,
-            call,
-            principal=principal,
-            query=query,
-            decision=decision,
-            explain=explain,
-            listed=named.lists,
-            durably=mutating or not decision.allowed,
-        )
-        if not decision.allowed:
-            raise protocol.denial(decision, request_id=request_id, action=action.policy_action)
-        if (call.service, call.action) in catalog.UNBUILT:
-            raise UnsupportedOperation(f"The action `{call.action}` is not served here yet.")
-        return await self._upstreams[call.service](call, Grant(principal, decision, scope))
+        return _Asked(call, action, query, named.lists)
 
     def _read(
         self, request: HttpRequest, *, service: str | None, request_id: str, classic: bool
@@ -117,15 +136,25 @@ class Pipeline:
         return replace(query, attributes=await attributes((*query.resources, *query.deny_only)))
 
     def _decide(
-        self, query: Query, *, named: Named, region: str
+        self, query: Query, *, lists: str | None, region: str
     ) -> tuple[Decision, Scope | None, audit.Explain]:
         """The decision, what a list may show, and how to have it explained later as of now."""
         policies = self._policies
-        if named.lists is None:
+        if lists is None:
             return policies.decide(query), None, policies.explain_as_now
-        listing = {"resource_type": named.lists, "region": region}
+        listing = {"resource_type": lists, "region": region}
         decision, scope = policies.decide_list(query, **listing)
         return decision, scope, policies.explain_list_as_now(**listing)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a request asks for. lists: for a list without ids the type it lists."""
+
+    call: Call
+    action: Action
+    query: Query
+    lists: str | None
 
 
 def _query(

@@ -335,6 +335,24 @@ def test_what_only_reads_is_on_disk_within_a_second(world: World, who: str) -> N
     assert record["Effect"] == "allow"
 
 
+@pytest.mark.parametrize(
+    ("action", "parameters", "code"),
+    [
+        ("DescribeNothing", {}, "InvalidAction"),
+        ("DescribeJob", {}, "MissingParameter"),
+        ("DescribeJob", {"JobId": 7}, "InvalidParameter"),
+    ],
+)
+def test_a_call_of_somebody_known_that_cannot_be_decided_is_recorded_too(
+    world: World, action: str, parameters: Any, code: str
+) -> None:
+    answer = world.send("ann", action, parameters)
+    assert answer.code == code
+    record = world.wait_for_record(answer, at_most_s=1)
+    assert (record["Effect"], record["Reason"], record["Action"]) == ("refused", code, action)
+    assert (record["Principal"]["Name"], record["Resources"]) == ("ann", [])
+
+
 def test_a_list_of_a_part_is_recorded_as_allowed_with_what_allows_it(world: World) -> None:
     world.allow_all_but("ann", deny("batch:DescribeJobs", "qcs::batch:gz::job/job-00000000"))
     answer = world.call("ann", "DescribeJobs")

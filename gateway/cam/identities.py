@@ -3,9 +3,11 @@
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import anyio
@@ -26,6 +28,7 @@ from gateway.policy.trust import Trust, check_trust, parse_trust
 from gateway.telemetry import POLICY_BROKEN, POLICY_GENERATION, log
 
 WATCH_S = 0.25
+SETTLE_S = 0.1
 ACCOUNTS = "accounts.toml"
 SERVICES = frozenset({"qcs", "cmqqueue", "cmqtopic"} | {action.service for action in ACTIONS})
 KNOWN_ACTIONS: KnownActions = {
@@ -86,27 +89,15 @@ class PolicyFolder:
         It is if each is a document that the snapshot has already. Raises PolicySetRefused.
         """
         changed = {file for file, status in after.items() if before.get(file) != status}
-        holders = _holders(snapshot, self._preset_files())
-        if before.keys() != after.keys() or not changed <= holders.keys():
+        made_of = _policies_made_of(changed, snapshot, presets=self._preset_files())
+        if before.keys() != after.keys() or changed != {file for file, _, _ in made_of}:
             return self.read_snapshot(generation=generation)
-        documents = {
-            key: self._read_document(file, name=name)
-            for file in changed
-            for key, name in holders[file]
-        }
+        documents = {key: self._read_document(file, name=name) for file, name, key in made_of}
         return snapshot.with_documents(documents, generation=generation)
 
     def fingerprint(self) -> Fingerprint:
         """What changes whenever a file does: every file's time, size and inode, by its name."""
-        found: Fingerprint = {}
-        for folder, _, names in os.walk(self.path):
-            for name in names:
-                path = os.path.join(folder, name)
-                try:
-                    found[os.path.relpath(path, self.path)] = _status(os.stat(path))
-                except OSError:
-                    continue
-        return found
+        return dict(_walk(str(self.path), ""))
 
     def _preset_files(self) -> list[str]:
         return [f"presets/{file.name}" for file in sorted((self.path / "presets").glob("*.json"))]
@@ -160,16 +151,17 @@ class PolicyFolder:
             raise PolicySetRefused(f"cannot read {file}: {error}") from error
 
 
-def _holders(snapshot: Snapshot, presets: list[str]) -> dict[str, list[tuple[str, str]]]:
-    """The policies that are made of each file: their keys in the snapshot, and their names."""
-    holders: dict[str, list[tuple[str, str]]] = {}
-    for account in snapshot.accounts:
-        named = [(one.file, one.name) for one in account.policies]
-        named += [(file, Path(file).stem) for file in presets]
-        for file, name in named:
-            normal = os.path.normpath(file)
-            holders.setdefault(normal, []).append((policy_key(account.uin, name), name))
-    return holders
+def _policies_made_of(
+    files: set[str], snapshot: Snapshot, *, presets: list[str]
+) -> list[tuple[str, str, str]]:
+    """The policies that are made of some files: file, name, key in the snapshot."""
+    named = [(file, Path(file).stem) for file in presets]
+    return [
+        (file, name, policy_key(account.uin, name))
+        for account in snapshot.accounts
+        for file, name in chain(((one.file, one.name) for one in account.policies), named)
+        if file in files
+    ]
 
 
 def check_keys(document: Document) -> None:
@@ -188,6 +180,20 @@ def check_keys(document: Document) -> None:
                     f"{document.file}: no call here carries the condition key `{key}`, so a"
                     " deny that depends on it would never apply"
                 )
+
+
+def _walk(folder: str, under: str) -> Iterator[tuple[str, Status]]:
+    """Every file below a folder. What vanishes while it is looked at is left out."""
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                with suppress(OSError):
+                    if entry.is_dir(follow_symlinks=False):
+                        yield from _walk(entry.path, f"{under}{entry.name}/")
+                    else:
+                        yield f"{under}{entry.name}", _status(entry.stat())
+    except OSError:
+        return
 
 
 def _status(status: os.stat_result) -> Status:
@@ -221,7 +227,7 @@ async def watch(
     seen = good = loaded
     task_status.started()
     while True:
-        await anyio.sleep(WATCH_S)
+        await anyio.sleep(WATCH_S if seen == loaded else SETTLE_S)
         before, seen = seen, await anyio.to_thread.run_sync(folder.fingerprint)
         if seen == loaded or seen != before:
             continue

@@ -60,7 +60,7 @@ decision = Table(
     Column("name", Text, nullable=False),
     Column("action", String(96), nullable=False),
     Column("effect", String(8), nullable=False),
-    Column("reason", String(32), nullable=False),
+    Column("reason", String(96), nullable=False),
     Column("decided_at", Moment, nullable=False),
     Column("record", LargeBinary, nullable=False),
     Index("ix_cam_decision_time", "decided_at"),

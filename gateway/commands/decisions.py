@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from gateway.call import Effect, Reason
+from gateway.call import Reason
 from gateway.clock import now
 from gateway.commands.answers import why_lines
 from gateway.commands.options import (
@@ -20,6 +20,7 @@ from gateway.commands.options import (
     run_or_explain,
     settings_from,
 )
+from gateway.policy.record import REFUSED
 
 if TYPE_CHECKING:  # slow to import, and other verbs start without them
     from gateway.cam.decisions.chain import Report
@@ -67,7 +68,7 @@ def filter_options(verb: Verb) -> Verb:
         click.option("--until", type=Time(), help="Only before this time."),
         click.option("--since", type=Time(), help="Only from this time on; 15m: that long ago."),
         click.option("--reason", type=click.Choice([reason.value for reason in Reason])),
-        click.option("--effect", type=click.Choice([effect.value for effect in Effect])),
+        click.option("--effect", type=click.Choice(["allow", "deny", REFUSED])),
         click.option("--action", help="Such as batch:SubmitJob, or batch:Describe*."),
         click.option("--user", help="A user's name or uin."),
     ):
@@ -188,7 +189,7 @@ def _filter(
     return Filter(
         user=user or "",
         action=action or "",
-        effect=Effect(effect) if effect else None,
+        effect=effect or "",
         reason=Reason(reason) if reason else None,
         since=since,
         until=until,
@@ -203,10 +204,10 @@ def decision_line(found: dict[str, Any]) -> str:
     """One decision in one line."""
     principal = found["Principal"]
     who = f"{principal['Name']} ({principal['OwnerUin']}/{principal['Uin']})"
-    resources = found["Resources"]
+    resources = found["Resources"] or ["-"]
     more = f" and {len(resources) - 1} more" if len(resources) > 1 else ""
     return (
-        f"{found['Time']}  {found['Effect']:5}  {found['Reason']:14}  {found['Action']}  {who}"
+        f"{found['Time']}  {found['Effect']:7}  {found['Reason']:14}  {found['Action']}  {who}"
         f"  {resources[0]}{more}  {found['RequestId']}"
     )
 

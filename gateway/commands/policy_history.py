@@ -171,12 +171,14 @@ def _each_call(
     if (corpus is None) is (since is None):
         misuse("give one of --corpus and --since")
 
+    def add_record(record: bytes) -> None:
+        call = recorded_calls.read_call(record)
+        if call is not None:
+            add(call)
+
     def read() -> None:
         if corpus is None:
-            wanted = Filter(user=uin, since=since)
-            walk_decisions(
-                settings, wanted, show=lambda record: add(recorded_calls.read_call(record))
-            )
+            walk_decisions(settings, Filter(user=uin, since=since), show=add_record)
             return
         for call in recorded_calls.read_file(corpus):
             add(call)

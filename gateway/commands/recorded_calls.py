@@ -13,6 +13,7 @@ from gateway.commands.asking import deny_only_action, resource_named
 from gateway.policy.condition import Context
 from gateway.policy.match import Query
 from gateway.policy.question import Question, RecordedCall
+from gateway.policy.record import REFUSED
 from gateway.service import Wire
 
 
@@ -44,7 +45,7 @@ class Record(Wire, forbid_unknown_fields=False):
     region: str
     source_ip: str
     resources: tuple[str, ...]
-    effect: Effect
+    effect: str
     deny_only: tuple[str, ...] | None = None
     deny_only_action: str | None = None
     listed: str | UnsetType | None = UNSET
@@ -74,24 +75,29 @@ def read_file(file: Path) -> Iterator[RecordedCall]:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 try:
-                    yield read_call(line)
+                    call = read_call(line)
                 except Unreadable as error:
                     raise Unreadable(f"{file}, line {number}: {error}") from error
+                if call is not None:
+                    yield call
 
 
-def read_call(text: bytes) -> RecordedCall:
-    """Read one record, bare or as exported. Raises Unreadable."""
+def read_call(text: bytes) -> RecordedCall | None:
+    """Read one record, bare or as exported; None if nothing was decided. Raises Unreadable."""
     try:
         inner = _EXPORTED.decode(text).record
         record = _RECORD.decode(text if isinstance(inner, UnsetType) else inner)
+        if record.effect == REFUSED:
+            return None
         question = Question(_query(record), record.listed or "")
+        effect = Effect(record.effect)
     except ValueError as error:
         raise Unreadable(f"this is no recorded call: {error}") from error
     return RecordedCall(
         request_id=record.request_id,
         time=record.time,
         question=question,
-        effect=record.effect,
+        effect=effect,
         is_partial=record.is_partial,
     )
 

@@ -169,4 +169,4 @@ def _file(table: Table, name: str) -> str:
     path = PurePosixPath(file)
     if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in file:
         raise table.refused(f"the {name} `{file}` is not beside the accounts")
-    return file
+    return str(path)

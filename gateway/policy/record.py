@@ -1,6 +1,6 @@
-"""What is kept of one decision, and how it is shown. Pure."""
+"""What is kept of one authenticated call, and how it is shown. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -8,6 +8,46 @@ from typing import Any
 from gateway.call import Decision, Principal
 from gateway.policy.condition import Context
 from gateway.policy.decision import Determinant, Explanation
+
+REFUSED = "refused"
+"""The effect of a call on which nothing could be decided."""
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedCall:
+    """One authenticated call that names no action, or not what it is about.
+
+    action: as it was asked for, or "". code: of the public error it was answered with.
+    """
+
+    request_id: str
+    time: datetime
+    principal: Principal
+    action: str
+    source_ip: str
+    code: str
+
+    def public(self) -> dict[str, Any]:
+        """The record as `decisions show --json` prints it, with the members of a decision."""
+        return {
+            **_public_call(self.request_id, self.time, self.principal),
+            "Action": self.action,
+            "Region": "",
+            "SourceIp": self.source_ip,
+            "Resources": [],
+            "DenyOnly": [],
+            "DenyOnlyAction": "",
+            "Listed": None,
+            "Context": {},
+            "Attributes": {},
+            "Effect": REFUSED,
+            "Reason": self.code,
+            "Determining": [],
+            "NearestMiss": None,
+            "Fix": [],
+            "Shadow": None,
+            "Generation": 0,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +77,7 @@ class DecisionRecord:
         """The record as `decisions show --json` prints it."""
         why = self.explanation
         return {
-            "RequestId": self.request_id,
-            "Time": self.time.replace(microsecond=0, tzinfo=None).isoformat() + "Z",
-            "Principal": {
-                "OwnerUin": self.principal.owner_uin,
-                "Uin": self.principal.uin,
-                "Name": self.principal.name,
-                "Role": self.principal.role,
-                "Session": self.principal.session,
-                "SessionPolicy": self.principal.session_policy,
-            },
+            **_public_call(self.request_id, self.time, self.principal),
             "Action": self.action,
             "Region": self.region,
             "SourceIp": self.source_ip,
@@ -61,6 +92,26 @@ class DecisionRecord:
             **public_explanation(why),
             "Generation": self.decision.generation,
         }
+
+
+Record = DecisionRecord | RefusedCall
+MakeRecord = Callable[[], Record]
+"""Works a record out, which may be done later, off the call's way."""
+
+
+def _public_call(request_id: str, time: datetime, principal: Principal) -> dict[str, Any]:
+    return {
+        "RequestId": request_id,
+        "Time": time.replace(microsecond=0, tzinfo=None).isoformat() + "Z",
+        "Principal": {
+            "OwnerUin": principal.owner_uin,
+            "Uin": principal.uin,
+            "Name": principal.name,
+            "Role": principal.role,
+            "Session": principal.session,
+            "SessionPolicy": principal.session_policy,
+        },
+    }
 
 
 def public_explanation(why: Explanation) -> dict[str, Any]:

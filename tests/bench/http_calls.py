@@ -151,15 +151,15 @@ def start_gateway(folder: Path) -> Iterator[Gateway]:
         yield gateway
 
 
-def write_policies(folder: Path) -> None:
-    """10,000 statements over 500 policies, 2 on each of 250 users; the first may read jobs."""
+def write_policies(folder: Path, statements: int = STATEMENTS) -> None:
+    """Statements, 20 a policy, 2 policies on each user; the first user may read jobs besides."""
     shutil.copytree(Path(__file__).parents[2] / "policies", folder)
     dice = random.Random(1)
     lines = [f'[[account]]\nuin = "{OWNER}"']
-    count = STATEMENTS // STATEMENTS_PER_POLICY
+    count = statements // STATEMENTS_PER_POLICY
     for number in range(count):
-        statements = [statement(dice) for _ in range(STATEMENTS_PER_POLICY)]
-        document = {"version": "2.0", "statement": statements}
+        written = [statement(dice) for _ in range(STATEMENTS_PER_POLICY)]
+        document = {"version": "2.0", "statement": written}
         (folder / f"examples/p{number}.json").write_text(json.dumps(document))
         lines.append(f'[[account.policy]]\nname = "p{number}"\nfile = "examples/p{number}.json"')
     lines.append('[[account.policy]]\nname = "read-jobs"\nfile = "examples/read-jobs.json"')

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from gateway.call import Effect, Principal, Reason
+from gateway.call import Principal, Reason
 from gateway.cam.decisions.queries import Filter, list_decisions, list_following
 from gateway.store import Store
 from tests.support.decisions import ALLOWED, NOON, decision_log, make
@@ -54,11 +54,11 @@ async def filled(store: Store) -> Store:
         (Filter(action="*Job*"), ["r-4", "r-2", "r-1", "r-0"]),
         (Filter(action="batch_Describe[Job]*"), ["r-4"]),
         (Filter(action="%"), []),
-        (Filter(effect=Effect.ALLOW), ["r-3", "r-1"]),
+        (Filter(effect="allow"), ["r-3", "r-1"]),
         (Filter(reason=Reason.IMPLICIT_DENY), ["r-4", "r-2", "r-0"]),
         (Filter(reason=Reason.EXPLICIT_ALLOW), ["r-3", "r-1"]),
-        (Filter(effect=Effect.ALLOW, reason=Reason.IMPLICIT_DENY), []),
-        (Filter(user="bob", effect=Effect.DENY), ["r-2"]),
+        (Filter(effect="allow", reason=Reason.IMPLICIT_DENY), []),
+        (Filter(user="bob", effect="deny"), ["r-2"]),
         (Filter(since=NOON + timedelta(minutes=3)), ["r-4", "r-3"]),
         (Filter(until=NOON + timedelta(minutes=1)), ["r-0"]),
     ],

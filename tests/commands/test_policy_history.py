@@ -15,6 +15,7 @@ from gateway.call import Effect, Principal, Resource
 from gateway.cam.decisions import queries
 from gateway.cam.decisions.queries import Filter
 from gateway.commands.recorded_calls import read_call
+from gateway.policy.record import RefusedCall
 from gateway.store import Store
 from tests.commands.asking import ANN, DROP, JOB, KILL, USERS, folder_of, run
 from tests.support.decisions import NOON, decision_log, make
@@ -199,6 +200,7 @@ def test_a_record_gives_back_the_question_that_was_decided() -> None:
         listed="job",
     )().public()
     found = read_call(msgspec.json.encode({"Chain": "c", "Seq": 1, "Record": record}))
+    assert found is not None
     query = found.question.query
     assert (query.principal, query.context) == (principal, context)
     assert (query.resources, query.deny_only) == ((job,), (topic,))
@@ -249,7 +251,12 @@ async def test_the_log_is_walked_in_pages_from_the_oldest_on(
     await log.record(make("r-5", time=NOON, principal=stranger), durably=True)
     wanted = Filter(user="2", since=NOON + timedelta(minutes=1))
     walked = await store.read_list(
-        lambda tx: [read_call(one) for one in queries.walk_decisions(tx, wanted)]
+        lambda tx: list(filter(None, map(read_call, queries.walk_decisions(tx, wanted))))
     )
     assert [one.request_id for one in walked] == ["r-1", "r-2", "r-3", "r-4"]
     assert not any(one.is_partial for one in walked)
+
+
+def test_a_call_on_which_nothing_was_decided_is_no_question() -> None:
+    refused = RefusedCall("r-1", NOON, Principal("1", "2", "ann"), "", "192.0.2.7", "InvalidAction")
+    assert read_call(msgspec.json.encode(refused.public())) is None

@@ -1,7 +1,7 @@
 """The decision log: every record on disk, in its place in a hash chain, before it is needed."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -18,7 +18,7 @@ from gateway.cam.decisions.writer import ChainWriter, Row
 from gateway.clock import Clock
 from gateway.errors import ServiceUnavailable
 from gateway.ids import NewId
-from gateway.policy.record import DecisionRecord
+from gateway.policy.record import MakeRecord, Record
 from gateway.store import Store, StoreUnavailable, Tx
 from gateway.telemetry import DECISIONS_DROPPED, log
 
@@ -33,8 +33,6 @@ READS_ON_LOOP_MAX = 10
 """More are worked out in a thread."""
 
 _REQUEST_ID = re.compile(r"[0-9A-Za-z-]{1,36}")
-
-Make = Callable[[], DecisionRecord]
 
 
 class Overflow(Enum):
@@ -76,7 +74,7 @@ class DecisionLog:
         self._overflow = overflow
         self._writer = ChainWriter(store, clock=clock, new_id=new_id)
         self._durable: list[_Waiting] = []
-        self._reads: list[Make] = []
+        self._reads: list[MakeRecord] = []
         self._page: list[Row] = []  # reads that are worked out and not yet written
         self._appending = anyio.Lock()
         self._woken = anyio.Event()
@@ -87,7 +85,7 @@ class DecisionLog:
         """The id of the chain that is written to now."""
         return self._writer.chain
 
-    async def record(self, make: Make, *, durably: bool) -> None:
+    async def record(self, make: MakeRecord, *, durably: bool) -> None:
         """Keep a record; durably: return when it is on disk. Raises ServiceUnavailable.
 
         While `run` does not, before the start and during the end, who waits for a durable record
@@ -262,7 +260,7 @@ def columns_of(public: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _rows(makes: Sequence[Make]) -> list[Row]:
+def _rows(makes: Sequence[MakeRecord]) -> list[Row]:
     """The rows of reads. A record that cannot be worked out is our fault, and no other's."""
     rows = []
     for make in makes:
@@ -274,7 +272,7 @@ def _rows(makes: Sequence[Make]) -> list[Row]:
     return rows
 
 
-def _row(record: DecisionRecord) -> Row:
+def _row(record: Record) -> Row:
     public = record.public()
     return {**columns_of(public), "record": msgspec.json.encode(public)}
 

@@ -22,12 +22,12 @@ class Filter:
     """What to look for; what is empty or None is not asked for.
 
     user: a number is a uin, anything else a name. action: as policies name it, `*` is any run of
-    characters. since: included. until: excluded.
+    characters. effect: "allow", "deny" or "refused". since: included. until: excluded.
     """
 
     user: str = ""
     action: str = ""
-    effect: Effect | None = None
+    effect: str = ""
     reason: Reason | None = None
     since: datetime | None = None
     until: datetime | None = None
@@ -119,9 +119,10 @@ def _terms(wanted: Filter, *, dialect: str) -> Iterator[ColumnElement[bool]]:
     if wanted.reason is not None:
         yield columns.reason == wanted.reason.value
         # a reason has one effect, and only the effect has an index
-        effect = effect or (Effect.ALLOW if wanted.reason in ALLOWING else Effect.DENY)
-    if effect is not None:
-        yield columns.effect == effect.value
+        of_reason = Effect.ALLOW if wanted.reason in ALLOWING else Effect.DENY
+        effect = effect or of_reason.value
+    if effect:
+        yield columns.effect == effect
     if wanted.since is not None:
         yield columns.decided_at >= wanted.since
     if wanted.until is not None:

@@ -47,7 +47,7 @@ def upgrade() -> None:
         sa.Column("name", sa.Text, nullable=False),
         sa.Column("action", sa.String(96), nullable=False),
         sa.Column("effect", sa.String(8), nullable=False),
-        sa.Column("reason", sa.String(32), nullable=False),
+        sa.Column("reason", sa.String(96), nullable=False),
         sa.Column("decided_at", sa.BigInteger, nullable=False),
         sa.Column("record", sa.LargeBinary, nullable=False),
         sa.PrimaryKeyConstraint("chain", "seq", name="pk_cam_decision"),

@@ -10,17 +10,19 @@ import anyio
 from sqlalchemy.exc import ArgumentError, OperationalError
 
 from gateway.call import Principal
-from gateway.cam import identities, keys
+from gateway.cam import keys
 from gateway.cam.decisions import log, proofs, queries
 from gateway.cam.decisions.chain import Report
 from gateway.cam.decisions.proofs import Kept
 from gateway.cam.decisions.queries import Chain, Filter
+from gateway.cam.identities import PolicyFolder
 from gateway.clock import now
 from gateway.config import Settings, SettingsError
 from gateway.errors import ApiError
+from gateway.policy.snapshot import find_user
 from gateway.policy.strict_toml import PolicySetRefused
 from gateway.store import Store, Tx, open_store
-from gateway.store.migrations import migrate
+from gateway.store.migrations import HEAD, find_revision, migrate
 
 T = TypeVar("T")
 FOLLOW_S = 0.2
@@ -42,6 +44,10 @@ class NoSuchUser(SettingsError):
     """The account declares no user of that name."""
 
 
+class DatabaseNotReady(SettingsError):
+    """There is no database to read yet, or one that this version does not read."""
+
+
 def create_key(settings: Settings, *, user: str, owner_uin: str) -> dict[str, str]:
     """Make an access key for a declared user. Raises NoSuchUser, or OperationDenied for a third."""
     principal = _find_user(settings, user=user, owner_uin=owner_uin)
@@ -60,8 +66,7 @@ def create_key(settings: Settings, *, user: str, owner_uin: str) -> dict[str, st
 def list_keys(settings: Settings, *, user: str, owner_uin: str) -> list[dict[str, str]]:
     """The access keys of a declared user, without their secrets. Raises NoSuchUser."""
     principal = _find_user(settings, user=user, owner_uin=owner_uin)
-    migrate_database(settings)
-    return _write(settings, lambda tx: keys.list_keys(tx, principal))
+    return _read(settings, lambda tx: keys.list_keys(tx, principal))
 
 
 def delete_key(settings: Settings, secret_id: str) -> bool:
@@ -71,9 +76,8 @@ def delete_key(settings: Settings, secret_id: str) -> bool:
 
 
 def _find_user(settings: Settings, *, user: str, owner_uin: str) -> Principal:
-    folder = identities.PolicyFolder(settings.policies)
-    snapshot = folder.read_snapshot(generation=1)
-    principal = identities.find_user(snapshot, user, owner_uin=owner_uin)
+    snapshot = PolicyFolder.of(settings).read_snapshot(generation=1)
+    principal = find_user(snapshot, user, owner_uin=owner_uin)
     if principal is None:
         raise NoSuchUser(f"accounts.toml declares no user `{user}` in account {owner_uin}")
     return principal
@@ -103,7 +107,7 @@ def follow_decisions(
     settings: Settings, wanted: Filter, *, last: int, show: Callable[[bytes], None]
 ) -> None:
     """Show the last decisions that fit, the oldest first, then each new one until SIGINT."""
-    migrate_database(settings)
+    _check_database(settings)
     anyio.run(partial(_follow, settings, wanted, last=last, show=show))
 
 
@@ -171,8 +175,21 @@ def _read(settings: Settings, function: Callable[[Tx], T]) -> T:
         async with open_store(settings.resolved_database_url) as store:
             return await store.read_list(function)
 
-    migrate_database(settings)
+    _check_database(settings)
     return anyio.run(run)
+
+
+def _check_database(settings: Settings) -> None:
+    """Raise DatabaseNotReady rather than let a reading verb make or migrate a database."""
+    found = find_revision(settings.resolved_database_url)
+    if found is None:
+        place = "at the database's URL" if settings.database_url else f"in {settings.data}"
+        raise DatabaseNotReady(f"there is no database {place}; `qcs-gateway migrate` makes one")
+    if found != HEAD:
+        raise DatabaseNotReady(
+            f"the database is at revision {found} and this version reads {HEAD};"
+            " `qcs-gateway migrate` brings an older one up to date"
+        )
 
 
 def _write(settings: Settings, function: Callable[[Tx], T]) -> T:

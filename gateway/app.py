@@ -48,9 +48,6 @@ from gateway.events.bus import Bus
 from gateway.events.rabbitmq import open_rabbitmq
 from gateway.pipeline import Pipeline
 from gateway.policy.decision_point import DecisionPoint
-from gateway.policy.enforcer import CasbinEvaluator
-from gateway.policy.plans import PlanEvaluator
-from gateway.policy.verdict import Evaluator
 from gateway.server import HttpProtocol, create_api, create_management
 from gateway.service import Service
 from gateway.store import Store, Tx, open_store
@@ -102,10 +99,10 @@ async def _run(settings: Settings) -> None:
         store = await stack.enter_async_context(open_store(settings.resolved_database_url))
         engine = await stack.enter_async_context(_open_engine(settings))
         bus = await _open_bus(settings, stack)
-        folder = identities.PolicyFolder(settings.policies, has_limits=settings.limits == "cloud")
+        folder = identities.PolicyFolder.of(settings)
         loaded = folder.fingerprint()
         policies = DecisionPoint(
-            _open_evaluator(settings, folder), folder.read_snapshot(generation=1)
+            identities.open_evaluator(settings, folder), folder.read_snapshot(generation=1)
         )
         POLICY_GENERATION.set(1)
         decisions = DecisionLog(
@@ -141,11 +138,6 @@ async def _run(settings: Settings) -> None:
             await tasks.start(_build_scheduler(settings, store=store, engine=engine).run)
             await _serve_until_signal(state, [(api, api_socket), (management, management_socket)])
             tasks.cancel_scope.cancel()
-
-
-def _open_evaluator(settings: Settings, folder: identities.PolicyFolder) -> Evaluator:
-    reference = CasbinEvaluator(folder.read_model())  # a model that is refused is, in any case
-    return reference if settings.evaluator == "casbin" else PlanEvaluator()
 
 
 @asynccontextmanager

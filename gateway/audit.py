@@ -37,15 +37,17 @@ async def record(
     durably: bool,
 ) -> None:
     """Record what was decided of one call, with the statements that settled it."""
+    request_id, received_at = call.request_id, call.received_at  # a record that waits keeps no call
+    region, source_ip = call.region, call.source_ip
 
     def make() -> DecisionRecord:
         return DecisionRecord(
-            request_id=call.request_id,
-            time=call.received_at,
+            request_id=request_id,
+            time=received_at,
             principal=query.principal,
             action=query.action,
-            region=call.region,
-            source_ip=call.source_ip,
+            region=region,
+            source_ip=source_ip,
             resources=tuple(str(resource) for resource in query.resources)
             or (str(decision.resource or "*"),),
             decision=decision,
@@ -75,8 +77,5 @@ async def record_refused(
     """
     asked = request.headers.get("x-tc-action", "")
     action = asked if _ACTION.fullmatch(asked) else ""
-
-    def make() -> RefusedCall:
-        return RefusedCall(request_id, request.received_at, principal, action, source_ip, code)
-
-    await log.record(make, durably=False)
+    record = RefusedCall(request_id, request.received_at, principal, action, source_ip, code)
+    await log.record(lambda: record, durably=False)

@@ -38,7 +38,7 @@ class Principal:
     role's id for a session of a role.
     role: the name of the role that was assumed, or "". session: the name of a temporary session,
     or "". session_policy: the document that narrows the session, as JSON, or "".
-    mfa: whether the caller proved more than a secret.
+    mfa: whether the caller proved more than a secret. bearer: whether by a token, which ends soon.
     """
 
     owner_uin: str
@@ -48,6 +48,7 @@ class Principal:
     session: str = ""
     session_policy: str = field(default="", repr=False)
     mfa: bool = False
+    bearer: bool = False
 
     @property
     def is_root(self) -> bool:

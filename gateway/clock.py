@@ -11,8 +11,11 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def wire_time(moment: datetime | None) -> str | None:
-    """Write a moment as the API does, `2018-06-15T14:43:17Z`; None stays None."""
-    if moment is None:
-        return None
+def wire_time(moment: datetime) -> str:
+    """Write a moment as the API does, `2018-06-15T14:43:17Z`."""
     return moment.astimezone(UTC).replace(microsecond=0, tzinfo=None).isoformat() + "Z"
+
+
+def optional_wire_time(moment: datetime | None) -> str | None:
+    """Write what may not have come yet; None stays None."""
+    return None if moment is None else wire_time(moment)

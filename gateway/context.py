@@ -2,13 +2,27 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
+from itertools import islice
 
 from gateway.call import Call, HttpRequest, Principal
 from gateway.clock import wire_time
 from gateway.config import Settings, SettingsError
+from gateway.errors import InvalidParameterValue
+from gateway.policy.condition import caller_context
 
+Address = IPv4Address | IPv6Address
 FORWARDED = "x-forwarded-for"
+EXTERNAL_ID = "sts:external_id"
+"""What whoever takes on a role says besides; known to the role's trust policy."""
+TAGS_MAX = 50
 TAG_LISTS = (("Tags",), ("Job", "Tags"), ("ComputeEnv", "Tags"))
 """Where calls that make something write its tags."""
 
@@ -36,31 +50,36 @@ class Edge:
     def source_ip(self, request: HttpRequest) -> str:
         """The address of the caller: of the last hop that is none of the proxies."""
         hops = request.headers.get(FORWARDED, "").split(",")
-        address = request.source_ip
+        address = _read_address(request.source_ip)
+        if address is None:
+            return request.source_ip
         while hops and self._is_proxy(address):
-            before = hops.pop().strip()
-            if not _is_address(before):
+            before = _read_address(hops.pop().strip())
+            if before is None:
                 break
             address = before
-        return address
+        return str(address)
 
     def vpc(self, request: HttpRequest) -> tuple[str, ...]:
         """The caller's private network, if a proxy names one."""
         value = request.headers.get(self.vpc_header, "") if self.vpc_header else ""
-        return (value,) if value and self._is_proxy(request.source_ip) else ()
+        if not value:
+            return ()
+        address = _read_address(request.source_ip)
+        return (value,) if address is not None and self._is_proxy(address) else ()
 
-    def _is_proxy(self, address: str) -> bool:
-        if not self.proxies or not _is_address(address):
-            return False
-        return any(ip_address(address) in network for network in self.proxies)
+    def _is_proxy(self, address: Address) -> bool:
+        return any(address in network for network in self.proxies)
 
 
-def _is_address(text: str) -> bool:
+def _read_address(text: str) -> Address | None:
+    """An address, an IPv4 one in its own form however it is written; None for anything else."""
     try:
-        ip_address(text)
+        address = ip_address(text)
     except ValueError:
-        return False
-    return True
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
 
 
 def context_of(
@@ -68,27 +87,35 @@ def context_of(
 ) -> dict[str, tuple[str, ...]]:
     """The keys of one call; a key that is not known is left out.
 
-    app_id: the account's, which only fills the policy variable.
-
-    Why `mfa` beside `qcs:mfa`: the vendor's general policies compare `mfa` with "0", newer pages
-    write `qcs:mfa` and a boolean.
+    app_id: the account's, which only fills the policy variable. Raises InvalidParameterValue for
+    more tags than anything can have: what is known of a call is kept in its record.
     """
+    external_id = call.params.get("ExternalId") if call.action == "AssumeRole" else None
     known = {
         "qcs:ip": (call.source_ip,),
-        "qcs:current_time": (wire_time(call.received_at) or "",),
-        "qcs:uin": (principal.uin,),
-        "qcs:owner_uin": (principal.owner_uin,),
-        "qcs:mfa": ("true" if principal.mfa else "false",),
-        "mfa": ("1" if principal.mfa else "0",),
-        "qcs:request_tag": tuple(_request_tags(call.params)),
+        "qcs:current_time": (wire_time(call.received_at),),
+        **caller_context(principal),
+        "qcs:request_tag": _request_tags(call.params),
         "qcs:vpc": vpc,
         "qcs:app_id": (app_id,) if app_id else (),
+        EXTERNAL_ID: (external_id,) if isinstance(external_id, str) and external_id else (),
     }
     return {key: values for key, values in known.items() if values}
 
 
-def _request_tags(params: Mapping[str, object]) -> Iterator[str]:
-    """Every tag the call wants to give, as `key&value`. What is no tag is refused later."""
+def _request_tags(params: Mapping[str, object]) -> tuple[str, ...]:
+    """Every tag the call wants to give, as `key&value`."""
+    tags = tuple(islice(_tags(params), TAGS_MAX + 1))
+    if len(tags) > TAGS_MAX:
+        raise InvalidParameterValue(f"There are more than {TAGS_MAX} tags.", detail="LimitExceeded")
+    return tags
+
+
+def _tags(params: Mapping[str, object]) -> Iterator[str]:
+    """What is no tag is refused later, by the service. Raises InvalidParameterValue.
+
+    Why a key has no `&`: its tag would read like another one's.
+    """
     for place in TAG_LISTS:
         found: object = params
         for name in place:
@@ -97,4 +124,6 @@ def _request_tags(params: Mapping[str, object]) -> Iterator[str]:
             if isinstance(tag, Mapping):
                 key = tag.get("Key", tag.get("TagKey"))
                 value = tag.get("Value", tag.get("TagValue"))
+                if "&" in str(key):
+                    raise InvalidParameterValue(f"The key of a tag has an `&`: `{key}`.")
                 yield f"{key}&{'' if value is None else value}"

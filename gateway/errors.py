@@ -121,12 +121,6 @@ class OperationDenied(ApiError):
     family = "OperationDenied"
 
 
-class RequestLimitExceeded(ApiError):
-    """Too many calls in a second."""
-
-    family = "RequestLimitExceeded"
-
-
 class RequestSizeLimitExceeded(ApiError):
     """The body is larger than is ever read."""
 
@@ -143,12 +137,6 @@ class ResourceNotFound(ApiError):
     """The object does not exist, or belongs to another account."""
 
     family = "ResourceNotFound"
-
-
-class ResourceUnavailable(ApiError):
-    """The object exists and cannot be used now."""
-
-    family = "ResourceUnavailable"
 
 
 class ServiceUnavailable(ApiError):

@@ -73,7 +73,7 @@ class Pipeline:
             raise
         call, action = asked.call, asked.action
         query = await self._with_attributes(asked.query, action.service)
-        decision, scope, explain = self._decide(query, lists=asked.lists, region=call.region)
+        decision, scope, explain = self._decide(query, lists=asked.lists)
         await audit.record(
             self._decisions,
             call,
@@ -111,7 +111,7 @@ class Pipeline:
         )
         app_id = self._policies.snapshot.app_ids.get(principal.owner_uin, "")
         context = context_of(call, principal, vpc=self._edge.vpc(request), app_id=app_id)
-        query = _query(action, call, principal=principal, named=named, context=context)
+        query = _query(action, principal=principal, named=named, context=context)
         return _Asked(call, action, query, named.lists)
 
     def _read(
@@ -136,13 +136,13 @@ class Pipeline:
         return replace(query, attributes=await attributes((*query.resources, *query.deny_only)))
 
     def _decide(
-        self, query: Query, *, lists: str | None, region: str
+        self, query: Query, *, lists: str | None
     ) -> tuple[Decision, Scope | None, audit.Explain]:
         """The decision, what a list may show, and how to have it explained later as of now."""
         policies = self._policies
         if lists is None:
             return policies.decide(query), None, policies.explain_as_now
-        listing = {"resource_type": lists, "region": region}
+        listing = {"resource_type": lists, "region": query.resources[0].region}
         decision, scope = policies.decide_list(query, **listing)
         return decision, scope, policies.explain_list_as_now(**listing)
 
@@ -157,18 +157,11 @@ class _Asked:
     lists: str | None
 
 
-def _query(
-    action: Action, call: Call, *, principal: Principal, named: Named, context: Context
-) -> Query:
-    resources = named.resources
-    if named.lists is not None:
-        service = action.policy_action.partition(":")[0]
-        whole = Resource(service, call.region, principal.owner_uin, f"{named.lists}/*")
-        resources = (whole,)
+def _query(action: Action, *, principal: Principal, named: Named, context: Context) -> Query:
     return Query(
         principal=principal,
         action=action.policy_action,
-        resources=resources,
+        resources=named.resources,
         deny_only=named.deny_only,
         context=context,
         deny_only_action=action.deny_only_action or "",

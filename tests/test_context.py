@@ -1,13 +1,18 @@
 """What policies may know of a call."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, get_args, get_origin
 
+import msgspec
 import pytest
 
+from gateway.batch import datatypes as batch_datatypes
 from gateway.call import Call, HttpRequest, Principal
+from gateway.cmq import datatypes as cmq_datatypes
 from gateway.config import Settings, SettingsError
-from gateway.context import Edge, context_of
+from gateway.context import TAG_LISTS, TAGS_MAX, Edge, context_of
+from gateway.errors import InvalidParameterValue
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ANN = Principal("100", "200", "ann")
@@ -31,6 +36,8 @@ def request(source_ip: str, **headers: str) -> HttpRequest:
         ("10.1.1.1", "10.3.3.3, 10.2.2.2", "10.3.3.3"),
         ("10.1.1.1", "", "10.1.1.1"),
         ("10.1.1.1", "198.51.100.7, unknown", "10.1.1.1"),
+        ("::ffff:10.1.1.1", "::ffff:198.51.100.7", "198.51.100.7"),
+        ("::ffff:192.0.2.1", "", "192.0.2.1"),
         ("10.1.1.1", "198.51.100.7, 10.2.2.2, -", "10.1.1.1"),
         ("", "198.51.100.7", ""),
     ],
@@ -89,3 +96,38 @@ def test_the_tags_that_a_call_wants_to_give_are_known(
     params: dict[str, Any], tags: tuple[str, ...] | None
 ) -> None:
     assert known(params).get("qcs:request_tag") == tags
+
+
+def test_more_tags_than_anything_can_have_are_refused() -> None:
+    tags = [{"Key": str(number), "Value": "x"} for number in range(TAGS_MAX + 1)]
+    assert len(known({"Tags": tags[1:]})["qcs:request_tag"]) == TAGS_MAX
+    with pytest.raises(InvalidParameterValue):
+        known({"Tags": tags})
+
+
+def test_a_tag_whose_key_would_make_it_read_like_another_is_refused() -> None:
+    assert known({"Tags": [{"Key": "a", "Value": "b&c"}]})["qcs:request_tag"] == ("a&b&c",)
+    with pytest.raises(InvalidParameterValue, match="&"):
+        known({"Tags": [{"Key": "a&b", "Value": "c"}]})
+
+
+def tag_lists(kind: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Where a request has tags: every member that is a list of structures named so."""
+    for field in msgspec.structs.fields(kind):
+        here = (*place, field.encode_name)
+        for inner in (field.type, *get_args(field.type)):
+            if get_origin(inner) is list and get_args(inner)[0].__name__ == "Tag":
+                yield here
+            elif isinstance(inner, type) and issubclass(inner, msgspec.Struct):
+                yield from tag_lists(inner, here)
+
+
+def test_no_request_has_tags_where_policies_do_not_see_them() -> None:
+    requests = [
+        kind
+        for module in (batch_datatypes, cmq_datatypes)
+        for name, kind in vars(module).items()
+        if name.endswith("Request") and isinstance(kind, type)
+    ]
+    found = {place for kind in requests for place in tag_lists(kind)}
+    assert found == set(TAG_LISTS)

@@ -16,7 +16,6 @@ from gateway.errors import (
     ClassicError,
     InternalError,
     InvalidParameter,
-    RequestLimitExceeded,
     UnauthorizedOperation,
     UpstreamError,
 )
@@ -349,7 +348,7 @@ def test_an_error_is_put_into_its_envelope() -> None:
         (AuthFailure("no", detail="SignatureFailure"), 4100, "(10030) no"),
         (AuthFailure("no", detail="SecretIdNotFound"), 4100, "(10270) no"),
         (UnauthorizedOperation("no"), 4000, "(10461) no"),
-        (RequestLimitExceeded("slow down"), 4420, "(10250) slow down"),
+        (UpstreamError("slow down", code="RequestLimitExceeded"), 4420, "(10250) slow down"),
         (UpstreamError("gone", code="ResourceNotFound.Queue"), 4440, "(10100) gone"),
         (InternalError("sorry"), 6000, "(10050) sorry"),
     ],

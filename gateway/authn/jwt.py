@@ -189,7 +189,11 @@ def _read_principal(claims: Mapping[str, Any], issuer: Issuer) -> Principal:
     name = claims.get("name")
     named = isinstance(name, str) and _NAME.fullmatch(name) is not None
     return Principal(
-        owner_uin=owner_uin, uin=uin, name=str(name) if named else uin, mfa=_read_mfa(claims)
+        owner_uin=owner_uin,
+        uin=uin,
+        name=str(name) if named else uin,
+        mfa=_read_mfa(claims),
+        bearer=True,
     )
 
 

@@ -1,6 +1,6 @@
 """What a policy's conditions may ask of a job, an environment or a task template."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from enum import Enum
 from functools import cached_property
 from itertools import groupby
@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Table, exists, false, select
 
 from gateway.batch.tables import compute_env, job, tag, task_template
 from gateway.call import AttributeTest, Resource
-from gateway.policy.condition import NAMED_TAG, Condition, read_test
+from gateway.policy.condition import Condition, carried_by_tags, read_test
 from gateway.store import Judged, Store, Tx, is_one_of
 
 TABLES: Mapping[str, Table] = {"job": job, "computeenv": compute_env, "tasktemplate": task_template}
@@ -22,16 +22,6 @@ Carried = Mapping[str, Texts]
 """What a resource has for each condition key; a key that is absent is left out."""
 Value = tuple[str, ...]
 """What stands in a row's columns: a tag's key and value, or who made it."""
-
-
-def carried_tags(tags: Iterable[tuple[str, str]]) -> Carried:
-    """Give the condition keys that tags make, each of a key and a value."""
-    pairs = tuple(tags)
-    if not pairs:
-        return {}
-    texts = tuple(f"{key}&{value}" for key, value in pairs)
-    named = {f"{NAMED_TAG}{key}": (value,) for key, value in pairs}
-    return {"qcs:resource_tag": texts, "qcs:tag": texts, **named}
 
 
 class Attributes:
@@ -73,7 +63,7 @@ def _read_kind(tx: Tx, kind: str, ids: Collection[str]) -> Iterator[tuple[Resour
         id_, owner_uin, region, made_by = of_one
         tags = [(row.key, row.value) for row in rows if row.key is not None]
         resource = Resource("batch", region, owner_uin, f"{kind}/{id_}")
-        yield resource, {MAKER: (made_by,), **carried_tags(tags)}
+        yield resource, {MAKER: (made_by,), **carried_by_tags(tags)}
 
 
 class Verdict(Enum):
@@ -152,7 +142,7 @@ class ListJudge:
         different = select(tag.c.key, tag.c.value).where(of_listed, *self._listed).distinct()
         for row in self._tx.execute(different):
             pair = (row.key, row.value)
-            for key, texts in carried_tags([pair]).items():
+            for key, texts in carried_by_tags([pair]).items():
                 found.setdefault(key, {})[pair] = texts
         return found
 

@@ -16,7 +16,7 @@ from gateway.batch.records import read_counts, read_instance
 from gateway.batch.states import Counts, State
 from gateway.batch.tables import task_instance
 from gateway.call import Principal
-from gateway.clock import wire_time
+from gateway.clock import optional_wire_time, wire_time
 from gateway.errors import InvalidFilter, InvalidParameterValue, ResourceNotFound
 from gateway.service import Wire
 from gateway.store import Tx
@@ -50,14 +50,14 @@ def describe_job(tx: Tx, job: Row[Any], *, capacity: int) -> wire.DescribeJobRes
         zone=job.zone,
         priority=job.priority,
         job_state=job.state,
-        create_time=wire_time(job.created_at) or "",
-        end_time=wire_time(job.ended_at),
+        create_time=wire_time(job.created_at),
+        end_time=optional_wire_time(job.ended_at),
         task_set=[
             wire.TaskView(
                 task_name=task.name,
                 task_state=task.state,
-                create_time=wire_time(task.created_at) or "",
-                end_time=wire_time(task.ended_at),
+                create_time=wire_time(task.created_at),
+                end_time=optional_wire_time(task.ended_at),
             )
             for task in tasks
         ],
@@ -154,8 +154,8 @@ def describe_task(
         job_id=task.job_id,
         task_name=task.name,
         task_state=task.state,
-        create_time=wire_time(task.created_at) or "",
-        end_time=wire_time(task.ended_at),
+        create_time=wire_time(task.created_at),
+        end_time=optional_wire_time(task.ended_at),
         task_instance_total_count=total,
         task_instance_set=[
             views.instance_view(read_instance(row), redirect=redirect, waiting=waiting)

@@ -11,7 +11,7 @@ from sqlalchemy import Row
 
 from gateway.batch.records import Instance, Task
 from gateway.batch.states import NodeState, State
-from gateway.clock import wire_time
+from gateway.clock import optional_wire_time, wire_time
 from gateway.events.messages import Event
 from gateway.events.names import EventName
 
@@ -29,7 +29,7 @@ def job_event(
             "JobState": state.value,
             "Priority": job.priority,
             "CreateTime": wire_time(job.created_at),
-            "EndTime": wire_time(ended_at),
+            "EndTime": optional_wire_time(ended_at),
             "StateReason": reason,
         },
     )
@@ -46,7 +46,7 @@ def task_event(name: EventName, job: Row[Any], task: Task) -> Event:
             "TaskName": task.name,
             "TaskState": task.state.value,
             "CreateTime": wire_time(task.created_at),
-            "EndTime": wire_time(task.ended_at),
+            "EndTime": optional_wire_time(task.ended_at),
         },
     )
 
@@ -66,9 +66,9 @@ def instance_event(name: EventName, job: Row[Any], task: Task, instance: Instanc
             "StateReason": instance.reason,
             "ComputeNodeInstanceId": instance.machine,
             "CreateTime": wire_time(instance.created_at),
-            "LaunchTime": wire_time(instance.launched_at),
-            "RunningTime": wire_time(instance.running_at),
-            "EndTime": wire_time(instance.ended_at),
+            "LaunchTime": optional_wire_time(instance.launched_at),
+            "RunningTime": optional_wire_time(instance.running_at),
+            "EndTime": optional_wire_time(instance.ended_at),
         },
     )
 
@@ -83,7 +83,7 @@ def elastic_node_event(name: EventName, task: Task, instance: Instance) -> Event
             "EnvId": "",
             "ComputeNodeState": _node_state(name),
             "Mem": task.mem_gib,
-            "ResourceCreatedTime": wire_time(instance.launched_at),
+            "ResourceCreatedTime": optional_wire_time(instance.launched_at),
             "EnvName": "",
             "ComputeNodeInstanceId": instance.node_instance_id,
             "Cpu": task.cpu,

@@ -10,7 +10,7 @@ from sqlalchemy import Row
 from gateway.batch import datatypes
 from gateway.batch.records import Instance
 from gateway.batch.states import FINAL, Counts, NodeState, State
-from gateway.clock import wire_time
+from gateway.clock import optional_wire_time, wire_time
 
 AGENT_VERSION = "1.1.9"
 RESOURCE_TYPE = "CVM"
@@ -73,7 +73,7 @@ def template_view(row: Row[Any], *, tags_on: Sequence[datatypes.Tag]) -> datatyp
         task_template_name=row.name,
         task_template_description=row.description,
         task_template_info=msgspec.json.decode(row.spec, type=datatypes.Task),
-        create_time=wire_time(row.created_at) or "",
+        create_time=wire_time(row.created_at),
         tags=list(tags_on),
     )
 
@@ -88,8 +88,8 @@ def job_view(
         job_state=row.state,
         priority=row.priority,
         placement=placement(row.placement),
-        create_time=wire_time(row.created_at) or "",
-        end_time=wire_time(row.ended_at),
+        create_time=wire_time(row.created_at),
+        end_time=optional_wire_time(row.ended_at),
         task_metrics=task_metrics(counts),
         tags=list(tags_on),
     )
@@ -111,10 +111,10 @@ def instance_view(
         exit_code=instance.exit_code,
         state_reason=reason,
         compute_node_instance_id=instance.machine,
-        create_time=wire_time(instance.created_at) or "",
-        launch_time=wire_time(instance.launched_at),
-        running_time=wire_time(instance.running_at),
-        end_time=wire_time(instance.ended_at),
+        create_time=wire_time(instance.created_at),
+        launch_time=optional_wire_time(instance.launched_at),
+        running_time=optional_wire_time(instance.running_at),
+        end_time=optional_wire_time(instance.ended_at),
         redirect_info=redirect or datatypes.RedirectInfo(),
         state_detailed_reason=detailed,
     )
@@ -158,7 +158,7 @@ def node_view(row: Row[Any]) -> datatypes.ComputeNode:
         compute_node_state=row.state,
         cpu=row.cpu,
         mem=row.mem_gib,
-        resource_created_time=wire_time(row.resource_created_at),
+        resource_created_time=optional_wire_time(row.resource_created_at),
         task_instance_num_available=int(ready),
         agent_version=AGENT_VERSION,
         private_ip_addresses=["127.0.0.1"],
@@ -176,7 +176,7 @@ def env_view(
         env_id=row.id,
         env_name=row.name,
         placement=placement(row.placement),
-        create_time=wire_time(row.created_at) or "",
+        create_time=wire_time(row.created_at),
         compute_node_metrics=node_metrics(nodes),
         env_type=row.env_type,
         desired_compute_node_count=row.desired_count,

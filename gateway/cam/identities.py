@@ -14,29 +14,33 @@ import anyio
 import anyio.to_thread
 from anyio.abc import TaskStatus
 
-from gateway.call import Principal
 from gateway.catalog import ACTIONS
+from gateway.config import Settings
 from gateway.errors import ApiError
 from gateway.policy.accounts import Account, parse_accounts
 from gateway.policy.action import KnownActions
-from gateway.policy.condition import CALL_KEYS, NAMED_TAG, RESOURCE_KEYS
+from gateway.policy.condition import is_carried, is_foreign
 from gateway.policy.document import Document, parse
+from gateway.policy.enforcer import CasbinEvaluator
 from gateway.policy.limits import check_limits
+from gateway.policy.plans import PlanEvaluator
 from gateway.policy.snapshot import Snapshot, build_snapshot, policy_key
 from gateway.policy.strict_toml import PolicySetRefused
 from gateway.policy.trust import Trust, check_trust, parse_trust
+from gateway.policy.verdict import Evaluator
 from gateway.telemetry import POLICY_BROKEN, POLICY_GENERATION, log
 
 WATCH_S = 0.25
 SETTLE_S = 0.1
 ACCOUNTS = "accounts.toml"
-SERVICES = frozenset({"qcs", "cmqqueue", "cmqtopic"} | {action.service for action in ACTIONS})
+SERVICES = frozenset({"cmqqueue", "cmqtopic"} | {action.service for action in ACTIONS})
+"""Those that are served here, and names that old policies use for what is `tdmq` now."""
 KNOWN_ACTIONS: KnownActions = {
     "batch": frozenset(action.name.lower() for action in ACTIONS if action.service == "batch")
 }
 """Of the other services the catalogue has only some actions."""
 
-Status = tuple[int, int, int]
+Status = tuple[int, int, int, int]
 Fingerprint = dict[str, Status]
 
 
@@ -50,6 +54,11 @@ class PolicyFolder:
     path: Path
     has_limits: bool = False
     _parsed: dict[tuple[str, str], tuple[Status, Document]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, settings: Settings) -> "PolicyFolder":
+        """The folder that the settings name, under the limits that they set."""
+        return cls(settings.policies, has_limits=settings.limits == "cloud")
 
     def read_model(self) -> str:
         """The text of the casbin model. Raises PolicySetRefused."""
@@ -96,8 +105,8 @@ class PolicyFolder:
         return snapshot.with_documents(documents, generation=generation)
 
     def fingerprint(self) -> Fingerprint:
-        """What changes whenever a file does: every file's time, size and inode, by its name."""
-        return dict(_walk(str(self.path), ""))
+        """What changes whenever a file does: every file's times, size and inode, by its name."""
+        return dict(_walk(str(self.path), "", seen=set()))
 
     def _preset_files(self) -> list[str]:
         return [f"presets/{file.name}" for file in sorted((self.path / "presets").glob("*.json"))]
@@ -151,6 +160,15 @@ class PolicyFolder:
             raise PolicySetRefused(f"cannot read {file}: {error}") from error
 
 
+def open_evaluator(settings: Settings, folder: PolicyFolder) -> Evaluator:
+    """What judges statements, as the settings choose. Raises PolicySetRefused.
+
+    The folder's casbin model is read in any case: one that is refused is, whoever judges.
+    """
+    reference = CasbinEvaluator(folder.read_model())
+    return reference if settings.evaluator == "casbin" else PlanEvaluator()
+
+
 def _policies_made_of(
     files: set[str], snapshot: Snapshot, *, presets: list[str]
 ) -> list[tuple[str, str, str]]:
@@ -173,31 +191,31 @@ def check_keys(document: Document) -> None:
     for statement in document.statements:
         for condition in statement.conditions:
             key = condition.key
-            service, colon, _ = key.partition(":")
-            known = key in CALL_KEYS or key in RESOURCE_KEYS or key.startswith(NAMED_TAG)
-            if not known and (not colon or service in SERVICES):
+            if not (is_carried(key) or is_foreign(key, SERVICES)):
                 raise PolicySetRefused(
                     f"{document.file}: no call here carries the condition key `{key}`, so a"
                     " deny that depends on it would never apply"
                 )
 
 
-def _walk(folder: str, under: str) -> Iterator[tuple[str, Status]]:
-    """Every file below a folder. What vanishes while it is looked at is left out."""
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                with suppress(OSError):
-                    if entry.is_dir(follow_symlinks=False):
-                        yield from _walk(entry.path, f"{under}{entry.name}/")
-                    else:
-                        yield f"{under}{entry.name}", _status(entry.stat())
-    except OSError:
-        return
+def _walk(folder: str, under: str, *, seen: set[int]) -> Iterator[tuple[str, Status]]:
+    """Every file below a folder. What vanishes while it is looked at is left out.
+
+    Links to folders are followed. seen: inodes of the folders above, so that a loop ends.
+    """
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(OSError):
+                status = entry.stat()
+                if not stat.S_ISDIR(status.st_mode):
+                    yield f"{under}{entry.name}", _status(status)
+                elif status.st_ino not in seen:
+                    inside = seen | {status.st_ino}
+                    yield from _walk(entry.path, f"{under}{entry.name}/", seen=inside)
 
 
 def _status(status: os.stat_result) -> Status:
-    return status.st_mtime_ns, status.st_size, status.st_ino
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
 
 
 def _read_regular(path: Path) -> tuple[str, Status]:
@@ -246,12 +264,3 @@ async def watch(
         POLICY_BROKEN.set(0)
         POLICY_GENERATION.set(generation)
         log.info("policies_loaded", generation=generation)
-
-
-def find_user(snapshot: Snapshot, name: str, *, owner_uin: str) -> Principal | None:
-    """A declared user by name; None if the account has none of that name."""
-    for account in snapshot.accounts:
-        for user in account.users:
-            if account.uin == owner_uin and user.name == name:
-                return Principal(owner_uin=owner_uin, uin=user.uin, name=name)
-    return None

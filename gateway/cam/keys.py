@@ -108,7 +108,7 @@ def list_keys(tx: Tx, principal: Principal) -> list[dict[str, str]]:
     """A user's keys, the oldest first, without their secrets."""
     owner = {"owner_uin": principal.owner_uin, "uin": principal.uin}
     return [
-        {"SecretId": row.secret_id, "CreateTime": wire_time(row.created_at) or ""}
+        {"SecretId": row.secret_id, "CreateTime": wire_time(row.created_at)}
         for row in tx.execute(tables.KEYS_OF, owner)
     ]
 

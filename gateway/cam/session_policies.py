@@ -4,7 +4,7 @@ from urllib.parse import unquote_plus
 
 from gateway.call import Effect
 from gateway.errors import InvalidParameter
-from gateway.policy.condition import CALL_KEYS, NAMED_TAG, RESOURCE_KEYS
+from gateway.policy.condition import is_carried
 from gateway.policy.document import Document, parse
 from gateway.policy.snapshot import SESSION_POLICY
 
@@ -71,10 +71,9 @@ def _check_accounts(document: Document, *, owner_uin: str) -> None:
 def _check_conditions(document: Document) -> None:
     for statement in document.statements:
         for condition in statement.conditions:
-            if condition.key in CALL_KEYS | RESOURCE_KEYS or condition.key.startswith(NAMED_TAG):
-                continue
-            why = f"no call here carries the condition key `{condition.key}`"
-            raise _refused(why, detail="StrategyInvalid")
+            if not is_carried(condition.key):
+                why = f"no call here carries the condition key `{condition.key}`"
+                raise _refused(why, detail="StrategyInvalid")
 
 
 def _refused(why: str, *, detail: str) -> InvalidParameter:

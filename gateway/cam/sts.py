@@ -2,29 +2,23 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import timedelta
 
 from cryptography.fernet import MultiFernet
 
-from gateway.call import Call, Effect, Grant, Principal, Resource
+from gateway.call import Call, Grant, Principal
 from gateway.cam.session_policies import read_session_policy
 from gateway.cam.sessions import add_session, new_session
 from gateway.clock import Clock, wire_time
-from gateway.context import context_of
 from gateway.errors import (
     ApiError,
     FailedOperation,
     InvalidParameter,
     ResourceNotFound,
-    UnauthorizedOperation,
     UnsupportedOperation,
 )
 from gateway.policy.accounts import Role
-from gateway.policy.condition import Context
-from gateway.policy.match import Query, matches_resource
-from gateway.policy.snapshot import Snapshot, role_subject
-from gateway.policy.trust import ASSUME_ROLE, EXTERNAL_ID, admits
+from gateway.policy.snapshot import Snapshot
 from gateway.service import Empty, Int, Operation, Service, Wire
 from gateway.store import Store
 
@@ -155,10 +149,7 @@ class Sessions:
         """
         _check_parameters(request)
         snapshot, caller = self._snapshot(), grant.principal
-        asked = _find_role(snapshot, request.role_arn, owner_uin=caller.owner_uin)
-        role = asked.role
-        _check_other_name(snapshot, asked, call=call, caller=caller)
-        _check_trust(snapshot, role, caller=caller, context=_context(call, caller, request))
+        role = _find_role(snapshot, request.role_arn, owner_uin=caller.owner_uin)
         duration_s = _read_duration(
             request.duration_seconds,
             default=min(ROLE_SESSION_S, role.session_s_max),
@@ -183,11 +174,12 @@ class Sessions:
         """Give a session the caller's own rights, as far as its policy allows them too.
 
         Why a temporary key gets none: a session has one policy, and the new one would take the
-        place of the one that narrows the caller.
+        place of the one that narrows the caller. Why a bearer of a token gets none: the session
+        would outlive the token.
         """
         caller = grant.principal
-        if caller.session:
-            raise UnsupportedOperation("A temporary key cannot get a federation token.")
+        if caller.session or caller.bearer:
+            raise UnsupportedOperation("Only a lasting key can get a federation token.")
         if _CALLER_NAME.fullmatch(request.name) is None:
             raise _wrong("Name")
         most = FEDERATION_S_MAX_OF_ROOT if caller.is_root else FEDERATION_S_MAX
@@ -235,76 +227,21 @@ def _check_parameters(request: AssumeRoleRequest) -> None:
         raise UnsupportedOperation("Sessions have neither `Tags` nor `SourceIdentity` here.")
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A role as a call asks for it. used, other: its two names, the one in the call first."""
-
-    role: Role
-    used: Resource
-    other: Resource
-
-
-def _find_role(snapshot: Snapshot, arn: str, *, owner_uin: str) -> _Asked:
+def _find_role(snapshot: Snapshot, arn: str, *, owner_uin: str) -> Role:
     """The role of the caller's account that is meant, by its name or by its id.
 
-    Another account's role is not found, whoever asks: accounts share nothing here.
+    Another account's role is not found, whoever asks: accounts share nothing here. Whether the
+    caller may take it on was decided before, by policies and by the role's own trust.
     """
     read = _ARN.fullmatch(arn)
     if read is None:
         raise _wrong("RoleArn")
-    roles = (
-        role
-        for account in snapshot.accounts
-        if account.uin == owner_uin == read["owner"]
-        for role in account.roles
-    )
-    for role in roles:
-        names = [f"roleName/{role.name}", f"role/{role.id}"]
-        if read["path"] in names:
-            names.remove(read["path"])
-            used, other = (Resource("cam", "", owner_uin, one) for one in (read["path"], *names))
-            return _Asked(role, used, other)
+    for account in snapshot.accounts:
+        if account.uin == owner_uin == read["owner"]:
+            for role in account.roles:
+                if read["path"] in {f"roleName/{role.name}", f"role/{role.id}"}:
+                    return role
     raise ResourceNotFound(f"The role `{arn}` does not exist.", detail="RoleNotFound")
-
-
-def _check_other_name(snapshot: Snapshot, asked: _Asked, *, call: Call, caller: Principal) -> None:
-    """Refuse the call if the role is denied by the one of its names that the call does not use.
-
-    Why here: the corridor decides on the name in the call, and cannot know the other one. What is
-    allowed by one name is allowed by that name only; what is denied by either is denied.
-    Why whatever the deny's conditions: not all of what they may ask is known here. Who meets them
-    uses the name that the policy uses, and is judged by them.
-    """
-    query = Query(caller, ASSUME_ROLE, ())
-    for candidate in snapshot.rights(caller).enforced().candidates(ASSUME_ROLE):
-        statement = candidate.statement
-        if (
-            statement.effect is Effect.DENY
-            and matches_resource(statement, query, asked.other)
-            and not matches_resource(statement, query, asked.used)
-        ):
-            raise _denial(call, asked.other)
-
-
-def _check_trust(snapshot: Snapshot, role: Role, *, caller: Principal, context: Context) -> None:
-    trust = snapshot.trusts[role_subject(caller.owner_uin, role.name)]
-    if not admits(trust, caller, context=context):
-        raise UnauthorizedOperation(
-            f"The trust policy of the role `{role.name}` does not admit the caller."
-        )
-
-
-def _context(call: Call, caller: Principal, request: AssumeRoleRequest) -> Context:
-    """What a trust policy may ask about."""
-    given = {EXTERNAL_ID: (request.external_id,)} if request.external_id else {}
-    return {**context_of(call, caller, vpc=()), **given}
-
-
-def _denial(call: Call, resource: Resource) -> UnauthorizedOperation:
-    return UnauthorizedOperation(
-        f"[request id:{call.request_id}]you are not authorized to perform operation"
-        f" ({ASSUME_ROLE})\nresource ({resource}) has no permission\n"
-    )
 
 
 def _read_duration(duration_s: int | None, *, default: int, most: int) -> int:

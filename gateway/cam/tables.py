@@ -70,7 +70,7 @@ decision = Table(
     Index("ix_cam_decision_effect", "effect", "decided_at"),
 )
 """`record`: the whole of it as JSON, in its public form; the columns before it repeat what is
-searched for. `chain`, `seq`, `hash`: its place, see `decision_chain.py`."""
+searched for. `chain`, `seq`, `hash`: its place, see `decisions/chain.py`."""
 
 decision_chain = Table(
     "cam_decision_chain",

@@ -18,6 +18,7 @@ __all__ = [
     "Named",
     "ResourceTemplate",
     "find",
+    "region_of",
     "resources_of",
     "service_of_version",
 ]
@@ -30,8 +31,7 @@ ACTIONS: tuple[Action, ...] = (
     *cmq.ACTIONS,
 )
 
-_GLOBAL_SERVICES = frozenset({"cam", "sts"})
-"""Their resources belong to the account and have an empty region segment."""
+_SERVICES_WITHOUT_REGION = frozenset({"cam", "sts"})
 
 
 def _index() -> dict[str, dict[str, dict[str, Action]]]:
@@ -69,6 +69,11 @@ def service_of_version(version: str) -> str | None:
     return _SERVICES.get(version)
 
 
+def region_of(service: str, region: str) -> str:
+    """Where the resources of a service are for a call to `region`: "" if they are the account's."""
+    return "" if service in _SERVICES_WITHOUT_REGION else region
+
+
 def resources_of(
     action: Action, *, params: Mapping[str, object], owner_uin: str, region: str
 ) -> Named:
@@ -77,5 +82,5 @@ def resources_of(
     Raises MissingParameter, InvalidParameter or InvalidParameterValue if they cannot be named.
     """
     service = action.policy_action.partition(":")[0]
-    account = Account(service, "" if service in _GLOBAL_SERVICES else region, owner_uin)
+    account = Account(service, region_of(service, region), owner_uin)
     return fill(action.resource, params, account=account, is_list=action.is_list)

@@ -12,6 +12,10 @@ RESOURCES_MAX = 1_000
 """More distinct resources than this are refused: each one costs a decision."""
 
 
+NAME_CHARACTERS_MAX = 512
+"""No name of anything is longer; each one is compared with many patterns, and kept."""
+
+
 class Form(Enum):
     """How the value of a parameter is written into a resource's name."""
 
@@ -71,7 +75,8 @@ class Named:
     """The resources one call names.
 
     resources: all must be allowed. deny_only: none may be explicitly denied.
-    lists: for a list without ids the type it lists, such as "job"; `resources` is then empty.
+    lists: for a list without ids the type it lists, such as "job"; `resources` is then all of it,
+    `job/*`.
     """
 
     resources: tuple[Resource, ...]
@@ -149,7 +154,8 @@ def fill(
     ]
     if is_list and not _is_given(resource.named[0][0], params):
         listed = resource.named[0][0].literals[0].rstrip("/*")
-        return Named((), deny_only=_distinct(denied), lists=listed)
+        whole = Resource(account.service, account.region, account.owner_uin, f"{listed}/*")
+        return Named((whole,), deny_only=_distinct(denied), lists=listed)
     named = [
         found
         for group in resource.named
@@ -238,7 +244,11 @@ def _find(value: object, steps: tuple[Step, ...], *, at: str) -> list[tuple[str,
 
 
 def _write(value: object, form: Form, *, at: str) -> str:
-    """Write a value as it stands in a name, each in one way only, so that no deny is evaded."""
+    """Write a value as it stands in a name, each in one way only, so that no deny is evaded.
+
+    Why a `*` is refused: nothing is called so, and a record that names it would read as if the
+    call had been about everything.
+    """
     if form is Form.NUMBER and isinstance(value, int):
         value = str(value)
     if not isinstance(value, str):
@@ -249,7 +259,9 @@ def _write(value: object, form: Form, *, at: str) -> str:
         role = _ROLE.fullmatch(value)
         if role is None:
             raise _wrong_type(at)
-        return f"{role[1]}:{role[2]}"
+        value = f"{role[1]}:{role[2]}"
+    if len(value) > NAME_CHARACTERS_MAX or "*" in value:
+        raise InvalidParameterValue(f"The value of parameter `{at}` cannot be a name.")
     return value
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from gateway.call import AttributeTest, Clause, Principal, Scope
-from gateway.policy.comparison import Comparison, Difference
+from gateway.policy.comparison import Comparison, Difference, Kind
 from gateway.policy.decision import Determinant, Explanation
 from gateway.policy.question import Question
 from gateway.policy.record import public_explanation
@@ -27,7 +27,10 @@ def explanation_text(explanation: Explanation, scope: Scope | None) -> str:
 
 
 def why_lines(public: Mapping[str, Any]) -> Iterator[str]:
-    """What a decision rests on, from its public form: a call's own, or one that was asked for."""
+    """What a decision rests on, from its public form: a call's own, or one that was asked for.
+
+    Older records have no fix, and of a statement neither its file nor how the caller has it.
+    """
     for one in public["Determining"]:
         yield f"  settled   {_statement_text(one)}: {one['Pattern']}"
     miss = public["NearestMiss"]
@@ -35,8 +38,9 @@ def why_lines(public: Mapping[str, Any]) -> Iterator[str]:
         yield f"  nearest   {_statement_text(miss)}"
         yield f"            its {miss['Element']} is {miss['Wanted']}"
         yield f"            the call has {miss['Found'] or 'nothing'}"
-    for fix in public["Fix"]:
-        yield f"  fix       {fix['AttachTo']}:"
+    for fix in public.get("Fix", ()):
+        caution = f" (caution: it {fix['Caution']})" if fix["Caution"] else ""
+        yield f"  fix       {fix['AttachTo']}{caution}:"
         yield json.dumps(fix["Policy"], indent=2, ensure_ascii=False)
     shadow = public["Shadow"]
     if shadow is not None:
@@ -47,8 +51,9 @@ def why_lines(public: Mapping[str, Any]) -> Iterator[str]:
 
 def _statement_text(one: Mapping[str, Any]) -> str:
     version = f"version {one['Version']}"
-    place = f"{one['File']}, {version}" if one["File"] else version
-    return f"{one['Policy']}/{one['Statement']} ({place}) via {one['Via']}"
+    place = f"{one['File']}, {version}" if one.get("File") else version
+    via = f" via {one['Via']}" if "Via" in one else ""
+    return f"{one['Policy']}/{one['Statement']} ({place}){via}"
 
 
 def explanation_members(
@@ -57,7 +62,7 @@ def explanation_members(
     """The answer as JSON, with the names that decision records use."""
     query, decision = question.query, explanation.decision
     return {
-        "Principal": _principal_members(query.principal),
+        "Principal": _caller_members(query.principal),
         "Action": query.action,
         "Resources": [str(one) for one in query.resources],
         "DenyOnly": [str(one) for one in query.deny_only],
@@ -74,7 +79,7 @@ def row_members(row: Row) -> dict[str, Any]:
     """One row of a simulation as JSON."""
     query, decision = row.question.query, row.explanation.decision
     return {
-        "Principal": _principal_members(query.principal),
+        "Principal": _caller_members(query.principal),
         "Action": query.action,
         "Resources": [str(one) for one in query.resources],
         "Listed": row.question.lists or None,
@@ -92,9 +97,8 @@ def rows_text(rows: Sequence[Row]) -> str:
 
 def _row_cells(row: Row) -> tuple[str, ...]:
     query, decision = row.question.query, row.explanation.decision
-    kind = "role/" if query.principal.role else ""
     return (
-        f"{kind}{query.principal.name}",
+        _holder_text(query.principal.name, role=query.principal.role),
         query.action,
         " ".join(str(one) for one in query.resources),
         decision.effect.value,
@@ -121,11 +125,10 @@ def comparison_text(comparison: Comparison) -> str:
 
 def _difference_cells(one: Difference) -> tuple[str, ...]:
     kind = one.kind
-    role = f" as role/{kind.role}" if kind.role else ""
     return (
         kind.shift.value,
         str(one.calls),
-        f"{kind.name} ({kind.owner_uin}/{kind.uin}){role}",
+        caller_text(_caller_members(kind)),
         kind.action,
         f"{kind.before.value} -> {kind.after.value}",
         f"such as {one.example}",
@@ -142,12 +145,7 @@ def comparison_members(comparison: Comparison) -> dict[str, Any]:
             {
                 "Shift": one.kind.shift.value,
                 "Calls": one.calls,
-                "Principal": {
-                    "OwnerUin": one.kind.owner_uin,
-                    "Uin": one.kind.uin,
-                    "Name": one.kind.name,
-                    "Role": one.kind.role,
-                },
+                "Principal": _caller_members(one.kind),
                 "Action": one.kind.action,
                 "ReasonBefore": one.kind.before.value,
                 "ReasonAfter": one.kind.after.value,
@@ -158,17 +156,29 @@ def comparison_members(comparison: Comparison) -> dict[str, Any]:
     }
 
 
+def caller_text(public: Mapping[str, Any]) -> str:
+    """Who calls, from the public form; older records name neither role nor session."""
+    name = _holder_text(public["Name"], role=public.get("Role", ""))
+    session = public.get("Session", "")
+    who = f"{name} ({public['OwnerUin']}/{public['Uin']})"
+    return f"{who} session {session}" if session else who
+
+
+def _holder_text(name: str, *, role: str) -> str:
+    return f"role/{role}" if role else name
+
+
 def _names(determining: Iterable[Determinant]) -> list[str]:
     """Each statement once, however many of its patterns matched."""
     return list(dict.fromkeys(f"{one.policy}/{one.statement}" for one in determining))
 
 
-def _principal_members(principal: Principal) -> dict[str, str]:
+def _caller_members(caller: Principal | Kind) -> dict[str, str]:
     return {
-        "OwnerUin": principal.owner_uin,
-        "Uin": principal.uin,
-        "Name": principal.name,
-        "Role": principal.role,
+        "OwnerUin": caller.owner_uin,
+        "Uin": caller.uin,
+        "Name": caller.name,
+        "Role": caller.role,
     }
 
 

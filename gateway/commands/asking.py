@@ -10,22 +10,19 @@ from pathlib import Path
 
 from gateway.call import Principal, Resource
 from gateway.cam.identities import KNOWN_ACTIONS, check_keys
-from gateway.catalog import ACTIONS, Action, resources_of
+from gateway.catalog import ACTIONS, Action, region_of, resources_of
 from gateway.catalog.resources import Form
 from gateway.catalog.resources import Path as ResourcePath
 from gateway.clock import wire_time
 from gateway.policy.action import ActionPattern
-from gateway.policy.condition import NAMED_TAG, Context
+from gateway.policy.condition import Context, caller_context, carried_by_tags
 from gateway.policy.document import Document, parse
 from gateway.policy.match import Query
 from gateway.policy.pattern import fits
-from gateway.policy.question import Question
+from gateway.policy.question import Question, read_caller, read_resource
 from gateway.policy.resource import long_region
-from gateway.policy.scenarios import read_caller, read_resource
-from gateway.policy.simulation import roles_of, users_of
-from gateway.policy.snapshot import Snapshot
+from gateway.policy.snapshot import Snapshot, declared_callers
 
-SERVICES_WITHOUT_REGION = frozenset({"cam", "sts"})
 _ATTRIBUTE = re.compile(r"(qcs:(?:[^:=]*:){4}[^:=]+):([a-z][a-z0-9_-]*(?::[^=]+)?)=(.*)", re.DOTALL)
 
 
@@ -59,14 +56,8 @@ class Circumstances:
 
         The address is not among it: nobody knows where such a call would come from.
         """
-        known = {
-            "qcs:current_time": (wire_time(self.now) or "",),
-            "qcs:uin": (principal.uin,),
-            "qcs:owner_uin": (principal.owner_uin,),
-            "qcs:mfa": ("false",),
-            "mfa": ("0",),
-        }
-        return {**known, **self.context}
+        moment = wire_time(self.now)
+        return {"qcs:current_time": (moment,), **caller_context(principal), **self.context}
 
 
 def find_callers(
@@ -81,11 +72,7 @@ def find_callers(
 
     A caller need not be declared: nobody is whoever has no policy.
     """
-    declared = [
-        principal
-        for account in snapshot.accounts
-        for principal in (*users_of(account), *roles_of(account))
-    ]
+    declared = list(declared_callers(snapshot))
     by_uin = {(one.owner_uin, one.uin): one for one in declared}
     by_name = {(bool(one.role), one.name): one for one in declared if one.owner_uin == owner_uin}
     found = []
@@ -102,11 +89,9 @@ def find_callers(
 
 def is_declared(snapshot: Snapshot, principal: Principal) -> bool:
     """Whether the policies know of a caller."""
-    return any(
-        account.uin == principal.owner_uin
-        and (principal.is_root or principal in (*users_of(account), *roles_of(account)))
-        for account in snapshot.accounts
-    )
+    if principal.is_root:
+        return any(account.uin == principal.uin for account in snapshot.accounts)
+    return principal in declared_callers(snapshot)
 
 
 def find_actions(text: str) -> list[str]:
@@ -155,10 +140,10 @@ def ask(
     asked = tuple(_read(text, action, principal=principal, known=known) for text in resources)
     denied = tuple(_read(text, action, principal=principal, known=known) for text in deny_only)
     entry = _ACTIONS[action][0] if action in _ACTIONS else None
-    if not asked and not lists and entry is not None:
-        lists, asked = _template(entry, owner_uin=principal.owner_uin, region=known.region)
     if lists:
         asked = (_read(f"{lists}/*", action, principal=principal, known=known),)
+    elif not asked and entry is not None:
+        lists, asked = _template(entry, owner_uin=principal.owner_uin, region=known.region)
     if not asked:
         raise ValueError(f"on which resource? No service here has the action `{action}`")
     query = Query(
@@ -222,7 +207,7 @@ def deny_only_action(action: str, deny_only: Sequence[Resource]) -> str:
 def resource_named(text: str, *, action: str, owner_uin: str, region: str) -> Resource:
     """Read a resource as decisions name it; `*` is an action's that has no resource level."""
     service = _service(action)
-    region = "" if service in SERVICES_WITHOUT_REGION else long_region(region)
+    region = region_of(service, long_region(region))
     return read_resource(text, service=service, region=region, owner_uin=owner_uin)
 
 
@@ -247,8 +232,8 @@ def read_attributes(written: Sequence[str]) -> dict[str, dict[str, tuple[str, ..
         resource = read_resource(read[1], service="", region="", owner_uin="")
         resource = replace(resource, region=long_region(resource.region))
         carried = found.setdefault(str(resource), {})
-        for key, value in _forms_of(read[2], read[3]):
-            carried[key] = (*carried.get(key, ()), value)
+        for key, values in _carried(read[2], read[3]).items():
+            carried[key] = (*carried.get(key, ()), *values)
     return found
 
 
@@ -263,17 +248,16 @@ def read_policy(file: Path) -> Document:
     return document
 
 
-def _forms_of(key: str, value: str) -> Iterator[tuple[str, str]]:
+def _carried(key: str, value: str) -> Context:
     if key not in {"qcs:resource_tag", "qcs:tag"}:
-        yield key, value
-        return
+        return {key: (value,)}
     tag, _, tag_value = value.partition("&")
-    yield from (("qcs:resource_tag", value), ("qcs:tag", value), (NAMED_TAG + tag, tag_value))
+    return carried_by_tags([(tag, tag_value)])
 
 
 def _read(text: str, action: str, *, principal: Principal, known: Circumstances) -> Resource:
     service = _service(action)
-    region = "" if service in SERVICES_WITHOUT_REGION else known.region
+    region = region_of(service, known.region)
     if text == "*" or text.startswith("qcs:"):
         found = read_resource(text, service=service, region=region, owner_uin=principal.owner_uin)
         return replace(found, region=long_region(found.region))
@@ -286,12 +270,12 @@ def _template(action: Action, *, owner_uin: str, region: str) -> tuple[str, tupl
     """What an action may touch: the type that it lists, or resources with `*` for every id."""
     if action.is_list:
         named = resources_of(action, params={}, owner_uin=owner_uin, region=region)
-        return named.lists or "", ()
+        return named.lists or "", named.resources
     resources = []
     for group in action.resource.named:
         path = group[0]
         service = "cam" if path.is_whole else path.service or _service(action.policy_action)
-        where = "" if service in SERVICES_WITHOUT_REGION else region
+        where = region_of(service, region)
         resources.append(Resource(service, where, owner_uin, _pattern(path, owner_uin)))
     return "", tuple(dict.fromkeys(resources))
 

@@ -3,22 +3,18 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from posixpath import normpath
 from typing import Any
 
-from gateway.cam.identities import PolicyFolder
+from gateway.cam.identities import PolicyFolder, open_evaluator
 from gateway.commands.lint_report import read_text, read_texts
 from gateway.config import Settings
 from gateway.errors import ApiError
 from gateway.policy.coverage import Coverage, Place, measure
 from gateway.policy.decision_point import DecisionPoint
 from gateway.policy.document import Document, parse
-from gateway.policy.enforcer import CasbinEvaluator
-from gateway.policy.plans import PlanEvaluator
 from gateway.policy.scenarios import Outcome, Scenario, judge, parse_scenarios
 from gateway.policy.snapshot import Snapshot
 from gateway.policy.strict_toml import PolicySetRefused
-from gateway.policy.verdict import Evaluator
 
 TESTS = "tests/"
 
@@ -52,9 +48,9 @@ def run(files: Sequence[Path], settings: Settings) -> Report:
     Raises OSError or PolicySetRefused for what cannot be read.
     """
     texts = read_texts(settings.policies)
-    folder = PolicyFolder(settings.policies)
+    folder = PolicyFolder.of(settings)
     snapshot = folder.read_snapshot(generation=1)
-    evaluator = _evaluator(settings, folder)
+    evaluator = open_evaluator(settings, folder)
     policies = DecisionPoint(evaluator, snapshot)
     outcomes = {
         name: [judge(one, policies, evaluator=evaluator) for one in cases]
@@ -73,15 +69,9 @@ def _scenarios(files: Sequence[Path], texts: Mapping[str, str]) -> dict[str, tup
     return {name: parse_scenarios(text, name=name, files=texts) for name, text in written.items()}
 
 
-def _evaluator(settings: Settings, folder: PolicyFolder) -> Evaluator:
-    if settings.evaluator == "casbin":
-        return CasbinEvaluator(folder.read_model())
-    return PlanEvaluator()
-
-
 def _documents(snapshot: Snapshot, texts: Mapping[str, str]) -> Iterator[Document]:
     """Every policy of the folder, attached or not."""
-    trusts = {normpath(role.trust) for account in snapshot.accounts for role in account.roles}
+    trusts = {role.trust for account in snapshot.accounts for role in account.roles}
     for file, text in texts.items():
         if not file.endswith(".json") or file.startswith(TESTS) or file in trusts:
             continue

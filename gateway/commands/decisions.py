@@ -4,23 +4,24 @@ import json
 import re
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from gateway.call import Reason
-from gateway.clock import now
-from gateway.commands.answers import why_lines
+from gateway.commands.answers import caller_text, why_lines
 from gateway.commands.options import (
+    Time,
     config_option,
     data_option,
+    file_type,
     json_option,
     run_or_explain,
     settings_from,
 )
-from gateway.policy.record import REFUSED
+from gateway.policy.record import Outcome
 
 if TYPE_CHECKING:  # slow to import, and other verbs start without them
     from gateway.cam.decisions.chain import Report
@@ -28,25 +29,7 @@ if TYPE_CHECKING:  # slow to import, and other verbs start without them
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
-_AGO = re.compile(r"([0-9]{1,6})([smhd])")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _HEAD = re.compile(r"([^:]{1,32}):([0-9]{1,18}):([0-9a-f]{64})")
-
-
-class Time(click.ParamType[datetime]):
-    """`2026-11-21`, `2026-11-21T09:30:00Z`, or how long ago: `30s`, `15m`, `2h`, `3d`."""
-
-    name = "time"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> datetime:
-        """Read one; what names no zone is in UTC."""
-        try:
-            if found := _AGO.fullmatch(value):
-                return now() - timedelta(**{_UNITS[found[2]]: int(found[1])})
-            moment = datetime.fromisoformat(value)
-            return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
-        except (ValueError, OverflowError):
-            self.fail(f"{value!r} is neither a time nor how long ago, such as 15m.", param, ctx)
 
 
 class Head(click.ParamType[tuple[str, int, str]]):
@@ -68,8 +51,8 @@ def filter_options(verb: Verb) -> Verb:
         click.option("--until", type=Time(), help="Only before this time."),
         click.option("--since", type=Time(), help="Only from this time on; 15m: that long ago."),
         click.option("--reason", type=click.Choice([reason.value for reason in Reason])),
-        click.option("--effect", type=click.Choice(["allow", "deny", REFUSED])),
-        click.option("--action", help="Such as batch:SubmitJob, or batch:Describe*."),
+        click.option("--effect", type=click.Choice([one.value for one in Outcome])),
+        click.option("--action", help="As policies write it: batch:SubmitJob, batch:Describe*."),
         click.option("--user", help="A user's name or uin."),
     ):
         verb = option(verb)
@@ -150,9 +133,7 @@ def export(**options: Any) -> None:
 
 @decisions.command("verify")
 @click.option("--head", "heads", type=Head(), multiple=True, help="A head that was kept.")
-@click.option(
-    "--file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="An export."
-)
+@click.option("--file", type=file_type, help="An export.")
 @config_option
 @data_option
 @json_option
@@ -189,7 +170,7 @@ def _filter(
     return Filter(
         user=user or "",
         action=action or "",
-        effect=effect or "",
+        effect=Outcome(effect) if effect else None,
         reason=Reason(reason) if reason else None,
         since=since,
         until=until,
@@ -202,22 +183,19 @@ def _print(record: bytes, *, as_json: bool) -> None:
 
 def decision_line(found: dict[str, Any]) -> str:
     """One decision in one line."""
-    principal = found["Principal"]
-    who = f"{principal['Name']} ({principal['OwnerUin']}/{principal['Uin']})"
     resources = found["Resources"] or ["-"]
     more = f" and {len(resources) - 1} more" if len(resources) > 1 else ""
     return (
-        f"{found['Time']}  {found['Effect']:7}  {found['Reason']:14}  {found['Action']}  {who}"
-        f"  {resources[0]}{more}  {found['RequestId']}"
+        f"{found['Time']}  {found['Effect']:7}  {found['Reason']:14}  {found['Action']}"
+        f"  {caller_text(found['Principal'])}  {resources[0]}{more}  {found['RequestId']}"
     )
 
 
 def decision_text(found: dict[str, Any]) -> str:
     """All of one decision, for people."""
-    principal = found["Principal"]
     lines = [
         f"{found['Effect']}  {found['Reason']}  {found['Action']}",
-        f"  by        {principal['Name']} ({principal['OwnerUin']}/{principal['Uin']})"
+        f"  by        {caller_text(found['Principal'])}"
         f" from {found['SourceIp']} at {found['Time']}",
         *(f"  on        {resource}" for resource in found["Resources"]),
         *why_lines(found),

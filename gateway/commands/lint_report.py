@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gateway.commands.known import vocabulary
+from gateway.cam.identities import PolicyFolder
+from gateway.commands.vocabulary import vocabulary
+from gateway.config import Settings
 from gateway.policy.lint import RULES, Finding, Severity, lint
 
 
@@ -28,10 +30,11 @@ def read_text(path: Path) -> str:
         raise OSError(f"cannot read {path}: {error}") from error
 
 
-def find(texts: dict[str, str], *, severity: str) -> list[Finding]:
+def find(texts: dict[str, str], settings: Settings, *, severity: str) -> list[Finding]:
     """The findings that are at least so severe."""
     least = Severity(severity).rank
-    return [one for one in lint(texts, vocabulary()) if one.severity.rank <= least]
+    found = lint(texts, vocabulary(), has_limits=PolicyFolder.of(settings).has_limits)
+    return [one for one in found if one.severity.rank <= least]
 
 
 def is_no(found: Sequence[Finding]) -> bool:

@@ -1,21 +1,48 @@
 """What every verb of the command shares: its options, its settings, how it fails."""
 
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
 
+from gateway.clock import now
 from gateway.config import Settings, SettingsError, load
 
 T = TypeVar("T")
 
+_AGO = re.compile(r"([0-9]{1,6})([smhd])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+class Time(click.ParamType[datetime]):
+    """`2026-11-21`, `2026-11-21T09:30:00Z`, or how long ago: `30s`, `15m`, `2h`, `3d`."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> datetime:
+        """Read one; what names no zone is in UTC."""
+        try:
+            if found := _AGO.fullmatch(value):
+                return now() - timedelta(**{_UNITS[found[2]]: int(found[1])})
+            moment = datetime.fromisoformat(value)
+            return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
+        except (ValueError, OverflowError):
+            self.fail(f"{value!r} is neither a time nor how long ago, such as 15m.", param, ctx)
+
+
+file_type = click.Path(path_type=Path, exists=True, dir_okay=False)
+folder_type = click.Path(path_type=Path, exists=True, file_okay=False)
 config_option = click.option(
     "--config", type=click.Path(path_type=Path, exists=True), help="Settings file."
 )
 data_option = click.option("--data", type=click.Path(path_type=Path), help="Folder of all state.")
+policies_option = click.option("--policies", type=folder_type, help="Folder of policies.")
+owner_option = click.option("--uin", "owner_uin", help="The account, if not the default one.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -44,6 +71,14 @@ def run_or_explain(function: Callable[[], T], *, exit_code: int = 1) -> T:
         if mendable is None or rest is not None:
             raise
         _fail(_first_of(mendable), exit_code)
+
+
+def parsed(function: Callable[[], T]) -> T:
+    """Read what was typed; what cannot be read is misuse."""
+    try:
+        return run_or_explain(function, exit_code=2)
+    except ValueError as error:
+        misuse(str(error))
 
 
 def _first_of(error: BaseException) -> BaseException:

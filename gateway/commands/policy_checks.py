@@ -11,15 +11,12 @@ from gateway.commands.options import (
     config_option,
     json_option,
     misuse,
+    policies_option,
     run_or_explain,
     settings_from,
 )
 
 SEVERITIES = ("error", "warning", "note")
-
-policies_option = click.option(
-    "--policies", type=click.Path(path_type=Path), help="Folder of policies."
-)
 
 
 @click.command()
@@ -41,9 +38,9 @@ def lint(severity: str, shows_rules: bool, as_json: bool, **options: Any) -> Non
         rules = lint_report.public_rules()
         click.echo(_as_json(rules) if as_json else lint_report.rules_text())
         return
-    folder = settings_from(**options).policies
-    texts = run_or_explain(lambda: lint_report.read_texts(folder), exit_code=2)
-    found = lint_report.find(texts, severity=severity)
+    settings = settings_from(**options)
+    texts = run_or_explain(lambda: lint_report.read_texts(settings.policies), exit_code=2)
+    found = lint_report.find(texts, settings, severity=severity)
     if as_json:
         click.echo(_as_json([lint_report.public(one) for one in found]))
     else:

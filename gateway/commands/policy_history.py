@@ -6,6 +6,7 @@ A 1 is an answer of theirs, so whatever goes wrong ends with 2.
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,23 +14,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gateway.clock import wire_time
-from gateway.commands.decisions import Time
 from gateway.commands.options import (
+    Time,
     config_option,
     data_option,
+    file_type,
+    folder_type,
     json_option,
     misuse,
-    run_or_explain,
-    settings_from,
-)
-from gateway.commands.policy_questions import (
-    decision_point,
-    file_type,
-    find_callers,
-    folder_type,
     owner_option,
     policies_option,
-    read_snapshot,
+    run_or_explain,
+    settings_from,
 )
 from gateway.config import Settings
 
@@ -65,11 +61,16 @@ def diff(
     **options: Any,
 ) -> None:
     """Decide recorded calls under two folders of policies, and count what differs."""
-    from gateway.commands import answers  # noqa: PLC0415
+    from gateway.commands import answers, loading  # noqa: PLC0415
     from gateway.policy.comparison import Comparison  # noqa: PLC0415
 
-    comparison = Comparison(decision_point(read_snapshot(old)), decision_point(read_snapshot(new)))
-    _each_call(comparison.add, settings_from(**options), corpus=corpus, since=since)
+    settings = settings_from(**options)
+    before, after = (
+        loading.decision_point(one, loading.read_snapshot(one))
+        for one in (replace(settings, policies=old), replace(settings, policies=new))
+    )
+    comparison = Comparison(before, after)
+    _each_call(comparison.add, settings, corpus=corpus, since=since)
     if not comparison.calls and (fail_on_new_allow or fail_on_new_deny):
         misuse("there is no recorded call to compare the policies by")
     if as_json:
@@ -134,7 +135,9 @@ def suggest(
     suggestion = needs.suggest(keep_ids=keep_ids, ids_max=ids_max)
     for document in suggestion.documents:
         click.echo(json.dumps(document, indent=None if as_json else 2, ensure_ascii=False))
-    span = f", from {wire_time(needs.first)} to {wire_time(needs.last)}" if needs.calls else ""
+    span = ""
+    if needs.first is not None and needs.last is not None:
+        span = f", from {wire_time(needs.first)} to {wire_time(needs.last)}"
     click.echo(f"Made from {needs.calls} calls of {caller.name}{span}.", err=True)
     for resource in suggestion.left_out:
         click.echo(f"Left out, for no policy can allow it: {resource}", err=True)
@@ -143,11 +146,12 @@ def suggest(
 def _one_holder(
     settings: Settings, *, user: str | None, role: str | None, owner_uin: str | None
 ) -> "Principal":
+    from gateway.commands import loading  # noqa: PLC0415
+
     if (user is None) is (role is None):
         misuse("give one --user or --role")
-    [found] = find_callers(
-        read_snapshot(settings.policies),
-        (),
+    [found] = loading.chosen_callers(
+        loading.read_snapshot(settings),
         users=(user,) if user is not None else (),
         roles=(role,) if role is not None else (),
         owner_uin=owner_uin or settings.root_uin,

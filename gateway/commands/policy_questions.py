@@ -14,9 +14,12 @@ import click
 from gateway.clock import now
 from gateway.commands.options import (
     config_option,
+    file_type,
     json_option,
     misuse,
-    run_or_explain,
+    owner_option,
+    parsed,
+    policies_option,
     settings_from,
 )
 from gateway.config import Settings
@@ -24,18 +27,12 @@ from gateway.config import Settings
 if TYPE_CHECKING:  # slow to import, and other verbs start without them
     from gateway.call import Principal
     from gateway.commands.asking import Circumstances
-    from gateway.policy.decision_point import DecisionPoint
     from gateway.policy.question import Question
     from gateway.policy.simulation import Row
     from gateway.policy.snapshot import Snapshot
 
-T = TypeVar("T")
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
-file_type = click.Path(path_type=Path, exists=True, dir_okay=False)
-folder_type = click.Path(path_type=Path, exists=True, file_okay=False)
-policies_option = click.option("--policies", type=folder_type, help="Folder of policies.")
-owner_option = click.option("--uin", "owner_uin", help="The account, if not the default one.")
 region_option = click.option("--region", help="Where resources are that are not written out.")
 context_option = click.option(
     "--context", multiple=True, metavar="KEY=VALUE", help="A condition key of the call."
@@ -95,7 +92,7 @@ def explain(
     **options: Any,
 ) -> None:
     """Say whether a call would be allowed, and why: exit code 0 or 1."""
-    from gateway.commands import answers, asking  # noqa: PLC0415
+    from gateway.commands import answers, asking, loading  # noqa: PLC0415
     from gateway.policy.simulation import narrowed  # noqa: PLC0415
 
     if len(callers + users + roles) != 1:
@@ -103,10 +100,14 @@ def explain(
     if lists and resources:
         misuse("a list without ids has no --resource")
     settings = settings_from(**options)
-    snapshot = read_snapshot(settings.policies)
+    snapshot = loading.read_snapshot(settings)
     known = _circumstances(settings, region, context=context, attributes=attributes)
-    [caller] = find_callers(
-        snapshot, callers, users=users, roles=roles, owner_uin=owner_uin or settings.root_uin
+    [caller] = loading.chosen_callers(
+        snapshot,
+        callers=callers,
+        users=users,
+        roles=roles,
+        owner_uin=owner_uin or settings.root_uin,
     )
     question = parsed(
         lambda: asking.ask(
@@ -120,7 +121,7 @@ def explain(
     )
     _warn(question, known)
     question = narrowed(question, _session_policy(session_policy, owner_uin=caller.owner_uin))
-    policies = decision_point(snapshot)
+    policies = loading.decision_point(settings, snapshot)
     explanation, scope = question.explain(policies), question.decide(policies).scope
     if as_json:
         members = answers.explanation_members(question, explanation, scope)
@@ -171,14 +172,16 @@ def simulate(
     **options: Any,
 ) -> None:
     """Tabulate who may do what, today or after changes that are only supposed."""
-    from gateway.commands import answers, asking  # noqa: PLC0415
+    from gateway.commands import answers, asking, loading  # noqa: PLC0415
     from gateway.policy import simulation  # noqa: PLC0415
 
     settings = settings_from(**options)
     owner_uin = owner_uin or settings.root_uin
-    snapshot = read_snapshot(settings.policies)
+    snapshot = loading.read_snapshot(settings)
     known = _circumstances(settings, region, context=context, attributes=attributes)
-    who = find_callers(snapshot, callers, users=users, roles=roles, owner_uin=owner_uin)
+    who = loading.chosen_callers(
+        snapshot, callers=callers, users=users, roles=roles, owner_uin=owner_uin
+    )
     supposed = _supposed(
         snapshot, who, attached=attached, detached=detached, boundary=boundary, owner_uin=owner_uin
     )
@@ -188,8 +191,8 @@ def simulate(
     rows = list(
         simulation.simulate(
             questions,
-            today=decision_point(snapshot),
-            supposed=decision_point(supposed),
+            today=loading.decision_point(settings, snapshot),
+            supposed=loading.decision_point(settings, supposed),
             session_policy=_session_policy(session_policy, owner_uin=owner_uin),
         )
     )
@@ -199,30 +202,6 @@ def simulate(
     else:
         click.echo(answers.rows_text(rows))
     sys.exit(_differ(rows, expect))
-
-
-def parsed(function: Callable[[], T]) -> T:
-    """Read what was typed; what cannot be read is misuse."""
-    try:
-        return run_or_explain(function, exit_code=2)
-    except ValueError as error:
-        misuse(str(error))
-
-
-def read_snapshot(folder: Path) -> "Snapshot":
-    """The policies in a folder; what is wrong with them is misuse here."""
-    from gateway.cam.identities import PolicyFolder  # noqa: PLC0415
-
-    policies = PolicyFolder(folder)
-    return run_or_explain(lambda: policies.read_snapshot(generation=1), exit_code=2)
-
-
-def decision_point(snapshot: "Snapshot") -> "DecisionPoint":
-    """What decides on a snapshot, as the gateway does by default."""
-    from gateway.policy.decision_point import DecisionPoint  # noqa: PLC0415
-    from gateway.policy.plans import PlanEvaluator  # noqa: PLC0415
-
-    return DecisionPoint(PlanEvaluator(), snapshot)
 
 
 def _circumstances(
@@ -242,33 +221,6 @@ def _circumstances(
             attributes=asking.read_attributes(attributes),
         )
     )
-
-
-def find_callers(
-    snapshot: "Snapshot",
-    callers: tuple[str, ...],
-    *,
-    users: tuple[str, ...],
-    roles: tuple[str, ...],
-    owner_uin: str,
-) -> list["Principal"]:
-    """Whom is meant; everybody the account declares if nobody was named."""
-    from gateway.commands import asking  # noqa: PLC0415
-    from gateway.policy.simulation import declared_callers  # noqa: PLC0415
-
-    if not callers + users + roles:
-        found = list(declared_callers(snapshot, owner_uin=owner_uin))
-        return found or misuse(f"accounts.toml declares nobody in account {owner_uin}")
-    found = parsed(
-        lambda: asking.find_callers(
-            snapshot, callers=callers, users=users, roles=roles, owner_uin=owner_uin
-        )
-    )
-    for caller in found:
-        if not asking.is_declared(snapshot, caller):
-            name = f"{caller.owner_uin}/{caller.uin}"
-            click.echo(f"accounts.toml does not declare {name}.", err=True)
-    return found
 
 
 def _warn(question: "Question", known: "Circumstances") -> None:

@@ -10,10 +10,10 @@ from msgspec import UNSET, UnsetType
 from gateway.call import Effect, Principal, Resource
 from gateway.clock import wire_time
 from gateway.commands.asking import deny_only_action, resource_named
-from gateway.policy.condition import Context
+from gateway.policy.condition import Context, caller_context
 from gateway.policy.match import Query
 from gateway.policy.question import Question, RecordedCall
-from gateway.policy.record import REFUSED
+from gateway.policy.record import Outcome
 from gateway.service import Wire
 
 
@@ -45,7 +45,7 @@ class Record(Wire, forbid_unknown_fields=False):
     region: str
     source_ip: str
     resources: tuple[str, ...]
-    effect: str
+    effect: Outcome
     deny_only: tuple[str, ...] | None = None
     deny_only_action: str | None = None
     listed: str | UnsetType | None = UNSET
@@ -87,10 +87,10 @@ def read_call(text: bytes) -> RecordedCall | None:
     try:
         inner = _EXPORTED.decode(text).record
         record = _RECORD.decode(text if isinstance(inner, UnsetType) else inner)
-        if record.effect == REFUSED:
+        if record.effect is Outcome.REFUSED:
             return None
         question = Question(_query(record), record.listed or "")
-        effect = Effect(record.effect)
+        effect = Effect(record.effect.value)
     except ValueError as error:
         raise Unreadable(f"this is no recorded call: {error}") from error
     return RecordedCall(
@@ -141,7 +141,6 @@ def _context(record: Record) -> Context:
         return record.context
     return {
         "qcs:ip": (record.source_ip,),
-        "qcs:current_time": (wire_time(record.time) or "",),
-        "qcs:uin": (record.principal.uin,),
-        "qcs:owner_uin": (record.principal.owner_uin,),
+        "qcs:current_time": (wire_time(record.time),),
+        **caller_context(_principal(record.principal)),
     }

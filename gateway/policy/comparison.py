@@ -131,11 +131,6 @@ class Comparison:
         self._counts[kind] = self._counts.get(kind, 0) + 1
         self._examples.setdefault(kind, call.request_id)
 
-    def add_all(self, calls: Iterable[RecordedCall]) -> None:
-        """Decide more calls."""
-        for call in calls:
-            self.add(call)
-
     @property
     def differences(self) -> tuple[Difference, ...]:
         """What differs: in the order of `Shift`, the most frequent first."""

@@ -7,7 +7,7 @@ Most keys are known of a call; those of RESOURCE_KEYS are known of each resource
 import base64
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -21,7 +21,7 @@ from ipaddress import (
     ip_network,
 )
 
-from gateway.call import AttributeTest
+from gateway.call import AttributeTest, Principal
 from gateway.errors import InvalidParameter
 from gateway.policy.pattern import Wildcard, expand, has_variables, is_known_template
 
@@ -38,7 +38,9 @@ IPV4_AS_IPV6 = IPv6Network("::ffff:0:0/96")
 
 _KEY = re.compile(r"[a-z][a-z0-9_-]*(?::[A-Za-z0-9_-]+(?:/[^\s]+)?)?")
 _NUMBER = re.compile(r"-?[0-9]{1,30}(?:\.[0-9]{1,30})?")
-_MOMENT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:T[0-9:]{8}Z| [0-9:]{8})")
+_MOMENT = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:T[0-9]{2}:[0-9]{2}:[0-9]{2}Z| [0-9]{2}:[0-9]{2}:[0-9]{2})"
+)
 CALL_KEYS = frozenset(
     {
         "qcs:current_time",
@@ -57,6 +59,44 @@ NAMED_TAG = "qcs:tag/"
 TAG_KEYS = frozenset({"qcs:resource_tag", "qcs:request_tag", "qcs:tag"})
 """Their values are `key&value`, one for each tag."""
 ANY, ALL, IF_EXIST = "for_any_value:", "for_all_value:", "_if_exist"
+
+
+def is_carried(key: str) -> bool:
+    """Whether a call that comes here, or a resource of one, can carry a condition key."""
+    return key in CALL_KEYS or key in RESOURCE_KEYS or key.startswith(NAMED_TAG)
+
+
+def is_foreign(key: str, services: Collection[str]) -> bool:
+    """Whether only calls of other services carry a key such as `cvm:region`.
+
+    services: those that are served here, as policies name them.
+    """
+    service, colon, _ = key.partition(":")
+    return bool(colon) and service != "qcs" and service not in services
+
+
+def caller_context(principal: Principal) -> dict[str, tuple[str, ...]]:
+    """The keys that every call of a principal carries, whatever it is.
+
+    Why `mfa` beside `qcs:mfa`: the vendor's general policies compare `mfa` with "0", newer pages
+    write `qcs:mfa` and a boolean.
+    """
+    return {
+        "qcs:uin": (principal.uin,),
+        "qcs:owner_uin": (principal.owner_uin,),
+        "qcs:mfa": ("true" if principal.mfa else "false",),
+        "mfa": ("1" if principal.mfa else "0",),
+    }
+
+
+def carried_by_tags(tags: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
+    """The keys that the tags of a resource make, each of a key and a value."""
+    pairs = tuple(tags)
+    if not pairs:
+        return {}
+    texts = tuple(f"{key}&{value}" for key, value in pairs)
+    named = {f"{NAMED_TAG}{key}": (value,) for key, value in pairs}
+    return {"qcs:resource_tag": texts, "qcs:tag": texts, **named}
 
 
 def string_equal(written: str) -> Test:
@@ -404,10 +444,10 @@ def _texts(written: object, *, name: str, key: str) -> tuple[str, ...]:
     for value in values:
         if isinstance(value, bool):
             texts.append("true" if value else "false")
-        elif isinstance(value, str | int | float):
+        elif isinstance(value, str | int) or (isinstance(value, float) and "e" not in str(value)):
             texts.append(str(value))
         else:
-            why = f"a value of `{key}` under `{name}` is neither a string nor a number"
+            why = f"a value of `{key}` under `{name}` is neither a string nor a plain number"
             raise _refused(why, "ConditionContentError")
     return tuple(texts)
 

@@ -1,12 +1,11 @@
 """Which statements a set of scenarios has put to the test."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from posixpath import normpath
 
 from gateway.call import Effect
 from gateway.policy.document import Document
-from gateway.policy.lint.lines import json_lines, nearest_line
+from gateway.policy.lines import json_lines, nearest_line
 from gateway.policy.scenarios import Outcome
 
 
@@ -43,11 +42,7 @@ def measure(
     if it settled what the policy would have decided.
     """
     settled = {place for outcome in outcomes for place in _settled(outcome)}
-    places = [
-        _place(document, texts[document.file], index)
-        for document in documents
-        for index in range(len(document.statements))
-    ]
+    places = [place for document in documents for place in _places(document, texts[document.file])]
     return Coverage(
         covered=tuple(one for one in places if (one.file, one.statement) in settled),
         uncovered=tuple(one for one in places if (one.file, one.statement) not in settled),
@@ -57,10 +52,11 @@ def measure(
 def _settled(outcome: Outcome) -> Iterable[tuple[str, int]]:
     explanation = outcome.explanation
     watched = explanation.shadow.determining if explanation.shadow else ()
-    return ((normpath(one.file), one.statement) for one in (*explanation.determining, *watched))
+    return ((one.file, one.statement) for one in (*explanation.determining, *watched))
 
 
-def _place(document: Document, text: str, index: int) -> Place:
-    statement = document.statements[index]
-    line = nearest_line(json_lines(text), ("statement", index))
-    return Place(document.file, line, statement.index, statement.effect)
+def _places(document: Document, text: str) -> Iterator[Place]:
+    lines = json_lines(text)
+    for index, statement in enumerate(document.statements):
+        line = nearest_line(lines, ("statement", index))
+        yield Place(document.file, line, statement.index, statement.effect)

@@ -17,10 +17,13 @@ from gateway.policy.match import (
 )
 from gateway.policy.resource import ResourcePattern, read_resource_pattern
 from gateway.policy.snapshot import Candidate, Layer, Rights
+from gateway.policy.trust import Trust, names_of
 from gateway.policy.verdict import Rules, Verdict, effect_of
 
-LOOKED_AT_MAX = 2_000
-"""Statements that are looked through for the nearest miss."""
+LOOKED_AT_MAX = 1_000
+"""Patterns that are looked through for the nearest miss: a denied call waits for that."""
+COMPARED_MAX = 10_000
+"""Comparisons of a resource with a pattern, after which no further resource is explained."""
 NEARNESS = ("action", "project_id", "service_type", "region", "account", "resource", "condition")
 """The elements of a statement; one that comes late is nearer than one that comes early."""
 
@@ -47,7 +50,8 @@ class Determinant:
 class NearestMiss:
     """An allow that would have applied but for one element.
 
-    element: one of NEARNESS. wanted: what the statement asks for. found: what the call had.
+    element: one of NEARNESS, or `principal` of a role's trust policy. wanted: what the statement
+    asks for. found: what the call had.
     """
 
     policy: str
@@ -64,13 +68,15 @@ class NearestMiss:
 class Fix:
     """The least that would have to be allowed besides.
 
-    attach_to: whose policies lack it: `user 200`, `role x`, `boundary of user 200`, or the
+    attach_to: whose policies lack it: `user ann`, `role x`, `boundary NAME of user ann`, or the
     `session policy`, which only whoever makes the session can change.
+    caution: what it would do besides; empty for nothing.
     """
 
     attach_to: str
     action: str
     resources: tuple[str, ...]
+    caution: str = ""
 
     def policy(self) -> dict[str, Any]:
         """A whole policy document, to be attached or copied from."""
@@ -108,12 +114,12 @@ class Explanation:
 def determining(
     candidates: Iterable[Candidate], query: Query, verdict: Verdict
 ) -> tuple[Determinant, ...]:
-    """Give the statements that settled a verdict, each once.
+    """Give the statements that settled a verdict, each once for each of its patterns.
 
     candidates: those of the caller that speak of the query's action.
-
     For an allow those of every layer that allow one of the resources; for an explicit deny those
-    that deny the one that settled it. What is not allowed was settled by none.
+    that deny the one that settled it. What is not allowed was settled by none. Of a call on many
+    resources, what is found within COMPARED_MAX comparisons, one resource after the other.
     """
     reason, resource = verdict
     if effect_of(reason) is Effect.ALLOW:
@@ -123,13 +129,18 @@ def determining(
     else:
         return ()
     speaking = [one for one in candidates if one.statement.effect is effect]
-    found = (
-        determinant(candidate, pattern)
-        for resource in resources
-        for candidate in speaking
-        for pattern in _settling_patterns(candidate, query, resource)
-    )
-    return tuple(dict.fromkeys(found))
+    found: dict[tuple[int, str], Determinant] = {}
+    left = COMPARED_MAX
+    for one in resources:
+        for candidate in speaking:
+            left -= len(candidate.statement.resources)
+            for pattern in _settling_patterns(candidate, query, one):
+                key = id(candidate), pattern.text
+                if key not in found:
+                    found[key] = determinant(candidate, pattern)
+        if left < 0:
+            break
+    return tuple(found.values())
 
 
 def determinant(candidate: Candidate, pattern: ResourcePattern) -> Determinant:
@@ -167,47 +178,80 @@ def _settling_patterns(
 def nearest_miss(rights: Rights, query: Query, verdict: Verdict) -> NearestMiss | None:
     """Find the allow that fails in one element only, in the layer that allows nothing.
 
-    Other actions' statements are looked at, too; of all, the first LOOKED_AT_MAX.
+    Other actions' statements are looked at, too; of all, the first LOOKED_AT_MAX patterns.
     """
     reason, resource = verdict
     if reason not in _LACKING or resource is None:
         return None
     if resource.owner_uin != query.principal.owner_uin:
         return None
-    candidates = islice(rights.candidates(), LOOKED_AT_MAX)
-    misses = (
-        miss
-        for candidate in candidates
+    allows = (
+        (candidate, pattern)
+        for candidate in rights.candidates()
         if candidate.layer.value is reason and candidate.statement.effect is Effect.ALLOW
-        for miss in _misses(candidate, query, resource)
+        for pattern in candidate.statement.resources
     )
-    return max(misses, key=lambda miss: NEARNESS.index(miss.element), default=None)
+    nearest: NearestMiss | None = None
+    for candidate, pattern in islice(allows, LOOKED_AT_MAX):
+        miss = _miss(candidate, pattern, query, resource=resource)
+        if miss is None or (nearest and _nearness(miss) <= _nearness(nearest)):
+            continue
+        nearest = miss
+        if miss.element == NEARNESS[-1]:
+            break
+    return nearest
+
+
+def trust_miss(trust: Trust, query: Query) -> NearestMiss:
+    """Say whom a role's trust policy admits, to whom it does not."""
+    admitted = [
+        name
+        for one in trust.statements
+        if one.effect is Effect.ALLOW
+        for name in (*one.principals, *one.services)
+    ]
+    return NearestMiss(
+        policy=f"trust of {trust.role}",
+        version=1,
+        file="",
+        statement=1,
+        via="role",
+        element="principal",
+        wanted=", ".join(admitted) or "nobody",
+        found=names_of(query.principal)[-1],
+    )
+
+
+def _nearness(miss: NearestMiss) -> int:
+    return NEARNESS.index(miss.element)
 
 
 _LACKING = frozenset(layer.value for layer in Layer)
 
 
-def _misses(candidate: Candidate, query: Query, resource: Resource) -> Iterator[NearestMiss]:
+def _miss(
+    candidate: Candidate, pattern: ResourcePattern, query: Query, *, resource: Resource
+) -> NearestMiss | None:
+    """The one element in which a pattern's statement fails; None if it is not exactly one."""
     statement = candidate.statement
+    resolved = resolve(pattern, statement, query)
+    if resolved is None:
+        return None
+    segments = list(resolved.differing(resource))
     action_fits = matches_action(statement, query.action)
+    if len(segments) + (not action_fits) > 1:
+        return None
     condition_fits = conditions_hold(statement, query, resource)
-    if not action_fits and not condition_fits:
-        return
-    for pattern in statement.resources:
-        resolved = resolve(pattern, statement, query)
-        if resolved is None:
-            continue
-        segments = list(resolved.differing(resource))
-        if len(segments) + (not action_fits) + (not condition_fits) != 1:
-            continue
-        if segments:
-            yield _miss(candidate, segments[0].value, wanted=pattern.text, found=str(resource))
-        elif not action_fits:
-            actions = ", ".join(action.text for action in statement.actions)
-            yield _miss(candidate, "action", wanted=actions, found=query.action)
-        else:
-            wanted, found = _failing_conditions(candidate, query, resource)
-            yield _miss(candidate, "condition", wanted=wanted, found=found)
+    if len(segments) + (not action_fits) + (not condition_fits) != 1:
+        return None
+    if segments:
+        named = segments[0].value, pattern.text, str(resource)
+    elif not action_fits:
+        actions = ", ".join(action.text for action in statement.actions)
+        named = "action", actions, query.action
+    else:
+        named = "condition", *_failing_conditions(candidate, query, resource)
+    return _named_miss(candidate, *named)
 
 
 def _failing_conditions(candidate: Candidate, query: Query, resource: Resource) -> tuple[str, str]:
@@ -223,7 +267,7 @@ def _failing_conditions(candidate: Candidate, query: Query, resource: Resource) 
     return "; ".join(wanted), "; ".join(dict.fromkeys(found))
 
 
-def _miss(candidate: Candidate, element: str, *, wanted: str, found: str) -> NearestMiss:
+def _named_miss(candidate: Candidate, element: str, wanted: str, found: str) -> NearestMiss:
     document = candidate.policy.document
     return NearestMiss(
         policy=document.name,
@@ -237,9 +281,12 @@ def _miss(candidate: Candidate, element: str, *, wanted: str, found: str) -> Nea
     )
 
 
-def find_fixes(rules: Rules, rights: Rights, query: Query, *, verdict: Verdict) -> tuple[Fix, ...]:
+def find_fixes(
+    rules: Rules, rights: Rights, query: Query, *, verdict: Verdict, miss: NearestMiss | None
+) -> tuple[Fix, ...]:
     """The least to be allowed, for each layer that lacks it. None if no allow can help.
 
+    miss: the nearest one; a fix without its condition says that it sets the condition aside.
     No allow can where something is denied, another account's, or cannot be written as a pattern.
     """
     if verdict[0] not in _LACKING or not query.resources:
@@ -254,17 +301,27 @@ def find_fixes(rules: Rules, rights: Rights, query: Query, *, verdict: Verdict) 
             lacking.setdefault(layer, []).append(str(resource))
     if not all(_can_be_written(text) for texts in lacking.values() for text in texts):
         return ()
+    caution = ""
+    if miss is not None and miss.element == "condition":
+        caution = f"sets aside what {miss.policy}/{miss.statement} asks for: {miss.wanted}"
     return tuple(
-        Fix(_holder(layer, rights, query), query.action, tuple(dict.fromkeys(texts)))
+        Fix(
+            _holder(layer, rights, query),
+            query.action,
+            tuple(dict.fromkeys(texts)),
+            caution if layer.value is verdict[0] else "",
+        )
         for layer, texts in lacking.items()
     )
 
 
 def _can_be_written(text: str) -> bool:
+    """Whether a pattern means the resource and nothing else; `job/*` is what SubmitJob asks for."""
     try:
-        return not read_resource_pattern(text).has_variables
+        pattern = read_resource_pattern(text)
     except ApiError:
         return False
+    return not pattern.has_variables and "*" not in pattern.path.removesuffix("*")
 
 
 def _holder(layer: Layer, rights: Rights, query: Query) -> str:

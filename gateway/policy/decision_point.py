@@ -1,26 +1,35 @@
 """The decision, and why: everybody's only way to ask what a principal may do."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 
-from msgspec.structs import replace
+from msgspec import structs
 
-from gateway.call import Decision, Effect, Reason, Scope
+from gateway.call import Decision, Effect, Reason, Resource, Scope
 from gateway.policy.decision import (
+    Determinant,
     Explanation,
+    NearestMiss,
     ShadowVerdict,
     determinant,
     determining,
     find_fixes,
     nearest_miss,
+    trust_miss,
 )
 from gateway.policy.match import Query
-from gateway.policy.scope import Listing, scope_of, showing
-from gateway.policy.snapshot import Candidate, Rights, Snapshot
+from gateway.policy.scope import Listing, Shown, find_shown, scope_of, showing
+from gateway.policy.snapshot import Candidate, DeclaredRole, Rights, Snapshot
+from gateway.policy.trust import ASSUME_ROLE, admits
 from gateway.policy.verdict import Evaluator, Rules, Verdict, effect_of
 
 ENTRIES_MAX = 32_768
 """Callers that are remembered with what was worked out for them; as many again from before."""
+SESSION_ENTRIES_MAX = 1_024
+"""So many of them with a policy of their session, each of which is the caller's own invention."""
+LISTINGS_MAX = 16
+"""Lists that are remembered of a caller: bounded, for a caller may invent regions."""
 
 
 class DecisionPoint:
@@ -38,15 +47,14 @@ class DecisionPoint:
     def swap(self, snapshot: Snapshot) -> None:
         """Decide on `snapshot` from now on; a decision under way keeps the old one.
 
-        What was worked out for principals whose policies are the same objects as before is kept.
+        What was worked out since the swap before is kept for whoever has the same policies.
         """
         self._moment = _Moment(self._evaluator, snapshot, before=self._moment.entries)
 
     def decide(self, query: Query) -> Decision:
         """Answer "may they?". Every resource must be allowed; the first that is not is named.
 
-        A query without resources is denied, for there is nothing an allow could match, except to
-        the root account: a list is decided by `scope`.
+        Without resources see `Rules.settle`; a list is decided by `decide_list`.
         """
         return self._moment.decide(query)
 
@@ -93,16 +101,27 @@ Caller = tuple[str, str, str, str, str]
 
 
 class _Entry:
-    """What is worked out for one caller: rights and rules, and for explanations the candidates."""
+    """What is worked out for one caller: rights and rules, and the rest when it is asked for.
 
-    __slots__ = ("_candidates", "action", "enforced", "rights", "rules")
+    rights: with the policies that are only watched; enforced: without them, the very same object
+    if there are none.
+    """
 
-    def __init__(self, rights: Rights, enforced: Rights, rules: Rules, action: str) -> None:
+    __slots__ = ("_candidates", "_shown", "action", "enforced", "rights", "rules", "shadow_rules")
+
+    def __init__(self, rights: Rights, *, action: str) -> None:
         self.rights = rights
-        self.enforced = enforced
-        self.rules = rules
+        self.enforced = rights.enforced()
         self.action = action
+        self.rules: Rules
+        self.shadow_rules: Rules | None = None
         self._candidates: tuple[Candidate, ...] | None = None
+        self._shown: dict[Listing, tuple[Shown, ...]] = {}
+
+    @property
+    def has_shadow(self) -> bool:
+        """Whether the caller has a policy that is only watched."""
+        return self.rights is not self.enforced
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
@@ -110,6 +129,17 @@ class _Entry:
         if self._candidates is None:
             self._candidates = tuple(self.enforced.candidates(self.action))
         return self._candidates
+
+    def shown(self, query: Query, listing: Listing) -> tuple[Shown, ...]:
+        """The patterns of ids of the statements in force."""
+        if "qcs:app_id" in query.context:  # which is the query's, not the caller's
+            return find_shown(self.enforced, query, listing)
+        shown = self._shown.get(listing)
+        if shown is None:
+            if len(self._shown) >= LISTINGS_MAX:
+                self._shown.clear()
+            shown = self._shown[listing] = find_shown(self.enforced, query, listing)
+        return shown
 
 
 class _Moment:
@@ -124,34 +154,42 @@ class _Moment:
         self.snapshot = snapshot
         self.entries: dict[Caller, _Entry] = {}
         self._rules_of: dict[Caller, Rules] = {}  # of the entries: one object less to fetch
+        self._sessions = 0  # entries with a session policy, which are large
         self._before = before
         self._evaluator = evaluator
 
     def decide(self, query: Query) -> Decision:
-        principal = query.principal
-        rules = self._rules_of.get(
-            (
-                principal.owner_uin,
-                principal.uin,
-                principal.role,
-                principal.session_policy,
-                query.action,
-            )
-        )
-        reason, resource = (rules or self._rules(query)).settle(query)
-        if query.deny_only_action and effect_of(reason) is Effect.ALLOW:
-            (reason, resource), _ = self._settle(query, self._rules)
+        if query.deny_only_action or query.action == ASSUME_ROLE:
+            return self._decision(self._settle(query, self._rules)[0])
+        rules = self._rules_of.get(_caller(query)) or self._entry(query).rules
+        reason, resource = rules.settle(query)
         return Decision(effect_of(reason), reason, resource, self.snapshot.generation)
 
     def _settle(self, query: Query, rules_of: Callable[[Query], Rules]) -> tuple[Verdict, Query]:
         """The verdict, and the query it was given on: this one, or the one besides."""
+        roles = self._roles(query)
+        if roles:  # what is denied by either name of a role is denied
+            others = tuple(role.other_name for role in roles.values())
+            query = replace(query, deny_only=query.deny_only + others)
         verdict = rules_of(query).settle(query)
+        if effect_of(verdict[0]) is Effect.DENY:
+            return verdict, query
+        for resource, role in roles.items():
+            if not admits(role.trust, query.principal, context=query.context):
+                return (Reason.IMPLICIT_DENY, resource), query
         besides = query.besides
-        if besides is not None and effect_of(verdict[0]) is Effect.ALLOW:
+        if besides is not None:
             other = rules_of(besides).settle(besides)
             if other[0] is Reason.EXPLICIT_DENY:
                 return other, besides
         return verdict, query
+
+    def _roles(self, query: Query) -> dict[Resource, DeclaredRole]:
+        """The roles that a call takes on; one that nobody declared is not found later."""
+        if query.action != ASSUME_ROLE:
+            return {}
+        found = {one: self.snapshot.role_at(one) for one in query.resources}
+        return {one: role for one, role in found.items() if role is not None}
 
     def reads_resources(self, query: Query) -> bool:
         asked = [query] if query.besides is None else [query, query.besides]
@@ -161,11 +199,11 @@ class _Moment:
         entry = self._entry(query)
         if entry.rules.reads_resources:
             return True
-        has_shadow = entry.rights is not entry.enforced
-        return has_shadow and self._work_out(entry.rights, query).reads_resources
+        return entry.has_shadow and self._shadow_rules(query).reads_resources
 
     def scope(self, query: Query, listing: Listing) -> Scope:
-        return scope_of(self._entry(query).enforced, query, listing)
+        entry = self._entry(query)
+        return scope_of(entry.shown(query, listing), query, rights=entry.enforced)
 
     def decide_list(self, query: Query, listing: Listing) -> tuple[Decision, Scope]:
         scope = self.scope(query, listing)
@@ -173,37 +211,81 @@ class _Moment:
         if decision.allowed or scope.is_nothing:
             return decision, scope
         reason = Reason.ROOT if query.principal.is_root else Reason.EXPLICIT_ALLOW
-        return replace(decision, effect=Effect.ALLOW, reason=reason), scope
+        return structs.replace(decision, effect=Effect.ALLOW, reason=reason), scope
 
     def explain(self, query: Query) -> Explanation:
         verdict, asked = self._settle(query, self._rules)
         entry = self._entry(asked)
+        miss = self._mistrust(asked, verdict) or nearest_miss(entry.enforced, asked, verdict)
+        rules = self._rules(query)
         return Explanation(
             decision=self._decision(verdict),
             determining=determining(entry.candidates, asked, verdict),
-            nearest_miss=nearest_miss(entry.enforced, asked, verdict),
-            fixes=find_fixes(self._rules(query), entry.enforced, query, verdict=verdict),
-            shadow=None if entry.rights is entry.enforced else self._shadow(entry.rights, query),
+            nearest_miss=miss,
+            fixes=()
+            if self._is_denied_besides(query)
+            else find_fixes(rules, entry.enforced, query, verdict=verdict, miss=miss),
+            shadow=self._shadow(query) if entry.has_shadow else None,
         )
 
     def explain_list(self, query: Query, listing: Listing) -> Explanation:
         explanation = self.explain(query)
-        decision, _ = self.decide_list(query, listing)
-        if decision == explanation.decision:
+        entry = self._entry(query)
+        decision, shown = self._judge_list(
+            explanation.decision, entry.shown(query, listing), query, rights=entry.enforced
+        )
+        if shown:
+            explanation = replace(
+                explanation,
+                decision=decision,
+                determining=_name_each(shown),
+                nearest_miss=None,
+                fixes=(),
+            )
+        if explanation.shadow is None:
             return explanation
-        rights = self._entry(query).enforced
-        shown = (determinant(one.candidate, one.pattern) for one in showing(rights, query, listing))
-        return Explanation(
-            decision=decision,
-            determining=tuple(dict.fromkeys(shown)),
-            nearest_miss=None,
-            fixes=(),
-            shadow=explanation.shadow,
+        decision, shown = self._judge_list(
+            explanation.shadow.decision,
+            find_shown(entry.rights, query, listing),
+            query,
+            rights=entry.rights,
+        )
+        if not shown:
+            return explanation
+        return replace(explanation, shadow=ShadowVerdict(decision, _name_each(shown)))
+
+    def _judge_list(
+        self, decision: Decision, shown: tuple[Shown, ...], query: Query, *, rights: Rights
+    ) -> tuple[Decision, tuple[Shown, ...]]:
+        """What is decided of a list whose whole type is decided so, and by what it is shown.
+
+        By nothing in particular, if the decision on the whole type is the list's own.
+        """
+        if decision.allowed or scope_of(shown, query, rights=rights).is_nothing:
+            return decision, ()
+        reason = Reason.ROOT if rights.is_root else Reason.EXPLICIT_ALLOW
+        allowed = structs.replace(decision, effect=Effect.ALLOW, reason=reason)
+        return allowed, tuple(showing(shown, query))
+
+    def _is_denied_besides(self, query: Query) -> bool:
+        besides = query.besides
+        return (
+            besides is not None and self._rules(besides).settle(besides)[0] is Reason.EXPLICIT_DENY
         )
 
-    def _shadow(self, rights: Rights, query: Query) -> ShadowVerdict:
-        verdict, asked = self._settle(query, partial(self._work_out, rights))
-        candidates = rights.candidates(asked.action)
+    def _mistrust(self, query: Query, verdict: Verdict) -> NearestMiss | None:
+        """What a role's trust policy asks for, if that is what the caller fails."""
+        reason, resource = verdict
+        role = self._roles(query).get(resource) if resource is not None else None
+        if role is None or reason is not Reason.IMPLICIT_DENY:
+            return None
+        if self._rules(query).settle(query)[0] is reason:
+            return None
+        return trust_miss(role.trust, query)
+
+    def _shadow(self, query: Query) -> ShadowVerdict:
+        verdict, asked = self._settle(query, self._shadow_rules)
+        candidates = self._entry(asked).rights.candidates(asked.action)
         return ShadowVerdict(self._decision(verdict), determining(candidates, asked, verdict))
 
     def _decision(self, verdict: Verdict) -> Decision:
@@ -213,15 +295,14 @@ class _Moment:
     def _rules(self, query: Query) -> Rules:
         return self._entry(query).rules
 
+    def _shadow_rules(self, query: Query) -> Rules:
+        entry = self._entry(query)
+        if entry.shadow_rules is None:
+            entry.shadow_rules = self._work_out(entry.rights, query)
+        return entry.shadow_rules
+
     def _entry(self, query: Query) -> _Entry:
-        principal = query.principal
-        caller = (
-            principal.owner_uin,
-            principal.uin,
-            principal.role,
-            principal.session_policy,
-            query.action,
-        )
+        caller = _caller(query)
         entry = self.entries.get(caller)
         return self._make_entry(caller, query) if entry is None else entry
 
@@ -229,13 +310,31 @@ class _Moment:
         rights = self.snapshot.rights(query.principal)
         entry = self._before.get(caller)
         if entry is None or entry.rights != rights:
-            enforced = rights.enforced()
-            entry = _Entry(rights, enforced, self._work_out(enforced, query), query.action)
-        if len(self.entries) >= ENTRIES_MAX:
+            entry = _Entry(rights, action=query.action)
+            entry.rules = self._work_out(entry.enforced, query)
+        if query.principal.session_policy:
+            self._sessions += 1
+        if len(self.entries) >= ENTRIES_MAX or self._sessions > SESSION_ENTRIES_MAX:
             self._before, self.entries, self._rules_of = self.entries, {}, {}
+            self._sessions = 0
         self.entries[caller] = entry
         self._rules_of[caller] = entry.rules
         return entry
 
     def _work_out(self, rights: Rights, query: Query) -> Rules:
         return self._evaluator.rules(self.snapshot, rights, query)
+
+
+def _name_each(shown: Iterable[Shown]) -> tuple[Determinant, ...]:
+    return tuple(dict.fromkeys(determinant(one.candidate, one.pattern) for one in shown))
+
+
+def _caller(query: Query) -> Caller:
+    principal = query.principal
+    return (
+        principal.owner_uin,
+        principal.uin,
+        principal.role,
+        principal.session_policy,
+        query.action,
+    )

@@ -198,4 +198,4 @@ def _read_each(written: object, read: Callable[[str], P], *, detail: str) -> tup
         raise InvalidParameter(
             f"A statement's `{element}` must be a string or a list of strings.", detail=detail
         )
-    return tuple(read(text) for text in texts)
+    return tuple(read(text) for text in dict.fromkeys(texts))

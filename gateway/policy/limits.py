@@ -11,8 +11,18 @@ from dataclasses import dataclass
 from gateway.policy.accounts import Account
 from gateway.policy.strict_toml import PolicySetRefused
 
-Counts = Iterator[tuple[str, int]]
-"""What is counted, as a refusal calls it, and how many there are."""
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How many there are of something. table, name: of whom; empty for the account itself."""
+
+    number: int
+    what: str
+    table: str = ""
+    name: str = ""
+
+
+Counts = Iterator[Count]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,53 +34,75 @@ class Limit:
     count: Callable[[Account], Counts]
 
 
-def check_limits(accounts: Iterable[Account]) -> None:
-    """Refuse accounts beyond a quota: PolicySetRefused, naming what there is too much of."""
+@dataclass(frozen=True, slots=True)
+class Excess:
+    """Too much of something."""
+
+    owner_uin: str
+    limit: Limit
+    count: Count
+
+    @property
+    def message(self) -> str:
+        """What there is too much of, and how much there may be."""
+        count, limit = self.count, self.limit
+        holder = f" of {count.table} `{count.name}`" if count.table else ""
+        return (
+            f"account {self.owner_uin}: {count.number} {count.what}{holder}, where the cloud has"
+            f" {limit.most} at most ({limit.code})"
+        )
+
+
+def excesses(accounts: Iterable[Account]) -> Iterator[Excess]:
+    """Everything in which accounts are beyond a quota."""
     for account in accounts:
         for limit in LIMITS:
-            for what, number in limit.count(account):
-                if number > limit.most:
-                    raise PolicySetRefused(
-                        f"account {account.uin}: {number} {what}, where the cloud has"
-                        f" {limit.most} at most ({limit.code})"
-                    )
+            for count in limit.count(account):
+                if count.number > limit.most:
+                    yield Excess(account.uin, limit, count)
+
+
+def check_limits(accounts: Iterable[Account]) -> None:
+    """Refuse accounts beyond a quota: PolicySetRefused, naming what there is too much of."""
+    for one in excesses(accounts):
+        raise PolicySetRefused(one.message)
 
 
 def _groups(account: Account) -> Counts:
-    yield "groups", len(account.groups)
+    yield Count(len(account.groups), "groups")
 
 
 def _users(account: Account) -> Counts:
-    yield "users", len(account.users)
+    yield Count(len(account.users), "users")
 
 
 def _roles(account: Account) -> Counts:
-    yield "roles", len(account.roles)
+    yield Count(len(account.roles), "roles")
 
 
 def _custom_policies(account: Account) -> Counts:
-    yield "custom policies", len(account.policies)
+    yield Count(len(account.policies), "custom policies")
 
 
 def _groups_of_users(account: Account) -> Counts:
     for user in account.users:
-        yield f"groups of user `{user.name}`", len(user.groups)
+        yield Count(len(user.groups), "groups", "user", user.name)
 
 
 def _users_of_groups(account: Account) -> Counts:
     members = Counter(name for user in account.users for name in user.groups)
     for name, number in members.items():
-        yield f"users in group `{name}`", number
+        yield Count(number, "users", "group", name)
 
 
 def _policies_of_holders(account: Account) -> Counts:
     """What everyone has is not counted: it is the vendor's own, and attached to nobody."""
     for group in account.groups:
-        yield f"policies of group `{group.name}`", len(group.policies)
+        yield Count(len(group.policies), "policies", "group", group.name)
     for user in account.users:
-        yield f"policies of user `{user.name}`", len(user.policies)
+        yield Count(len(user.policies), "policies", "user", user.name)
     for role in account.roles:
-        yield f"policies of role `{role.name}`", len(role.policies)
+        yield Count(len(role.policies), "policies", "role", role.name)
 
 
 LIMITS = (

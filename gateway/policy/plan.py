@@ -145,6 +145,11 @@ class Plan:
         self._last: _Place | None = None
 
     @property
+    def has_variables(self) -> bool:
+        """Whether a pattern asks who the caller is."""
+        return any(one.has_variables for each in self._statements for one in each.resources)
+
+    @property
     def reads_resources(self) -> bool:
         """Whether a condition asks what a resource carries."""
         return any(is_of_resource(one) for each in self._statements for one in each.conditions)

@@ -27,18 +27,19 @@ class PlanEvaluator:
     def _plan(self, held: Iterable[Held], query: Query) -> Plan:
         principal, action = query.principal, query.action
         policies = tuple(dict.fromkeys(one.policy for one in held))
+        for uin in ("", principal.uin):
+            plan = self._shared.get((principal.owner_uin, uin, action, policies))
+            if plan is not None:
+                return plan
         statements = [
             statement
             for policy in policies
             for statement in policy.document.statements
             if matches_action(statement, action)
         ]
-        named = any(pattern.has_variables for one in statements for pattern in one.resources)
-        key = (principal.owner_uin, principal.uin if named else "", action, policies)
-        plan = self._shared.get(key)
-        if plan is None:
-            plan = Plan(statements, variables(_anonymous(principal, action)))
-            self._shared[key] = plan
+        plan = Plan(statements, variables(_anonymous(principal, action)))
+        uin = principal.uin if plan.has_variables else ""
+        self._shared[principal.owner_uin, uin, action, policies] = plan
         return plan
 
 

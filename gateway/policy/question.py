@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from gateway.call import Decision, Effect, Scope
+from gateway.call import Decision, Effect, Principal, Resource, Scope
 from gateway.policy.decision import Explanation
 from gateway.policy.decision_point import DecisionPoint
 from gateway.policy.match import Query
+from gateway.policy.resource import SEGMENTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,3 +62,25 @@ class RecordedCall:
     question: Question
     effect: Effect
     is_partial: bool = False
+
+
+def read_caller(text: str) -> Principal:
+    """Read `owner/uin`, such as `100/200`; the account itself is `100/100`. Raises ValueError."""
+    owner, slash, uin = text.partition("/")
+    if not (slash and owner.isdecimal() and uin.isdecimal()):
+        raise ValueError(f"the caller `{text}` is not `owner/uin`")
+    return Principal(owner_uin=owner, uin=uin, name="root" if owner == uin else uin)
+
+
+def read_resource(text: str, *, service: str, region: str, owner_uin: str) -> Resource:
+    """Read what a call touches: six segments, or `*` for an action without resource level.
+
+    service, region, owner_uin: what `*` is asked in. Raises ValueError.
+    """
+    if text == "*":
+        return Resource(service, region, owner_uin, "*")
+    segments = text.split(":", SEGMENTS - 1)
+    if len(segments) != SEGMENTS or segments[0] != "qcs" or not segments[4].startswith("uin/"):
+        raise ValueError(f"the resource `{text}` is not `qcs::service:region:uin/number:path`")
+    _, _, service, region, account, path = segments
+    return Resource(service, region, account.removeprefix("uin/"), path)

@@ -3,14 +3,20 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import Enum
 from typing import Any
 
 from gateway.call import Decision, Principal
 from gateway.policy.condition import Context
 from gateway.policy.decision import Determinant, Explanation
 
-REFUSED = "refused"
-"""The effect of a call on which nothing could be decided."""
+
+class Outcome(Enum):
+    """The effect a record has. REFUSED: nothing could be decided on the call."""
+
+    ALLOW = "allow"
+    DENY = "deny"
+    REFUSED = "refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +46,7 @@ class RefusedCall:
             "Listed": None,
             "Context": {},
             "Attributes": {},
-            "Effect": REFUSED,
+            "Effect": Outcome.REFUSED.value,
             "Reason": self.code,
             "Determining": [],
             "NearestMiss": None,
@@ -131,7 +137,10 @@ def public_explanation(why: Explanation) -> dict[str, Any]:
             "Wanted": miss.wanted,
             "Found": miss.found,
         },
-        "Fix": [{"AttachTo": one.attach_to, "Policy": one.policy()} for one in why.fixes],
+        "Fix": [
+            {"AttachTo": one.attach_to, "Caution": one.caution, "Policy": one.policy()}
+            for one in why.fixes
+        ],
         "Shadow": None
         if shadow is None
         else {

@@ -23,13 +23,12 @@ from dataclasses import dataclass
 from gateway.call import Effect, Principal, Reason, Resource
 from gateway.errors import ApiError
 from gateway.policy.accounts import Account, CustomPolicy, Role, User
-from gateway.policy.condition import NAMED_TAG, Context
+from gateway.policy.condition import Context, caller_context, carried_by_tags
 from gateway.policy.decision import NEARNESS, Explanation
 from gateway.policy.decision_point import DecisionPoint
 from gateway.policy.document import Document, parse
 from gateway.policy.match import Query
-from gateway.policy.question import Question
-from gateway.policy.resource import SEGMENTS
+from gateway.policy.question import Question, read_caller, read_resource
 from gateway.policy.snapshot import Snapshot, build_snapshot
 from gateway.policy.strict_toml import Table
 from gateway.policy.trust import Trust
@@ -139,28 +138,6 @@ def _snapshot_of(scenario: Scenario, policies: tuple[Document, ...]) -> Snapshot
     )
 
 
-def read_caller(text: str) -> Principal:
-    """Read `owner/uin`, such as `100/200`; the account itself is `100/100`. Raises ValueError."""
-    owner, slash, uin = text.partition("/")
-    if not (slash and owner.isdecimal() and uin.isdecimal()):
-        raise ValueError(f"the caller `{text}` is not `owner/uin`")
-    return Principal(owner_uin=owner, uin=uin, name="root" if owner == uin else uin)
-
-
-def read_resource(text: str, *, service: str, region: str, owner_uin: str) -> Resource:
-    """Read what a call touches: six segments, or `*` for an action without resource level.
-
-    service, region, owner_uin: what `*` is asked in. Raises ValueError.
-    """
-    if text == "*":
-        return Resource(service, region, owner_uin, "*")
-    segments = text.split(":", SEGMENTS - 1)
-    if len(segments) != SEGMENTS or segments[0] != "qcs" or not segments[4].startswith("uin/"):
-        raise ValueError(f"the resource `{text}` is not `qcs::service:region:uin/number:path`")
-    _, _, service, region, account, path = segments
-    return Resource(service, region, account.removeprefix("uin/"), path)
-
-
 def _read_case(table: Table, files: Mapping[str, str]) -> Scenario:
     name = table.text("name")
     when = table.table("when")
@@ -259,14 +236,7 @@ class _When:
 
     def _context(self, table: Table) -> Context:
         """What every call carries, and what is written, which counts more."""
-        caller = self._caller
-        return {
-            "qcs:uin": (caller.uin,),
-            "qcs:owner_uin": (caller.owner_uin,),
-            "qcs:mfa": ("true" if caller.mfa else "false",),
-            "mfa": ("1" if caller.mfa else "0",),
-            **_values(table),
-        }
+        return {**caller_context(self._caller), **_values(table)}
 
     def _attributes(self, table: Table) -> dict[Resource, Context]:
         return {self._resource(text): _attributes(table.table(text)) for text in table.names()}
@@ -279,12 +249,8 @@ def _values(table: Table) -> dict[str, tuple[str, ...]]:
 def _attributes(table: Table) -> Context:
     """What a resource carries: a tag, written `key&value`, is known by all its keys."""
     found = _values(table)
-    for tag in found.get("qcs:resource_tag", ()):
-        key, _, value = tag.partition("&")
-        found.setdefault(NAMED_TAG + key, (value,))
-    if "qcs:resource_tag" in found:
-        found.setdefault("qcs:tag", found["qcs:resource_tag"])
-    return found
+    tags = (tag.partition("&") for tag in found.get("qcs:resource_tag", ()))
+    return {**carried_by_tags((key, value) for key, _, value in tags), **found}
 
 
 def _read_principal(when: Table, files: Mapping[str, str]) -> Principal:

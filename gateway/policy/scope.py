@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from gateway.call import EVERY_ID, Clause, Effect, Resource, Scope
-from gateway.policy.match import Query, matches_action, resolve, tests_left
+from gateway.call import EVERY_ID, AttributeTest, Clause, Effect, Resource, Scope
+from gateway.policy.document import Statement
+from gateway.policy.match import Query, resolve, tests_left
 from gateway.policy.pattern import Wildcard
 from gateway.policy.resource import ResourcePattern
-from gateway.policy.snapshot import Candidate, Held, Layer, Rights
+from gateway.policy.snapshot import Candidate, Layer, Rights
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,63 +27,83 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """Ids that one statement shows or hides by one of its resource patterns."""
+    """Ids that one statement shows or hides by one of its resource patterns.
+
+    id_pattern: what the pattern leaves for the id.
+    """
 
     candidate: Candidate
     pattern: ResourcePattern
-    clause: Clause
+    id_pattern: str
 
 
-def scope_of(rights: Rights, query: Query, listing: Listing) -> Scope:
+def find_shown(rights: Rights, query: Query, listing: Listing) -> tuple[Shown, ...]:
+    """Give the patterns of ids in all statements that speak of the query's action.
+
+    They depend on the principal alone, unless a pattern has `${app_id}`.
+    """
+    anything = listing.resource(query, "")
+    return tuple(
+        Shown(candidate, pattern, id_pattern)
+        for candidate in rights.candidates(query.action)
+        for pattern in candidate.statement.resources
+        for id_pattern in _id_patterns(pattern, candidate.statement, query, anything=anything)
+    )
+
+
+def _id_patterns(
+    pattern: ResourcePattern, statement: Statement, query: Query, *, anything: Resource
+) -> Iterator[str]:
+    if not pattern.place.contains(anything):
+        return
+    resolved = resolve(pattern, statement, query)
+    if resolved is not None:
+        for path in resolved.paths(anything.service):
+            yield from Wildcard.read(path).after(anything.path)
+
+
+def scope_of(shown: Iterable[Shown], query: Query, *, rights: Rights) -> Scope:
     """Give the ids that the query's action is allowed on.
 
-    An id is inside exactly if a decision on its resource would allow it. Conditions on the call
-    are judged here, once; those on each resource are left to whoever lists them.
+    shown: by `find_shown`. An id is inside exactly if a decision on its resource would allow it.
+    Conditions on the call are judged here, once; those on each resource are left to whoever lists
+    them.
     """
-    allow: list[tuple[Clause, ...]] = []
-    deny: list[Clause] = []
-    for layer, held in rights.layers:
-        shown = list(_shown(layer, held, query, listing=listing))
-        allow.append(_clauses(shown, Effect.ALLOW))
-        deny += _clauses(shown, Effect.DENY)
-    return Scope(tuple(allow), _distinct(deny))
+    allow: dict[Layer, set[Clause]] = {layer: set() for layer, _ in rights.layers}
+    deny: set[Clause] = set()
+    for one, tests in _applying(shown, query):
+        denies = one.candidate.statement.effect is Effect.DENY
+        clauses = deny if denies else allow[one.candidate.layer]
+        clauses.add(Clause(one.id_pattern, tests))
+    return Scope(tuple(_sorted(clauses) for clauses in allow.values()), _sorted(deny))
 
 
-def showing(rights: Rights, query: Query, listing: Listing) -> Iterator[Shown]:
-    """Give the statements by which a list shows some ids."""
-    for layer, held in rights.layers:
-        for one in _shown(layer, held, query, listing=listing):
-            if one.candidate.statement.effect is Effect.ALLOW:
-                yield one
+def showing(shown: Iterable[Shown], query: Query) -> Iterator[Shown]:
+    """Give those by which a list shows some ids."""
+    for one, _ in _applying(shown, query):
+        if one.candidate.statement.effect is Effect.ALLOW:
+            yield one
 
 
-def _shown(
-    layer: Layer, policies: Iterable[Held], query: Query, *, listing: Listing
-) -> Iterator[Shown]:
-    anything = listing.resource(query, "")
-    for held in policies:
-        for statement in held.policy.document.statements:
-            if not matches_action(statement, query.action):
-                continue
-            tests = tests_left(statement, query)
-            if tests is None:
-                continue
-            candidate = Candidate(layer, held.subject, held.policy, statement)
-            for pattern in statement.resources:
-                resolved = resolve(pattern, statement, query)
-                if resolved is not None and resolved.place.contains(anything):
-                    for path in resolved.paths(anything.service):
-                        for id_pattern in Wildcard.read(path).after(anything.path):
-                            yield Shown(candidate, pattern, Clause(id_pattern, tests))
+def _applying(
+    shown: Iterable[Shown], query: Query
+) -> Iterator[tuple[Shown, tuple[AttributeTest, ...]]]:
+    """Those whose conditions on the call hold, with the tests that are left for each resource."""
+    left: dict[int, tuple[AttributeTest, ...] | None] = {}  # by the statement's identity
+    for one in shown:
+        statement = one.candidate.statement
+        if not statement.conditions:
+            yield one, ()
+            continue
+        if id(statement) not in left:
+            left[id(statement)] = tests_left(statement, query)
+        tests = left[id(statement)]
+        if tests is not None:
+            yield one, tests
 
 
-def _clauses(shown: Iterable[Shown], effect: Effect) -> tuple[Clause, ...]:
-    return _distinct(one.clause for one in shown if one.candidate.statement.effect is effect)
-
-
-def _distinct(clauses: Iterable[Clause]) -> tuple[Clause, ...]:
-    """Each clause once, in an order of their own; none besides the one that takes in every id."""
-    found = set(clauses)
-    if EVERY_ID in found:
+def _sorted(clauses: set[Clause]) -> tuple[Clause, ...]:
+    """In an order of their own; none besides the one that takes in every id."""
+    if EVERY_ID in clauses:
         return (EVERY_ID,)
-    return tuple(sorted(found, key=lambda one: (one.pattern, repr(one.tests))))
+    return tuple(sorted(clauses, key=lambda one: (one.pattern, repr(one.tests))))

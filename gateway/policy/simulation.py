@@ -25,28 +25,6 @@ SUPPOSED = "supposed "
 """Begins the keys of policies that are only supposed; no declared name has a blank in it."""
 
 
-def declared_callers(snapshot: Snapshot, *, owner_uin: str) -> tuple[Principal, ...]:
-    """The users and roles of an account; not the root, who may do everything."""
-    return tuple(
-        principal
-        for account in snapshot.accounts
-        if account.uin == owner_uin
-        for principal in (*users_of(account), *roles_of(account))
-    )
-
-
-def users_of(account: Account) -> Iterator[Principal]:
-    """Every user of an account, as it calls."""
-    for user in account.users:
-        yield Principal(owner_uin=account.uin, uin=user.uin, name=user.name)
-
-
-def roles_of(account: Account) -> Iterator[Principal]:
-    """Every role of an account, as somebody who has taken it on calls."""
-    for role in account.roles:
-        yield Principal(owner_uin=account.uin, uin=role.id, name=role.name, role=role.name)
-
-
 def holders(snapshot: Snapshot, written: str, *, owner_uin: str) -> tuple[str, ...]:
     """The subjects meant by `user/alice`, `group/readers`, `role/x` or `everyone`.
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from functools import lru_cache
 
-from gateway.call import Principal, Reason
+from gateway.call import Principal, Reason, Resource
 from gateway.errors import ApiError
 from gateway.policy.accounts import Account, CustomPolicy, Mode
 from gateway.policy.document import Document, Statement, parse
@@ -110,6 +110,14 @@ class Rights:
 
 
 @dataclass(frozen=True, slots=True)
+class DeclaredRole:
+    """A role as a call names it. other_name: what it is called besides."""
+
+    trust: Trust
+    other_name: Resource
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """All accounts and attachments at one moment.
 
@@ -153,6 +161,23 @@ class Snapshot:
         for key in self.attached.get(subject, ()):
             yield Held(subject, self.policies[key])
 
+    def role_at(self, resource: Resource) -> DeclaredRole | None:
+        """The role that a resource of CAM names, by its name or by its id; None if none."""
+        kind, _, text = resource.path.partition("/")
+        if resource.service != "cam" or kind not in {"role", "roleName"}:
+            return None
+        subject = role_subject(resource.owner_uin, text)
+        if kind == "role":
+            owned = role_subject(resource.owner_uin, "")
+            found = (one for one, id_ in self.role_ids.items() if id_ == text)
+            subject = next((one for one in found if one.startswith(owned)), "")
+        if subject not in self.role_ids:
+            return None
+        by_name = f"roleName/{subject.rpartition('/')[2]}"
+        by_id = f"role/{self.role_ids[subject]}"
+        other = by_id if kind == "roleName" else by_name
+        return DeclaredRole(self.trusts[subject], replace(resource, path=other))
+
     def with_documents(self, documents: Mapping[str, Document], *, generation: int) -> "Snapshot":
         """The same with other documents under some keys: what the change of a file costs."""
         policies = dict(self.policies)
@@ -179,6 +204,22 @@ def subject_of(principal: Principal) -> str:
     if principal.role:
         return role_subject(principal.owner_uin, principal.role)
     return user_subject(principal.owner_uin, principal.uin)
+
+
+def declared_callers(snapshot: Snapshot) -> Iterator[Principal]:
+    """Every user, as it calls, and every role, as somebody who has taken it on; not the roots."""
+    for account in snapshot.accounts:
+        for user in account.users:
+            yield Principal(owner_uin=account.uin, uin=user.uin, name=user.name)
+        for role in account.roles:
+            yield Principal(owner_uin=account.uin, uin=role.id, name=role.name, role=role.name)
+
+
+def find_user(snapshot: Snapshot, name: str, *, owner_uin: str) -> Principal | None:
+    """A declared user by name; None if the account has none of that name."""
+    wanted = (owner_uin, name, "")
+    callers = declared_callers(snapshot)
+    return next((one for one in callers if (one.owner_uin, one.name, one.role) == wanted), None)
 
 
 def user_subject(owner_uin: str, uin: str) -> str:

@@ -1,13 +1,13 @@
 """Who may take on a role: its trust policy, read strictly, and judged."""
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from gateway.call import Effect, Principal
 from gateway.errors import InvalidParameter
 from gateway.policy.action import ActionPattern, KnownActions
-from gateway.policy.condition import Condition, Context
+from gateway.policy.condition import CALL_KEYS, Condition, Context
 from gateway.policy.document import (
     check_elements,
     read_actions,
@@ -28,17 +28,7 @@ STATEMENT_ELEMENTS = frozenset({"effect", "action", "principal", "condition"})
 ANYONE = "*"
 EXTERNAL_ID = "sts:external_id"
 """The condition key of the `ExternalId` that the caller gives."""
-KEYS = frozenset(
-    {
-        "mfa",
-        "qcs:current_time",
-        "qcs:ip",
-        "qcs:mfa",
-        "qcs:owner_uin",
-        "qcs:uin",
-        EXTERNAL_ID,
-    }
-)
+KEYS = (CALL_KEYS - {"qcs:request_tag", "qcs:vpc"}) | {EXTERNAL_ID}
 """What is known when a role is asked for. A deny that rests on anything else would never apply."""
 
 _QCS = re.compile(
@@ -198,22 +188,21 @@ def admits(trust: Trust, principal: Principal, *, context: Context) -> bool:
 def _applies(statement: TrustStatement, query: Query) -> bool:
     return (
         any(action.matches(ASSUME_ROLE) for action in statement.actions)
-        and not set(_names(query.principal)).isdisjoint(statement.principals)
+        and not set(names_of(query.principal)).isdisjoint(statement.principals)
         and judge(statement.conditions, query.context, query, effect=statement.effect)
     )
 
 
-def _names(principal: Principal) -> Iterator[str]:
-    """Every name by which a document may mean the caller.
+def names_of(principal: Principal) -> tuple[str, ...]:
+    """Every name by which a document may mean the caller, the narrowest last.
 
     Why `root` is everybody: the vendor admits an account by it, and leaves it to the account's
     own policies which of its users may come. The root alone is `uin/<its own number>`.
     """
     account = f"qcs::cam::uin/{principal.owner_uin}"
-    yield ANYONE
-    yield f"{account}:root"
+    own: tuple[str, ...]
     if principal.role:
-        yield f"{account}:roleName/{principal.role}"
-        yield f"{account}:role/{principal.uin}"
+        own = f"{account}:role/{principal.uin}", f"{account}:roleName/{principal.role}"
     else:
-        yield f"{account}:uin/{principal.uin}"
+        own = (f"{account}:uin/{principal.uin}",)
+    return ANYONE, f"{account}:root", *own

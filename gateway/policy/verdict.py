@@ -81,7 +81,7 @@ class Rules:
         """Judge all resources: the first that is not allowed settles it.
 
         A query without resources is denied, for there is nothing an allow could match, except to
-        the root account.
+        the root account that nothing narrows.
         """
         unopposed, resources = self._unopposed, query.resources
         for resource in resources:

@@ -114,7 +114,7 @@ def test_a_good_token_is_believed(algorithm: Algorithm) -> None:
     authenticator = JwtAuthenticator([issuer(algorithm)])
     for scheme in ("Bearer", "bearer"):
         identity = identify(authenticator, bearing(text, scheme=scheme))
-        assert identity.principal == Principal(OWNER, "100000000101", "alice")
+        assert identity.principal == Principal(OWNER, "100000000101", "alice", bearer=True)
         assert identity.service is None
         assert identity.signature is None
 

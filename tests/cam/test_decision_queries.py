@@ -7,6 +7,7 @@ import pytest
 
 from gateway.call import Principal, Reason
 from gateway.cam.decisions.queries import Filter, list_decisions, list_following
+from gateway.policy.record import Outcome
 from gateway.store import Store
 from tests.support.decisions import ALLOWED, NOON, decision_log, make
 
@@ -50,15 +51,20 @@ async def filled(store: Store) -> Store:
         (Filter(action="\udcff*"), []),
         (Filter(action="batch:DescribeJob"), ["r-2"]),
         (Filter(action="batch:Describe*"), ["r-2", "r-1"]),
-        (Filter(action="batch:describe*"), []),
+        (Filter(action="batch:describe*"), ["r-2", "r-1"]),
+        (Filter(action="BATCH:submitJOB"), ["r-0"]),
+        (Filter(action="name/batch:DescribeJob"), ["r-2"]),
+        (Filter(action="name/batch:describe*"), ["r-2", "r-1"]),
         (Filter(action="*Job*"), ["r-4", "r-2", "r-1", "r-0"]),
         (Filter(action="batch_Describe[Job]*"), ["r-4"]),
+        (Filter(action="batch_describe[job]"), ["r-4"]),
         (Filter(action="%"), []),
-        (Filter(effect="allow"), ["r-3", "r-1"]),
+        (Filter(effect=Outcome.ALLOW), ["r-3", "r-1"]),
         (Filter(reason=Reason.IMPLICIT_DENY), ["r-4", "r-2", "r-0"]),
         (Filter(reason=Reason.EXPLICIT_ALLOW), ["r-3", "r-1"]),
-        (Filter(effect="allow", reason=Reason.IMPLICIT_DENY), []),
-        (Filter(user="bob", effect="deny"), ["r-2"]),
+        (Filter(effect=Outcome.ALLOW, reason=Reason.IMPLICIT_DENY), []),
+        (Filter(user="bob", effect=Outcome.DENY), ["r-2"]),
+        (Filter(effect=Outcome.REFUSED), []),
         (Filter(since=NOON + timedelta(minutes=3)), ["r-4", "r-3"]),
         (Filter(until=NOON + timedelta(minutes=1)), ["r-0"]),
     ],

@@ -9,7 +9,6 @@ from prometheus_client import REGISTRY
 
 from gateway.call import Principal
 from gateway.cam import tables
-from gateway.cam.decisions import log as decisions
 from gateway.cam.decisions.chain import Report
 from gateway.cam.decisions.log import DecisionLog, Overflow, find_decision
 from gateway.cam.decisions.proofs import verify
@@ -17,7 +16,7 @@ from gateway.cam.decisions.queries import list_chains
 from gateway.clock import now
 from gateway.errors import ServiceUnavailable
 from gateway.policy.record import DecisionRecord
-from gateway.store import Store, StoreUnavailable
+from gateway.store import Store, StoreUnavailable, Tx
 from tests.support.decisions import SAMPLE, Faulty, decision_log, first, make
 
 pytestmark = pytest.mark.anyio
@@ -229,15 +228,72 @@ async def test_a_request_id_that_is_there_already_harms_no_other(store: Store) -
     await log.record(make("r-1"), durably=True)
     await log.record(make("r-1"), durably=False)
     await log.record(make("r-2"), durably=False)
+    before = dropped()
     await log.flush()
+    assert dropped() == before
     await assert_sound(store, records=2)
 
 
-async def test_when_too_many_wait_every_further_call_is_refused(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+async def test_a_request_id_that_stands_for_another_call_loses_a_read_and_counts_it(
+    store: Store,
 ) -> None:
-    monkeypatch.setattr(decisions, "WAITING_MAX", 2)
     log = decision_log(store)
+    await log.record(make("r-1"), durably=True)
+    await log.record(make("r-1", action="batch:DeleteJob"), durably=False)
+    await log.record(make("r-2"), durably=False)
+    before = dropped()
+    await log.flush()
+    assert dropped() == before + 1
+    await assert_sound(store, records=2)
+
+
+async def test_a_read_whose_place_somebody_took_is_counted_as_lost(store: Store) -> None:
+    log = decision_log(store)
+    await log.record(make("r-1"), durably=True)
+    await store.write(take_the_next_place)
+    await log.record(make("r-2"), durably=False)
+    before = dropped()
+    await log.flush()
+    assert await find(store, "r-2") is None
+    assert dropped() == before + 1
+
+
+def take_the_next_place(tx: Tx) -> None:
+    row = tx.execute(tables.FIND_DECISION, {"request_id": "r-1"}).mappings().one()
+    tx.execute(tables.ADD_DECISIONS, {**row, "seq": 2, "request_id": "intruder"})
+
+
+async def test_a_read_of_which_nobody_can_tell_whether_it_is_there_waits_on(store: Store) -> None:
+    await decision_log(store).record(make("r-1"), durably=True)
+    silent = Silent(store)
+    log = decision_log(silent)
+    await log.record(make("r-1", action="batch:DeleteJob"), durably=False)
+    before = dropped()
+    await log.flush()
+    assert dropped() == before
+    silent.is_silent = False
+    await log.flush()
+    assert dropped() == before + 1
+    await assert_sound(store, records=1)
+
+
+class Silent(Faulty):
+    """A store of which nothing can be read while it is silent."""
+
+    is_silent = True
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store, fails=lambda: False)
+        self.read_point = self._read_unless_silent
+
+    async def _read_unless_silent(self, function: Any) -> Any:
+        if self.is_silent:
+            raise StoreUnavailable("the line is lost")
+        return await self._store.read_point(function)
+
+
+async def test_when_too_many_wait_every_further_call_is_refused(store: Store) -> None:
+    log = decision_log(store, waiting_max=2)
     before = dropped()
     await log.record(make("r-1"), durably=False)
     await log.record(make("r-2"), durably=False)
@@ -251,10 +307,9 @@ async def test_when_too_many_wait_every_further_call_is_refused(
 
 
 async def test_when_too_many_wait_reads_may_be_dropped_and_counted_but_nothing_else(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: Store,
 ) -> None:
-    monkeypatch.setattr(decisions, "WAITING_MAX", 1)
-    log = decision_log(store, overflow=Overflow.DROP)
+    log = decision_log(store, overflow=Overflow.DROP, waiting_max=1)
     before = dropped()
     await log.record(make("r-1"), durably=False)
     await log.record(make("r-2"), durably=False)
@@ -291,11 +346,10 @@ async def test_a_durable_call_is_refused_when_the_commit_fails_and_leaves_nothin
 
 
 async def test_a_commit_that_takes_too_long_is_a_refusal_and_the_next_one_goes_on(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: Store,
 ) -> None:
-    monkeypatch.setattr(decisions, "WRITE_S", 0.05)
     slow = Slow(store)
-    log = decision_log(slow)
+    log = decision_log(slow, write_s=0.05)
     with anyio.fail_after(10), pytest.raises(ServiceUnavailable):
         await log.record(make("r-1"), durably=True)
     slow.is_slow = False

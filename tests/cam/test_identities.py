@@ -12,8 +12,8 @@ import anyio
 import pytest
 
 from gateway.call import Effect
-from gateway.cam.identities import Fingerprint, PolicyFolder, find_user, watch
-from gateway.policy.snapshot import Snapshot
+from gateway.cam.identities import Fingerprint, PolicyFolder, watch
+from gateway.policy.snapshot import Snapshot, find_user
 from gateway.policy.strict_toml import PolicySetRefused
 from tests.support.running import ROOT
 

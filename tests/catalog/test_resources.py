@@ -127,13 +127,19 @@ def test_a_list_with_ids_names_them_and_is_decided_like_any_other_call() -> None
 
 @pytest.mark.parametrize("params", [{}, {"JobIds": []}, {"JobIds": None}])
 def test_a_list_without_ids_names_the_type_it_lists(params: Mapping[str, Any]) -> None:
-    assert batch("DescribeJobs", params) == Named((), lists="job")
+    found = batch("DescribeJobs", params)
+    assert (texts(found.resources), found.lists) == ([BATCH + "job/*"], "job")
 
 
 def test_a_filter_on_ids_is_still_a_list() -> None:
     params = {"Filters": [{"Name": "env-id", "Values": ["env-a"]}]}
-    assert batch("DescribeComputeEnvs", params) == Named((), lists="computeenv")
-    assert batch("DescribeTaskTemplates", {}) == Named((), lists="tasktemplate")
+    found = batch("DescribeComputeEnvs", params)
+    assert (texts(found.resources), found.lists) == ([BATCH + "computeenv/*"], "computeenv")
+
+
+def test_a_list_of_the_accounts_own_names_no_region() -> None:
+    found = cam("DescribeDecision", {})
+    assert (texts(found.resources), found.lists) == (["qcs::cam::uin/100:uin/*"], "uin")
 
 
 @pytest.mark.parametrize("params", [{}, {"JobIds": []}, {"JobIds": None}])
@@ -293,7 +299,13 @@ def test_any_parameters_are_named_or_refused_and_never_name_nothing(
     try:
         found = resources_of(action, params=params, owner_uin="100", region="gz")
     except ApiError as error:
-        assert error.family in {"MissingParameter", "InvalidParameter"}  # noqa: PT017
+        assert error.family in {"MissingParameter", "InvalidParameter", "InvalidParameterValue"}  # noqa: PT017
     else:
-        assert bool(found.resources) is (found.lists is None)
+        assert found.resources
         assert all(isinstance(r.path, str) for r in found.resources + found.deny_only)
+
+
+@pytest.mark.parametrize("job_id", ["*", "job-*", "a" * 513])
+def test_what_nothing_can_be_called_is_refused_before_any_decision(job_id: str) -> None:
+    with pytest.raises(InvalidParameterValue, match="JobId"):
+        batch("DescribeJob", {"JobId": job_id})

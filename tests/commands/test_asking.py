@@ -48,7 +48,9 @@ def test_a_list_is_asked_on_the_type_that_the_pipeline_lists(action: Action) -> 
     named = catalog.resources_of(action, params={}, owner_uin=OWNER, region=REGION)
     question = ask(ANN, action.policy_action, known=KNOWN)
     assert question.lists == named.lists
-    assert [one.path for one in question.query.resources] == [f"{named.lists}/*"]
+    assert question.query.resources == named.resources
+    listed = ask(ANN, action.policy_action, lists=named.lists or "", known=KNOWN)
+    assert listed == question
 
 
 def test_a_classic_call_is_told_from_its_successor_by_what_it_names() -> None:

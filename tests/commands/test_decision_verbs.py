@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -13,15 +14,22 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
+from click.testing import CliRunner, Result
 from tencentcloud.common.common_client import CommonClient
 from tencentcloud.common.credential import Credential
 from tencentcloud.common.exception.tencent_cloud_sdk_exception import TencentCloudSDKException
 from tencentcloud.common.profile.client_profile import ClientProfile
 from tencentcloud.common.profile.http_profile import HttpProfile
 
+from gateway.call import Principal
+from gateway.cli import main
+from gateway.commands.decisions import decision_line, decision_text
+from gateway.store.migrations import HEAD, find_revision
+from tests.support.databases import upgrade_to
+from tests.support.decisions import make
 from tests.support.policies import OWNER, allow, deny, metric, uin_of, write_policies
 from tests.support.raw_client import Answer, call
-from tests.support.running import REGION, Credentials, Gateway, wait_until
+from tests.support.running import REGION, ROOT, Credentials, Gateway, wait_until
 
 Done = subprocess.CompletedProcess[str]
 OWN = f"qcs::cam::uin/{OWNER}:uin/${{uin}}"
@@ -85,6 +93,7 @@ def test_decisions_are_chosen_by_who_what_effect_reason_and_time(judged: Gateway
         ["--user", "ann"],
         ["--user", uin_of("ann"), "--effect", "deny"],
         ["--action", "batch:DescribeJob"],
+        ["--action", "name/batch:describejob"],
         ["--action", "batch:*", "--reason", "explicit-deny"],
         ["--since", "15m"],
         ["--since", "2020-01-01", "--until", "2999-01-01T00:00:00+08:00"],
@@ -107,6 +116,70 @@ def test_a_list_is_a_line_for_each_decision_for_people(judged: Gateway) -> None:
     for word in ("deny", "explicit-deny", "batch:DescribeJob", "ann", answer.request_id):
         assert word in line
     assert line.count("\n") == 1
+
+
+def test_a_decision_names_the_role_and_who_holds_it() -> None:
+    holder = Principal("1", "461", "ops", role="ops", session="night-shift")
+    found = make("r-1", principal=holder)().public()
+    for text in (decision_line(found), decision_text(found)):
+        assert "role/ops (1/461) session night-shift" in text
+    del found["Principal"]["Role"], found["Principal"]["Session"]  # as in older records
+    for text in (decision_line(found), decision_text(found)):
+        assert "  ops (1/461)" in text
+
+
+READING_VERBS = [
+    (1, "decisions show r-1"),
+    (1, "decisions list"),
+    (1, "decisions tail"),
+    (1, "decisions export"),
+    (1, "decisions verify"),
+    (1, "keys list --user ann"),
+    (2, "policy suggest --user ann --since 1h"),  # 1 is an answer of theirs
+    (2, "policy diff policies policies --since 1h"),
+]
+
+
+def read_with(verb: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Result:
+    """Run a verb on the data in `folder/var`."""
+    monkeypatch.chdir(folder)
+    shutil.copytree(ROOT / "policies", folder / "policies")
+    write_policies(folder / "policies", USERS)
+    environment = {"QCS_GATEWAY_DATA": "var", "QCS_GATEWAY_POLICIES": "policies"}
+    return CliRunner().invoke(main, verb.split(), env=environment)
+
+
+@pytest.mark.parametrize(("code", "verb"), READING_VERBS)
+def test_what_only_reads_makes_no_database(
+    code: int, verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = read_with(verb, tmp_path, monkeypatch)
+    assert (done.exit_code, done.stdout) == (code, "")
+    assert re.fullmatch(r"qcs-gateway: there is no database in var;.*\n", done.stderr)
+    assert not (tmp_path / "var").exists()
+
+
+@pytest.mark.parametrize(("code", "verb"), READING_VERBS)
+def test_what_only_reads_leaves_an_older_database_as_it_is(
+    code: int, verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "var").mkdir()
+    url = f"sqlite:///{tmp_path}/var/gateway.db"
+    upgrade_to("0004", url)
+    done = read_with(verb, tmp_path, monkeypatch)
+    assert (done.exit_code, done.stdout) == (code, "")
+    assert re.fullmatch(rf"qcs-gateway: .* revision 0004 .* {HEAD};.*\n", done.stderr)
+    assert find_revision(url) == "0004"
+
+
+def test_what_writes_brings_an_older_database_up_to_date(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "var").mkdir()
+    url = f"sqlite:///{tmp_path}/var/gateway.db"
+    upgrade_to("0004", url)
+    assert read_with("keys create --user ann", tmp_path, monkeypatch).exit_code == 0
+    assert find_revision(url) == HEAD
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def verdict(enforcer: DecisionPoint, action: Action, user: User) -> str:
     query = Query(principal, action.policy_action, named.resources, named.deny_only)
     if named.lists is None:
         return "yes" if enforcer.decide(query).allowed else "no"
-    scope = enforcer.scope(query, resource_type=named.lists, region=REGION)
+    scope = enforcer.scope(query, resource_type=named.lists, region=named.resources[0].region)
     if scope.is_everything:
         return "all"
     return "-" if scope.is_nothing else "part"

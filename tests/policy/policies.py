@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.call import Principal, Resource
-from gateway.policy.accounts import Account, CustomPolicy, Group, Mode, User, parse_accounts
+from gateway.policy.accounts import Account, CustomPolicy, Group, Mode, User
 from gateway.policy.decision_point import DecisionPoint
 from gateway.policy.document import Document, parse
 from gateway.policy.enforcer import CasbinEvaluator
@@ -65,7 +65,7 @@ def evaluator() -> Evaluator:
     return PlanEvaluator()
 
 
-def enforcer_of(
+def point_of(
     user: Statements = (), group: Statements = (), *, shadow: Statements = ()
 ) -> DecisionPoint:
     return DecisionPoint(evaluator(), snapshot_of(user, group, shadow=shadow))
@@ -83,19 +83,3 @@ def query(
     context: dict[str, tuple[str, ...]] | None = None,
 ) -> Query:
     return Query(principal, action, resources, deny_only, context or {})
-
-
-def shipped_enforcer() -> DecisionPoint:
-    """The accounts and documents in `policies/`."""
-    accounts = parse_accounts((FOLDER / "accounts.toml").read_text(encoding="utf-8"))
-    presets = {path.stem: read(path) for path in (FOLDER / "presets").glob("*.json")}
-    custom = {
-        account.uin: {one.name: read(FOLDER / one.file, one.name) for one in account.policies}
-        for account in accounts
-    }
-    snapshot = build_snapshot(accounts, presets=presets, custom=custom, generation=1)
-    return DecisionPoint(evaluator(), snapshot)
-
-
-def read(path: Path, name: str | None = None) -> Document:
-    return parse(path.read_text(encoding="utf-8"), name=name or path.stem)

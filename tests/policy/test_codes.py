@@ -8,7 +8,7 @@ import pytest
 
 from gateway.cam.identities import KNOWN_ACTIONS
 from gateway.catalog.cam import DOCUMENT_CODES
-from gateway.commands.known import vocabulary
+from gateway.commands.vocabulary import vocabulary
 from gateway.errors import InvalidParameter
 from gateway.policy.document import parse
 from gateway.policy.lint import RULES, lint

@@ -14,6 +14,8 @@ from gateway.policy.pattern import fits
 from gateway.policy.question import Answer, Question, RecordedCall
 from tests.policy.policies import Statements, allow, batch, deny, evaluator, query, snapshot_of
 
+pytestmark = pytest.mark.usefixtures("each_evaluator")
+
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 READ, KILL = "batch:DescribeJob", "batch:TerminateJob"
 TEAM_A = AttributeTest("string_equal", "qcs:resource_tag", ("team&a",))
@@ -32,7 +34,8 @@ def call(action: str, path: str, *, number: int = 1, lists: str = "") -> Recorde
 def compare(before: Statements, after: Statements, *calls: RecordedCall) -> Comparison:
     points = [DecisionPoint(evaluator(), snapshot_of(one)) for one in (before, after)]
     comparison = Comparison(*points)
-    comparison.add_all(calls)
+    for one in calls:
+        comparison.add(one)
     return comparison
 
 

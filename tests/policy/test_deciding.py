@@ -2,11 +2,12 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from gateway.call import Clause, Effect, Reason, Scope
+from gateway.call import Clause, Effect, Reason, Resource, Scope
 from gateway.policy.accounts import Account, CustomPolicy, Group, User, parse_accounts
 from gateway.policy.enforcer import CasbinEvaluator
 from gateway.policy.snapshot import build_snapshot
@@ -21,10 +22,12 @@ from tests.policy.policies import (
     batch,
     deny,
     document,
-    enforcer_of,
+    point_of,
     query,
     snapshot_of,
 )
+
+pytestmark = pytest.mark.usefixtures("each_evaluator")
 
 JOB = batch("job/job-1")
 
@@ -32,18 +35,18 @@ JOB = batch("job/job-1")
 def allows(statements: list[Any], path: str = "job/job-1", **more: Any) -> bool:
     context = more.pop("context", None)
     asked = query("batch:DescribeJob", batch(path, **more), context=context)
-    return enforcer_of(statements).decide(asked).allowed
+    return point_of(statements).decide(asked).allowed
 
 
 def test_a_deny_on_one_environment_outweighs_the_wildcard_allow() -> None:
     wall = deny("name/batch:*", "qcs::batch:gz:uin/100:computeenv/env-x")
-    enforcer = enforcer_of([allow("batch:*"), wall])
+    point = point_of([allow("batch:*"), wall])
     describe = "batch:DescribeComputeEnv"
-    denied = enforcer.decide(query(describe, batch("computeenv/env-x")))
+    denied = point.decide(query(describe, batch("computeenv/env-x")))
     assert (denied.effect, denied.reason) == (Effect.DENY, Reason.EXPLICIT_DENY)
     assert str(denied.resource) == "qcs::batch:ap-guangzhou:uin/100:computeenv/env-x"
-    assert enforcer.decide(query(describe, batch("computeenv/env-y"))).allowed
-    assert enforcer.decide(query("batch:SubmitJob", batch("job/*"))).allowed
+    assert point.decide(query(describe, batch("computeenv/env-y"))).allowed
+    assert point.decide(query("batch:SubmitJob", batch("job/*"))).allowed
 
 
 @pytest.mark.parametrize(
@@ -60,8 +63,8 @@ def test_a_deny_on_one_environment_outweighs_the_wildcard_allow() -> None:
 def test_an_action_without_resource_level_needs_the_resource_star(
     resource: str, allowed: bool
 ) -> None:
-    enforcer = enforcer_of([allow("batch:Describe*", resource)])
-    assert enforcer.decide(query("batch:DescribeJobMonitorData", batch("*"))).allowed is allowed
+    point = point_of([allow("batch:Describe*", resource)])
+    assert point.decide(query("batch:DescribeJobMonitorData", batch("*"))).allowed is allowed
 
 
 @pytest.mark.parametrize(
@@ -140,8 +143,8 @@ def test_a_deny_holds_however_its_action_is_written(action: str) -> None:
 
 
 def test_several_resources_are_allowed_together_or_not_at_all() -> None:
-    enforcer = enforcer_of([allow("*", "qcs::batch:gz::job/job-1")])
-    decision = enforcer.decide(query("batch:RetryJobs", JOB, batch("job/job-2")))
+    point = point_of([allow("*", "qcs::batch:gz::job/job-1")])
+    decision = point.decide(query("batch:RetryJobs", JOB, batch("job/job-2")))
     assert not decision.allowed
     assert str(decision.resource).endswith("job/job-2")
 
@@ -150,28 +153,28 @@ def test_a_resource_asked_for_a_deny_only_needs_no_allow() -> None:
     env = batch("computeenv/env-x")
     asked = query("batch:SubmitJob", batch("job/*"), deny_only=(env,))
     submit = allow("batch:SubmitJob", "qcs::batch:gz::job/*")
-    assert enforcer_of([submit]).decide(asked).allowed
-    denied = enforcer_of([submit], [deny("*", "qcs::batch:gz::computeenv/*")]).decide(asked)
+    assert point_of([submit]).decide(asked).allowed
+    denied = point_of([submit], [deny("*", "qcs::batch:gz::computeenv/*")]).decide(asked)
     assert (denied.reason, denied.resource) == (Reason.EXPLICIT_DENY, env)
 
 
 def test_a_query_without_resources_is_denied() -> None:
-    assert not enforcer_of([allow()]).decide(query("batch:DescribeJobs")).allowed
+    assert not point_of([allow()]).decide(query("batch:DescribeJobs")).allowed
 
 
 def test_a_deny_wins_whether_the_user_or_the_group_has_it() -> None:
     asked = query("batch:DescribeJob", JOB)
-    assert enforcer_of([allow()], [deny()]).decide(asked).reason is Reason.EXPLICIT_DENY
-    assert enforcer_of([deny()], [allow()]).decide(asked).reason is Reason.EXPLICIT_DENY
-    assert enforcer_of([], [allow()]).decide(asked).reason is Reason.EXPLICIT_ALLOW
-    assert enforcer_of([], []).decide(asked).reason is Reason.IMPLICIT_DENY
+    assert point_of([allow()], [deny()]).decide(asked).reason is Reason.EXPLICIT_DENY
+    assert point_of([deny()], [allow()]).decide(asked).reason is Reason.EXPLICIT_DENY
+    assert point_of([], [allow()]).decide(asked).reason is Reason.EXPLICIT_ALLOW
+    assert point_of([], []).decide(asked).reason is Reason.IMPLICIT_DENY
 
 
 def test_the_root_account_is_allowed_on_what_it_owns() -> None:
-    enforcer = enforcer_of([deny()])
-    assert enforcer.decide(query("batch:DeleteJob", JOB, principal=ROOT)).reason is Reason.ROOT
+    point = point_of([deny()])
+    assert point.decide(query("batch:DeleteJob", JOB, principal=ROOT)).reason is Reason.ROOT
     theirs = batch("job/job-1", owner="999")
-    assert not enforcer.decide(query("batch:DeleteJob", JOB, theirs, principal=ROOT)).allowed
+    assert not point.decide(query("batch:DeleteJob", JOB, theirs, principal=ROOT)).allowed
 
 
 def test_another_accounts_resource_never_matches() -> None:
@@ -246,14 +249,14 @@ def test_when_judging_errs_a_deny_applies_and_an_allow_does_not(condition: Any) 
 
 
 def test_a_shadow_policy_changes_no_answer_and_says_what_it_would_decide() -> None:
-    enforcer = enforcer_of([allow()], shadow=[deny("*", "qcs::batch:gz::job/job-1")])
-    explanation = enforcer.explain(query("batch:DescribeJob", JOB))
+    point = point_of([allow()], shadow=[deny("*", "qcs::batch:gz::job/job-1")])
+    explanation = point.explain(query("batch:DescribeJob", JOB))
     assert explanation.decision.allowed
     assert explanation.shadow is not None
     assert explanation.shadow.decision.reason is Reason.EXPLICIT_DENY
     assert [one.policy for one in explanation.shadow.determining] == ["shadow"]
-    assert not enforcer_of(shadow=[allow()]).decide(query("batch:DescribeJob", JOB)).allowed
-    listing = enforcer.scope(query("batch:DescribeJobs"), resource_type="job", region="gz")
+    assert not point_of(shadow=[allow()]).decide(query("batch:DescribeJob", JOB)).allowed
+    listing = point.scope(query("batch:DescribeJobs"), resource_type="job", region="gz")
     assert listing.is_everything
 
 
@@ -274,40 +277,40 @@ def test_a_shadow_policy_changes_no_answer_and_says_what_it_would_decide() -> No
 def test_the_nearest_miss_names_the_one_element_that_differed(
     statement: Any, element: str | None
 ) -> None:
-    explanation = enforcer_of([statement]).explain(query("batch:DescribeJob", JOB))
+    explanation = point_of([statement]).explain(query("batch:DescribeJob", JOB))
     assert explanation.decision.reason is Reason.IMPLICIT_DENY
     miss = explanation.nearest_miss
     assert (miss.element if miss else None) == element
 
 
 def test_a_list_is_narrowed_to_what_is_allowed_and_not_denied() -> None:
-    enforcer = enforcer_of(
+    point = point_of(
         [allow("batch:Describe*", ["qcs::batch:gz::job/job-a*", "qcs::batch:bj::job/*"])],
         [deny("*", "qcs::batch:gz::job/job-ab/*"), deny("batch:DeleteJob")],
     )
-    scope = enforcer.scope(query("batch:DescribeJobs"), resource_type="job", region="ap-guangzhou")
+    scope = point.scope(query("batch:DescribeJobs"), resource_type="job", region="ap-guangzhou")
     assert scope == Scope(((Clause("job-a*"),),), (Clause("job-ab"), Clause("job-ab/*")))
     root = query("batch:DescribeJobs", principal=ROOT)
-    assert enforcer.scope(root, resource_type="job", region="gz").is_everything
-    other = enforcer.scope(query("batch:DescribeJobs"), resource_type="computeenv", region="gz")
+    assert point.scope(root, resource_type="job", region="gz").is_everything
+    other = point.scope(query("batch:DescribeJobs"), resource_type="computeenv", region="gz")
     assert other.is_nothing
 
 
 def test_a_swapped_snapshot_decides_at_once_under_its_own_number() -> None:
-    enforcer = enforcer_of([allow()])
+    point = point_of([allow()])
     asked = query("batch:DescribeJob", JOB)
-    assert enforcer.decide(asked).allowed
-    enforcer.swap(snapshot_of([deny()], generation=2))
-    assert (enforcer.decide(asked).allowed, enforcer.decide(asked).generation) == (False, 2)
-    assert enforcer.snapshot.generation == 2
+    assert point.decide(asked).allowed
+    point.swap(snapshot_of([deny()], generation=2))
+    assert (point.decide(asked).allowed, point.decide(asked).generation) == (False, 2)
+    assert point.snapshot.generation == 2
 
 
 def test_threads_do_not_mix_up_each_others_candidates() -> None:
-    enforcer = enforcer_of([allow("batch:A"), deny("batch:B"), allow("batch:C", "qcs::x:::y")])
+    point = point_of([allow("batch:A"), deny("batch:B"), allow("batch:C", "qcs::x:::y")])
     expected = {"batch:A": "explicit-allow", "batch:B": "explicit-deny", "batch:C": "implicit-deny"}
     with ThreadPoolExecutor(4) as pool:
         asked = [query(action, JOB) for action in expected] * 300
-        reasons = [decision.reason.value for decision in pool.map(enforcer.decide, asked)]
+        reasons = [decision.reason.value for decision in pool.map(point.decide, asked)]
     assert reasons == list(expected.values()) * 300
 
 
@@ -399,3 +402,30 @@ def test_an_ipv4_address_is_the_same_however_it_is_written(
 ) -> None:
     condition = {"ip_equal": {"qcs:ip": written}}
     assert allows([allow(condition=condition)], context={"qcs:ip": (address,)}) is inside
+
+
+def test_an_explanation_of_many_resources_by_many_patterns_stays_short() -> None:
+    stars = ["*" * (number + 1) for number in range(60)]
+    point = point_of([allow("*", [f"qcs::batch:::{star}" for star in stars])])
+    many = tuple(batch(f"job/{number}") for number in range(1_000))
+    explanation = point.explain(query("batch:DescribeJobs", *many))
+    assert explanation.decision.allowed
+    assert 0 < len(explanation.determining) <= len(stars)
+
+
+def test_no_fix_is_offered_if_what_the_call_does_besides_is_denied() -> None:
+    topic = Resource("tdmq", "ap-guangzhou", OWNER, "topicName/t")
+    point = point_of([deny("tdmq:PublishCmqMsg")])
+    asked = replace(
+        query("batch:SubmitJob", batch("job/*"), deny_only=(topic,)),
+        deny_only_action="tdmq:PublishCmqMsg",
+    )
+    explanation = point.explain(asked)
+    assert (explanation.decision.reason, explanation.fixes) == (Reason.IMPLICIT_DENY, ())
+
+
+def test_a_fix_never_means_more_than_the_call() -> None:
+    point = point_of([])
+    assert point.explain(query("batch:DeleteJob", batch("job/a*b"))).fixes == ()
+    [fix] = point.explain(query("batch:SubmitJob", batch("job/*"))).fixes
+    assert fix.resources == ("qcs::batch:ap-guangzhou:uin/100:job/*",)

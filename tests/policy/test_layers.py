@@ -9,20 +9,23 @@ import pytest
 from gateway.call import AttributeTest, Clause, Principal, Reason, Resource
 from gateway.policy.accounts import Account, CustomPolicy, Group, Mode, Role, User
 from gateway.policy.condition import read_test
+from gateway.policy.decision import Explanation
 from gateway.policy.decision_point import DecisionPoint
 from gateway.policy.match import Query
 from gateway.policy.snapshot import build_snapshot
-from gateway.policy.trust import Trust
+from gateway.policy.trust import Trust, parse_trust
 from tests.policy.policies import ANN, OWNER, ROOT, allow, batch, deny, document, evaluator
+
+pytestmark = pytest.mark.usefixtures("each_evaluator")
 
 JOB = batch("job/job-1")
 RUNNER = Principal(OWNER, "900", "runner", role="runner", session="nightly")
 KINDS = ("user", "group", "everyone", "role", "boundary", "role_boundary", "root_boundary")
 
 
-def point(*, shadow: Any = (), **statements: Any) -> DecisionPoint:
+def point(*, shadow: Any = (), trust: Any = None, **statements: Any) -> DecisionPoint:
     """One account with the user ann in one group, and the role runner; a policy for each kind."""
-    documents = {kind: document(kind, found) for kind, found in statements.items()}
+    documents = {kind: document(kind, found) for kind, found in statements.items() if found}
 
     def names(kind: str) -> tuple[str, ...]:
         return (kind,) if kind in documents else ()
@@ -40,7 +43,11 @@ def point(*, shadow: Any = (), **statements: Any) -> DecisionPoint:
         everyone=names("everyone"),
         boundary="".join(names("root_boundary")),
     )
-    trusts = {OWNER: {"runner": Trust("runner", ())}}
+    read = Trust("runner", ())
+    if trust is not None:
+        text = json.dumps({"version": "2.0", "statement": [trust]})
+        read = parse_trust(text, role="runner")
+    trusts = {OWNER: {"runner": read}}
     snapshot = build_snapshot(
         [account], presets={}, custom={OWNER: documents}, trusts=trusts, generation=1
     )
@@ -218,6 +225,32 @@ def test_a_shadow_boundary_is_none_and_says_what_it_would_do() -> None:
     assert explanation.shadow.decision.reason is Reason.BOUNDARY
 
 
+def test_a_shadow_policy_that_changes_nothing_of_a_list_says_so() -> None:
+    one = allow("batch:DescribeJobs", "qcs::batch:::job/job-1")
+    asked = Query(ANN, "batch:DescribeJobs", (batch("job/*"),))
+    listing = {"resource_type": "job", "region": "ap-guangzhou"}
+    watched = point(user=[one], group=[deny("batch:DeleteJob")], shadow=("group",))
+    explanation = watched.explain_list(asked, **listing)
+    assert explanation.decision.allowed
+    assert explanation.shadow is not None
+    assert explanation.shadow.decision == explanation.decision
+    assert explanation.shadow.determining == explanation.determining
+    walled = point(user=[one], group=[deny("batch:DescribeJobs")], shadow=("group",))
+    explanation = walled.explain_list(asked, **listing)
+    assert explanation.decision.allowed
+    assert explanation.shadow is not None
+    assert explanation.shadow.decision.reason is Reason.EXPLICIT_DENY
+
+
+def test_a_fix_that_sets_a_condition_aside_says_so() -> None:
+    condition = {"bool_equal": {"qcs:mfa": "true"}}
+    explanation = point(user=[allow(condition=condition)]).explain(ask())
+    [fix] = explanation.fixes
+    assert fix.caution == "sets aside what user/1 asks for: bool_equal qcs:mfa true"
+    [fix] = point(user=[allow("batch:SubmitJob")]).explain(ask()).fixes
+    assert fix.caution == ""
+
+
 def test_a_second_name_of_what_is_done_can_deny_and_is_explained() -> None:
     topic = Resource("tdmq", "ap-guangzhou", OWNER, "topicName/t")
     asked = point(user=[allow("batch:*"), deny("tdmq:PublishCmqMsg")])
@@ -227,6 +260,34 @@ def test_a_second_name_of_what_is_done_can_deny_and_is_explained() -> None:
     assert explanation.decision.reason is Reason.EXPLICIT_DENY
     assert explanation.decision.resource == topic
     assert [one.statement for one in explanation.determining] == [2]
+
+
+def test_taking_on_a_role_needs_its_trust_besides_and_either_name_can_be_denied() -> None:
+    by_name = Resource("cam", "", OWNER, "roleName/runner")
+    by_id = Resource("cam", "", OWNER, "role/900")
+    trusted = {"effect": "allow", "action": "sts:AssumeRole"}
+    ann = {**trusted, "principal": {"qcs": [f"qcs::cam::uin/{OWNER}:uin/{ANN.uin}"]}}
+    root = {**trusted, "principal": {"qcs": [f"qcs::cam::uin/{OWNER}:uin/{OWNER}"]}}
+
+    def asked(role: Resource, trust: Any, *more: Any) -> Explanation:
+        where = point(trust=trust, user=[allow("sts:*"), *more], role=[])
+        query = Query(ANN, "sts:AssumeRole", (role,))
+        explanation = where.explain(query)
+        assert explanation.decision == where.decide(query)
+        return explanation
+
+    for role in (by_name, by_id):
+        assert asked(role, ann).decision.reason is Reason.EXPLICIT_ALLOW
+        refused = asked(role, root)
+        assert refused.decision.reason is Reason.IMPLICIT_DENY
+        assert refused.nearest_miss is not None
+        assert (refused.nearest_miss.element, refused.fixes) == ("principal", ())
+        for named in (by_name, by_id):
+            walled = asked(role, ann, deny("sts:AssumeRole", str(named)))
+            assert walled.decision.reason is Reason.EXPLICIT_DENY
+            assert walled.decision.resource == named
+    unknown = Resource("cam", "", OWNER, "roleName/nobody")
+    assert asked(unknown, root).decision.reason is Reason.EXPLICIT_ALLOW, "not found later"
 
 
 def test_a_changed_document_is_seen_at_once_and_by_its_holders_alone() -> None:

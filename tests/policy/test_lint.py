@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.call import Resource
-from gateway.commands.known import vocabulary
+from gateway.commands.vocabulary import vocabulary
 from gateway.errors import ApiError
 from gateway.policy.condition import Context, read_conditions
 from gateway.policy.document import Statement, parse
+from gateway.policy.lines import declared_line, json_lines
 from gateway.policy.lint import RULES, Finding, Rule, Severity, lint
 from gateway.policy.lint.containment import statement_inside
 from gateway.policy.lint.contradiction import impossible_key
-from gateway.policy.lint.lines import declared_line, json_lines
 from gateway.policy.match import applies
 from tests.policy.policies import ANN, FOLDER, OWNER, UIN, allow, deny, query
 
@@ -53,11 +53,19 @@ def ids(found: Sequence[Finding]) -> list[str]:
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=lambda rule: rule.id)
 def test_a_rule_finds_its_bad_example_and_leaves_the_good_one_alone(rule: Rule) -> None:
-    found = lint(rule.bad.folder(), WORDS)
+    found = lint(rule.bad.folder(), WORDS, has_limits=True)
     assert {one.id for one in found} == {rule.id}
     assert {one.severity for one in found} == {rule.severity}
     assert {one.file for one in found} <= {rule.bad.file, "accounts.toml"}
-    assert lint(rule.good.folder(), WORDS) == []
+    assert lint(rule.good.folder(), WORDS, has_limits=True) == []
+
+
+def test_a_quota_counts_only_where_it_is_set_and_stands_where_its_holder_is_declared() -> None:
+    files = RULES["over-quota"].bad.folder()
+    assert lint(files, WORDS) == []
+    [found] = lint(files, WORDS, has_limits=True)
+    assert files["accounts.toml"].splitlines()[found.line - 1] == 'name = "ann"'
+    assert "11 groups of user `ann`" in found.message
 
 
 def test_our_own_policies_have_neither_errors_nor_warnings() -> None:

@@ -138,11 +138,6 @@ POINTS = {
 PLANS = POINTS["plan"]
 
 
-@pytest.fixture(autouse=True)
-def evaluator_in_force() -> None:
-    """Both are asked in each test; nothing is gained by running them twice."""
-
-
 def put_in_force(world: World) -> Snapshot:
     for point in POINTS.values():
         point.swap(snapshot_of(world, before=point.snapshot))

@@ -11,6 +11,8 @@ from gateway.policy.scenarios import Outcome, Scenario, judge, parse_scenarios
 from gateway.policy.strict_toml import PolicySetRefused
 from tests.policy.policies import FOLDER, allow, deny, evaluator
 
+pytestmark = pytest.mark.usefixtures("each_evaluator")
+
 TEXTS = {
     path.relative_to(FOLDER).as_posix(): path.read_text(encoding="utf-8")
     for path in sorted(FOLDER.rglob("*"))

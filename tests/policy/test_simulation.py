@@ -13,7 +13,6 @@ from gateway.policy.document import Document, parse
 from gateway.policy.question import Question
 from gateway.policy.simulation import (
     Row,
-    declared_callers,
     holders,
     narrowed,
     simulate,
@@ -21,7 +20,7 @@ from gateway.policy.simulation import (
     with_policy,
     without_policy,
 )
-from gateway.policy.snapshot import Snapshot, build_snapshot, subject_of
+from gateway.policy.snapshot import Snapshot, build_snapshot, declared_callers, subject_of
 from gateway.policy.strict_toml import PolicySetRefused
 from gateway.policy.trust import parse_trust
 from tests.policy.policies import (
@@ -36,6 +35,8 @@ from tests.policy.policies import (
     evaluator,
     query,
 )
+
+pytestmark = pytest.mark.usefixtures("each_evaluator")
 
 READ, KILL = "batch:DescribeJob", "batch:TerminateJob"
 RUNNER = Principal(owner_uin=OWNER, uin="300", name="runner", role="runner")
@@ -106,7 +107,7 @@ def test_a_policy_of_a_group_reaches_its_users_and_nobody_else(snapshot: Snapsho
 def test_everyone_is_every_user_and_role_and_not_the_root(snapshot: Snapshot) -> None:
     subjects = holders(snapshot, "everyone", owner_uin=OWNER)
     after = with_policy(snapshot, supposed(deny(READ)), owner_uin=OWNER, subjects=subjects)
-    for principal in declared_callers(snapshot, owner_uin=OWNER):
+    for principal in declared_callers(snapshot):
         reason = row(snapshot, after, action=READ, principal=principal).explanation.decision.reason
         assert reason is Reason.EXPLICIT_DENY
     assert row(snapshot, after, action=READ, principal=ROOT).explanation.decision.allowed

@@ -2,19 +2,12 @@
 
 from random import Random
 
-import pytest
-
 from gateway.policy.pattern import Wildcard
 from tests.campaigns.small_world import mismatches, oracle, texts
 
 LENGTH_MAX = 4
 SHARE = 60
 """Of the patterns of length 5 one in so many is judged here, on as many of the texts."""
-
-
-@pytest.fixture(autouse=True)
-def evaluator_in_force() -> None:
-    """Matchers know of no evaluator."""
 
 
 def test_all_patterns_and_texts_up_to_four_characters_are_matched_by_the_rule() -> None:

@@ -18,6 +18,8 @@ from gateway.policy.snapshot import build_snapshot
 from gateway.policy.suggestion import Needs, Suggestion
 from tests.policy.policies import ANN, OWNER, UIN, batch, evaluator, query
 
+pytestmark = pytest.mark.usefixtures("each_evaluator")
+
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 READ, KILL, LIST = "batch:DescribeJob", "batch:TerminateJob", "batch:DescribeJobs"
 WITHOUT_LEVEL = "batch:DescribeInstanceCategories"

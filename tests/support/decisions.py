@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from gateway.call import Decision, Effect, Principal, Reason, Resource
-from gateway.cam.decisions.log import DecisionLog, Overflow
+from gateway.cam.decisions.log import DecisionLog
 from gateway.clock import now
 from gateway.ids import new_id
 from gateway.policy.decision import Explanation
@@ -37,8 +37,8 @@ def make(request_id: str, **changes: Any) -> Callable[[], DecisionRecord]:
     return lambda: replace(SAMPLE, request_id=request_id, **changes)
 
 
-def decision_log(store: Store, *, overflow: Overflow = Overflow.REFUSE) -> DecisionLog:
-    return DecisionLog(store, clock=now, new_id=new_id, overflow=overflow)
+def decision_log(store: Store, **limits: Any) -> DecisionLog:
+    return DecisionLog(store, clock=now, new_id=new_id, **limits)
 
 
 class Faulty:

@@ -23,8 +23,6 @@ from gateway.store import Store, StoreUnavailable, Tx
 from gateway.telemetry import DECISIONS_DROPPED, log
 
 FLUSH_S = 0.5
-WRITE_S = 60.0
-WAITING_MAX = 20_000
 DURABLE_MAX = 500
 """At most so many durable records are written in one transaction."""
 READS_MAX = 200
@@ -60,18 +58,28 @@ class DecisionLog:
     """Keeps decision records: one appender, one hash chain.
 
     What is wanted `durably` is on disk before `record` returns. The rest follows within a second;
-    a crash loses at most the records of plain reads of the last FLUSH_S. While WAITING_MAX are
+    a crash loses at most the records of plain reads of the last FLUSH_S. While `waiting_max` are
     waiting, because the database is away or too slow, every call is refused before it is carried
     out; under Overflow.DROP plain reads are answered all the same, unrecorded, and counted.
 
     A call that was refused may leave its record behind, if the database was lost during the
-    commit or took longer than WRITE_S. One that was answered never lacks it.
+    commit or took longer than `write_s`. One that was answered never lacks it.
     """
 
     def __init__(
-        self, store: Store, *, clock: Clock, new_id: NewId, overflow: Overflow = Overflow.REFUSE
+        self,
+        store: Store,
+        *,
+        clock: Clock,
+        new_id: NewId,
+        overflow: Overflow = Overflow.REFUSE,
+        waiting_max: int = 20_000,
+        write_s: float = 60.0,
     ) -> None:
+        self._store = store
         self._overflow = overflow
+        self._waiting_max = waiting_max
+        self._write_s = write_s
         self._writer = ChainWriter(store, clock=clock, new_id=new_id)
         self._durable: list[_Waiting] = []
         self._reads: list[MakeRecord] = []
@@ -91,7 +99,7 @@ class DecisionLog:
         While `run` does not, before the start and during the end, who waits for a durable record
         writes it himself.
         """
-        if len(self._durable) + self._reads_waiting >= WAITING_MAX:
+        if len(self._durable) + self._reads_waiting >= self._waiting_max:
             if durably or self._overflow is Overflow.REFUSE:
                 raise _refusal()
             DECISIONS_DROPPED.inc()
@@ -166,7 +174,7 @@ class DecisionLog:
         durable, self._durable = self._durable[:DURABLE_MAX], self._durable[DURABLE_MAX:]
         error: Exception | None = StoreUnavailable("The database takes too long. Try again.")
         try:
-            with anyio.move_on_after(WRITE_S, shield=True):
+            with anyio.move_on_after(self._write_s, shield=True):
                 error = await self._write(durable, reads=reads)
         finally:
             for waiting in durable:
@@ -208,10 +216,10 @@ class DecisionLog:
             waiting.settle(await self._write_one(waiting.row))
         for done, row in enumerate(page):
             error = await self._write_one(row)
-            if isinstance(error, DataError):
+            if isinstance(error, DataError | IntegrityError):
                 DECISIONS_DROPPED.inc()
                 log.error("decision_lost", request_id=row["request_id"], exc_info=error)
-            elif error is not None and not isinstance(error, IntegrityError):
+            elif error is not None:
                 self._page = list(page[done:])
                 return error
         if page:
@@ -219,13 +227,21 @@ class DecisionLog:
         return None
 
     async def _write_one(self, row: Row) -> Exception | None:
-        """Returns what is in the way; an IntegrityError says that it is there already."""
+        """Returns what is in the way; that it is there already is not."""
         try:
             if row["request_id"] not in await self._writer.settle():
-                await self._writer.append([row])
+                await self._append_unless_stored(row)
         except Exception as error:  # whatever it is, it is told to whom it concerns
             return error
         return None
+
+    async def _append_unless_stored(self, row: Row) -> None:
+        try:
+            await self._writer.append([row])
+        except IntegrityError:  # of its request id, or of its place, which somebody else took
+            found = await self._store.read_point(lambda tx: find_row(tx, row["request_id"]))
+            if found is None or found["record"] != row["record"]:
+                raise
 
 
 def find_decision(tx: Tx, request_id: str) -> dict[str, Any] | None:

@@ -31,7 +31,7 @@ class ExportLine(Wire):
 
 
 def verify(tx: Tx, *, kept: Kept) -> Iterator[Report]:
-    """Walk every chain of the database, in memory of one page. See `decision_chain.py`."""
+    """Walk every chain of the database, in memory of one page. See `chain.py`."""
     try:
         chains = list_chains(tx)
     except NO_VALUES_OF_OURS:

@@ -5,29 +5,33 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, false, select
+from sqlalchemy import ColumnElement, Select, false, func, select
 
-from gateway.call import Effect, Reason
+from gateway.call import Reason
 from gateway.cam.decisions.chain import Link
 from gateway.cam.tables import ALL_CHAINS, DECISIONS_OF_CHAIN, decision
+from gateway.catalog import ACTIONS
+from gateway.policy.record import Outcome
 from gateway.store import Tx, matches_any
 
 PAGE = 1_000
 FOLLOWED_MAX = 10_000
 ALLOWING = frozenset({Reason.ROOT, Reason.EXPLICIT_ALLOW})
 
+_SPELLINGS = {one.policy_action.lower(): one.policy_action for one in ACTIONS}
+
 
 @dataclass(frozen=True, slots=True)
 class Filter:
     """What to look for; what is empty or None is not asked for.
 
-    user: a number is a uin, anything else a name. action: as policies name it, `*` is any run of
-    characters. effect: "allow", "deny" or "refused". since: included. until: excluded.
+    user: a number is a uin, anything else a name. action: as policies name it, in any letter
+    case; `*` is any run of characters. since: included. until: excluded.
     """
 
     user: str = ""
     action: str = ""
-    effect: str = ""
+    effect: Outcome | None = None
     reason: Reason | None = None
     since: datetime | None = None
     until: datetime | None = None
@@ -114,16 +118,26 @@ def _terms(wanted: Filter, *, dialect: str) -> Iterator[ColumnElement[bool]]:
         is_uin = wanted.user.isascii() and wanted.user.isdigit()
         yield (columns.uin if is_uin else columns.name) == wanted.user
     if wanted.action:
-        yield matches_any(columns.action, [wanted.action], dialect=dialect)
+        yield _names_action(wanted.action, dialect=dialect)
     effect = wanted.effect
     if wanted.reason is not None:
         yield columns.reason == wanted.reason.value
         # a reason has one effect, and only the effect has an index
-        of_reason = Effect.ALLOW if wanted.reason in ALLOWING else Effect.DENY
-        effect = effect or of_reason.value
-    if effect:
-        yield columns.effect == effect
+        of_reason = Outcome.ALLOW if wanted.reason in ALLOWING else Outcome.DENY
+        effect = effect or of_reason
+    if effect is not None:
+        yield columns.effect == effect.value
     if wanted.since is not None:
         yield columns.decided_at >= wanted.since
     if wanted.until is not None:
         yield columns.decided_at < wanted.until
+
+
+def _names_action(written: str, *, dialect: str) -> ColumnElement[bool]:
+    """Why two ways: what a call decided is recorded in the catalogue's spelling, which the index
+    finds; a call on which nothing was decided, in its caller's.
+    """
+    folded = written.removeprefix("name/").lower()
+    if folded in _SPELLINGS:
+        return decision.c.action == _SPELLINGS[folded]
+    return matches_any(func.lower(decision.c.action), [folded], dialect=dialect)

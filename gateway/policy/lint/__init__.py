@@ -7,8 +7,9 @@ from functools import partial
 
 from gateway.policy.accounts import Account, parse_accounts
 from gateway.policy.document import Document, parse
+from gateway.policy.limits import excesses
+from gateway.policy.lines import declared_line, json_lines, nearest_line
 from gateway.policy.lint.attachments import admits_somebody, declaring, is_granting, oddities
-from gateway.policy.lint.lines import declared_line, json_lines, nearest_line
 from gateway.policy.lint.refusals import Refusal, Statement, refusals
 from gateway.policy.lint.rules import ACCOUNTS, RULES, Finding, Rule, Severity
 from gateway.policy.lint.statements import Subject, remarks
@@ -25,13 +26,14 @@ _GOOD: Statement = {"effect": "allow", "action": "*", "resource": "*"}
 _GOOD_TRUST: Statement = {"effect": "allow", "action": "sts:AssumeRole", "principal": "*"}
 
 
-def lint(files: Mapping[str, str], words: Vocabulary) -> list[Finding]:
+def lint(files: Mapping[str, str], words: Vocabulary, *, has_limits: bool = False) -> list[Finding]:
     """Look through a folder of policies: the texts of its files, by their path inside it.
 
     A file that is refused is told, and does not keep the others from being looked at.
+    has_limits: the vendor's quotas hold.
     """
     accounts, found = _read_accounts(files)
-    trusts = {posixpath.normpath(role.trust) for account in accounts for role in account.roles}
+    trusts = {role.trust for account in accounts for role in account.roles}
     declared = declaring(accounts)
     for file, text in files.items():
         if file.endswith(".json") and file not in trusts and not file.startswith(TESTS):
@@ -44,6 +46,8 @@ def lint(files: Mapping[str, str], words: Vocabulary) -> list[Finding]:
         found += _attachments(account, files)
         found += _roles(account, files, known_uins=uins)
     found += _references(accounts, files)
+    if has_limits:
+        found += _over_quota(accounts, files)
     return sorted(found, key=lambda one: (one.file, one.line, one.severity.rank, one.id))
 
 
@@ -141,16 +145,15 @@ def _roles(
     account: Account, files: Mapping[str, str], *, known_uins: Collection[str]
 ) -> Iterator[Finding]:
     for role in account.roles:
-        file = posixpath.normpath(role.trust)
-        text = files.get(file)
+        text = files.get(role.trust)
         if text is None:
             continue  # told by _references
         read = partial(_read_trust, role=role.name, known_uins=known_uins)
         refused = refusals(text, read, good=_good_trust(text))
-        yield from _refusal_findings(file, refused)
+        yield from _refusal_findings(role.trust, refused)
         if not refused and not admits_somebody(read(text), account):
             message = f"nobody who is declared can take on the role `{role.name}`"
-            yield _finding("role-for-nobody", file, 1, message)
+            yield _finding("role-for-nobody", role.trust, 1, message)
 
 
 def _read_trust(text: str, *, role: str, known_uins: Collection[str]) -> Trust:
@@ -166,12 +169,21 @@ def _good_trust(text: str) -> Statement:
     return {name: value for name, value in _GOOD_TRUST.items() if name != "principal"}
 
 
+def _over_quota(accounts: tuple[Account, ...], files: Mapping[str, str]) -> Iterator[Finding]:
+    for one in excesses(accounts):
+        holder = one.count
+        line = declared_line(
+            files[ACCOUNTS], holder.table, name=holder.name, owner_uin=one.owner_uin
+        )
+        yield _finding("over-quota", ACCOUNTS, line, one.message)
+
+
 def _references(accounts: tuple[Account, ...], files: Mapping[str, str]) -> Iterator[Finding]:
     """What is named and not there, or there twice."""
     named = [one.file for account in accounts for one in account.policies]
     named += [role.trust for account in accounts for role in account.roles]
     for file in dict.fromkeys(named):
-        if posixpath.normpath(file) not in files:
+        if file not in files:
             yield _refused(ACCOUNTS, PolicySetRefused(f"there is no file {file}"))
     presets = [file for file in files if file.startswith(PRESETS) and file.endswith(".json")]
     names = [_Source(file, "", ()).name for file in presets]

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from posixpath import normpath
 
 from gateway.call import Effect
 from gateway.policy.accounts import Account, Mode
@@ -29,7 +28,7 @@ def is_granting(file: str, accounts: Iterable[Account]) -> bool:
         (_granted(account), _bounding(account), policy.name)
         for account in accounts
         for policy in account.policies
-        if normpath(policy.file) == file
+        if policy.file == file
     ]
     return not any(name in bounding for _, bounding, name in uses) or any(
         name in granted for granted, _, name in uses
@@ -106,8 +105,7 @@ def declaring(accounts: tuple[Account, ...]) -> Mapping[str, tuple[Account, ...]
     found: dict[str, tuple[Account, ...]] = {}
     for account in accounts:
         for policy in account.policies:
-            file = normpath(policy.file)
-            known = found.get(file, ())
+            known = found.get(policy.file, ())
             if account not in known:
-                found[file] = (*known, account)
+                found[policy.file] = (*known, account)
     return found

@@ -14,25 +14,17 @@ from itertools import pairwise
 from gateway.policy.condition import (
     ALL,
     ANY,
+    CALL_KEYS,
     IF_EXIST,
+    RESOURCE_KEYS,
+    TAG_KEYS,
     Condition,
     Context,
     NullCondition,
     ValueCondition,
 )
 
-SINGLE_KEYS = frozenset(
-    {
-        "qcs:current_time",
-        "qcs:ip",
-        "qcs:mfa",
-        "qcs:owner_uin",
-        "qcs:uin",
-        "qcs:create_uin",
-        "qcs:vpc",
-        "mfa",
-    }
-)
+SINGLE_KEYS = (CALL_KEYS | RESOURCE_KEYS) - TAG_KEYS
 """The keys that have one value at most; two conditions on one of several may mean two of them."""
 
 DIGITS = 100

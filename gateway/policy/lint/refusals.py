@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.errors import ApiError
-from gateway.policy.lint.lines import Path, json_lines, nearest_line
+from gateway.policy.lines import Path, json_lines, nearest_line
 
 TOO_LONG = "PolicyDocumentLengthOverLimit"
 

@@ -111,6 +111,13 @@ def _accounts(old: str, new: str) -> Example:
     return Example(ACCOUNTS, _ACCOUNTS.replace(old, new))
 
 
+def _in_groups(number: int) -> Example:
+    names = [f"g{place}" for place in range(number)]
+    declared = "\n".join(f'[[account.group]]\nname = "{name}"' for name in names)
+    text = _ACCOUNTS.replace('[[account.group]]\nname = "team"', declared)
+    return Example(ACCOUNTS, text.replace('["team"]', json.dumps(names)))
+
+
 _JOB = "qcs::batch:ap-guangzhou:uin/100000000001:job/job-1"
 _JOBS = "qcs::batch::uin/100000000001:job/*"
 _READ = _allow("batch:DescribeJob", _JOBS)
@@ -323,6 +330,13 @@ _TABLE = (
         "The role's trust policy admits nobody who is declared.",
         bad=_trust(service="cvm.cloud.tencent.com"),
         good=_trust(qcs="qcs::cam::uin/100000000001:uin/100000000101"),
+    ),
+    Rule(
+        "over-quota",
+        _ERROR,
+        'Under `limits = "cloud"`: the cloud would not take so many, and neither does the gateway.',
+        bad=_in_groups(11),
+        good=_in_groups(10),
     ),
 )
 RULES: Mapping[str, Rule] = {rule.id: rule for rule in _TABLE}

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 from gateway.call import Effect
 from gateway.policy.action import ActionPattern
+from gateway.policy.condition import CALL_KEYS, RESOURCE_KEYS, is_carried, is_foreign
 from gateway.policy.document import Document, Statement
+from gateway.policy.lines import Path
 from gateway.policy.lint.containment import can_name, names_exactly, statement_inside
 from gateway.policy.lint.contradiction import impossible_key
-from gateway.policy.lint.lines import Path
 from gateway.policy.lint.vocabulary import (
     CLOUD_REGIONS,
     CLOUD_SERVICES,
@@ -215,15 +216,14 @@ def _conditions(subject: Subject) -> Iterator[Remark]:
         yield Remark("contradiction", message, path=("condition",))
     words = subject.words
     for one in subject.statement.conditions:
-        service, colon, _ = one.key.partition(":")
-        if one.key in words.keys or one.key.startswith(words.key_prefixes):
+        if is_carried(one.key):
             continue
         where = ("condition", one.name, one.key)
-        if colon and service not in words.served | {"qcs"}:
+        if is_foreign(one.key, words.served):
             message = f"`{one.key}` is never carried by a call that comes here"
             yield Remark("foreign-key", message, path=where)
         else:
-            like = closest(one.key, words.keys)
+            like = closest(one.key, CALL_KEYS | RESOURCE_KEYS)
             hint = f"did you mean `{like}`?" if like else ""
             yield Remark("unknown-key", f"no call carries the key `{one.key}`", hint, where)
 

@@ -76,15 +76,12 @@ class KnownAction:
 class Vocabulary:
     """Everything known here. complete: services that have no actions but those in `actions`.
 
-    served: services whose calls come here. keys: the condition keys that calls and resources
-    carry; key_prefixes: their beginnings, where the rest is free.
+    served: services whose calls come here.
     """
 
     actions: tuple[KnownAction, ...]
     complete: frozenset[str]
     served: frozenset[str]
-    keys: frozenset[str]
-    key_prefixes: tuple[str, ...]
 
     def meant_by(self, pattern: ActionPattern) -> tuple[KnownAction, ...]:
         """The known actions that a pattern matches."""

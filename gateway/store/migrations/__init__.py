@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sqlalchemy import Connection, create_engine, inspect, text
+from sqlalchemy import Connection, Engine, create_engine, inspect, make_url, text
 
 from gateway.store.postgresql import driver_url
 from gateway.store.sqlite import create_sqlite_engine
@@ -16,8 +16,7 @@ LOCK = 7_236_413  # an arbitrary number that stands for "migrating" in pg_adviso
 
 def migrate(url: str) -> None:
     """Bring the database at `url` to the newest revision; safe to run twice at once."""
-    sqlite = url.startswith("sqlite")
-    engine = create_sqlite_engine(url) if sqlite else create_engine(driver_url(url))
+    sqlite, engine = _is_sqlite(url), _create_engine(url)
     try:
         with engine.connect() as connection:
             if current_revision(connection) == HEAD:
@@ -33,6 +32,18 @@ def migrate(url: str) -> None:
         engine.dispose()
 
 
+def find_revision(url: str) -> str | None:
+    """The revision of the database at `url`, which is not made; None if there is none."""
+    if _is_sqlite(url) and not Path(make_url(url).database or "").is_file():
+        return None
+    engine = _create_engine(url)
+    try:
+        with engine.connect() as connection:
+            return current_revision(connection)
+    finally:
+        engine.dispose()
+
+
 def current_revision(connection: Connection) -> str | None:
     """The revision a database stands at; None for a new one."""
     if not inspect(connection).has_table("alembic_version"):
@@ -41,6 +52,14 @@ def current_revision(connection: Connection) -> str | None:
         text("SELECT version_num FROM alembic_version")
     ).scalar()
     return revision
+
+
+def _is_sqlite(url: str) -> bool:
+    return url.startswith("sqlite")
+
+
+def _create_engine(url: str) -> Engine:
+    return create_sqlite_engine(url) if _is_sqlite(url) else create_engine(driver_url(url))
 
 
 def _upgrade(connection: Connection) -> None:

@@ -22,49 +22,16 @@ def upgrade() -> None:
     )
     op.create_index("ix_cam_access_key_user", "cam_access_key", ["owner_uin", "uin"])
     op.create_table(
-        "cam_session",
-        sa.Column("secret_id", sa.String(128), nullable=False),
-        sa.Column("owner_uin", sa.String(32), nullable=False),
-        sa.Column("uin", sa.String(32), nullable=False),
-        sa.Column("name", sa.Text, nullable=False),
-        sa.Column("role", sa.Text, nullable=False),
-        sa.Column("session", sa.Text, nullable=False),
-        sa.Column("session_policy", sa.Text, nullable=False),
-        sa.Column("sealed_secret_key", sa.LargeBinary, nullable=False),
-        sa.Column("token_sha256", sa.LargeBinary, nullable=False),
-        sa.Column("expires_at", sa.BigInteger, nullable=False),
-        sa.PrimaryKeyConstraint("secret_id", name="pk_cam_session"),
-    )
-    op.create_index("ix_cam_session_expiry", "cam_session", ["expires_at"])
-    op.create_table(
         "cam_decision",
-        sa.Column("chain", sa.String(32), nullable=False),
-        sa.Column("seq", sa.BigInteger, nullable=False),
-        sa.Column("hash", sa.String(64), nullable=False),
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), nullable=False),
         sa.Column("request_id", sa.String(36), nullable=False),
         sa.Column("owner_uin", sa.String(32), nullable=False),
         sa.Column("uin", sa.String(32), nullable=False),
-        sa.Column("name", sa.Text, nullable=False),
         sa.Column("action", sa.String(96), nullable=False),
         sa.Column("effect", sa.String(8), nullable=False),
-        sa.Column("reason", sa.String(96), nullable=False),
         sa.Column("decided_at", sa.BigInteger, nullable=False),
         sa.Column("record", sa.LargeBinary, nullable=False),
-        sa.PrimaryKeyConstraint("chain", "seq", name="pk_cam_decision"),
+        sa.PrimaryKeyConstraint("id", name="pk_cam_decision"),
         sa.UniqueConstraint("request_id", name="uq_cam_decision_request_id"),
     )
-    op.create_index("ix_cam_decision_time", "cam_decision", ["decided_at"])
-    op.create_index("ix_cam_decision_uin", "cam_decision", ["uin", "decided_at"])
-    op.create_index("ix_cam_decision_name", "cam_decision", ["name", "decided_at"])
-    op.create_index("ix_cam_decision_action", "cam_decision", ["action", "decided_at"])
-    op.create_index("ix_cam_decision_effect", "cam_decision", ["effect", "decided_at"])
-    op.create_table(
-        "cam_decision_chain",
-        sa.Column("id", sa.String(32), nullable=False),
-        sa.Column("started_at", sa.BigInteger, nullable=False),
-        sa.Column("anchor_seq", sa.BigInteger, nullable=False),
-        sa.Column("anchor_hash", sa.String(64), nullable=False),
-        sa.Column("head_seq", sa.BigInteger, nullable=False),
-        sa.Column("head_hash", sa.String(64), nullable=False),
-        sa.PrimaryKeyConstraint("id", name="pk_cam_decision_chain"),
-    )
+    op.create_index("ix_cam_decision_caller", "cam_decision", ["owner_uin", "uin", "id"])

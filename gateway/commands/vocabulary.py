@@ -2,16 +2,13 @@
 
 from collections.abc import Iterable
 
-from gateway.cam.identities import KNOWN_ACTIONS
+from gateway.cam.identities import KNOWN_ACTIONS, SERVICES
 from gateway.catalog import ACTIONS, Action
 from gateway.catalog.resources import Path
-from gateway.policy.condition import CALL_KEYS, NAMED_TAG, RESOURCE_KEYS
 from gateway.policy.lint import Kind, KnownAction, Vocabulary
 
 COMPLETE = frozenset({"sts"})
 """Services of which the catalogue has every action, though a policy may name others."""
-OLD_SERVICES = frozenset({"cmqqueue", "cmqtopic"})
-"""Names that old policies use for what is `tdmq` now."""
 
 
 def vocabulary() -> Vocabulary:
@@ -29,9 +26,7 @@ def vocabulary() -> Vocabulary:
             for name in sorted(named)
         ),
         complete=frozenset(KNOWN_ACTIONS) | COMPLETE,
-        served=frozenset(action.service for action in ACTIONS) | OLD_SERVICES,
-        keys=CALL_KEYS | RESOURCE_KEYS,
-        key_prefixes=(NAMED_TAG,),
+        served=SERVICES,
     )
 
 

@@ -100,6 +100,7 @@ async def _run(settings: Settings) -> None:
         engine = await stack.enter_async_context(_open_engine(settings))
         bus = await _open_bus(settings, stack)
         folder = identities.PolicyFolder.of(settings)
+        folder.check_model()
         loaded = folder.fingerprint()
         policies = DecisionPoint(
             identities.open_evaluator(settings, folder), folder.read_snapshot(generation=1)

@@ -64,6 +64,14 @@ class PolicyFolder:
         """The text of the casbin model. Raises PolicySetRefused."""
         return self._read("model.conf")[0]
 
+    def check_model(self) -> None:
+        """Refuse a model that casbin cannot use, whoever decides. Raises PolicySetRefused.
+
+        Only casbin needs one, so a folder may be without.
+        """
+        if os.path.lexists(self.path / "model.conf"):
+            CasbinEvaluator(self.read_model())
+
     def read_snapshot(self, *, generation: int) -> Snapshot:
         """Everything declared, strictly. Raises PolicySetRefused, naming the file."""
         accounts = parse_accounts(self._read(ACCOUNTS)[0])
@@ -161,12 +169,10 @@ class PolicyFolder:
 
 
 def open_evaluator(settings: Settings, folder: PolicyFolder) -> Evaluator:
-    """What judges statements, as the settings choose. Raises PolicySetRefused.
-
-    The folder's casbin model is read in any case: one that is refused is, whoever judges.
-    """
-    reference = CasbinEvaluator(folder.read_model())
-    return reference if settings.evaluator == "casbin" else PlanEvaluator()
+    """What judges statements, as the settings choose. Raises PolicySetRefused."""
+    if settings.evaluator == "casbin":
+        return CasbinEvaluator(folder.read_model())
+    return PlanEvaluator()
 
 
 def _policies_made_of(

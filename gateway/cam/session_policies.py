@@ -3,6 +3,7 @@
 from urllib.parse import unquote_plus
 
 from gateway.call import Effect
+from gateway.cam.identities import KNOWN_ACTIONS
 from gateway.errors import InvalidParameter
 from gateway.policy.condition import is_carried
 from gateway.policy.document import Document, parse
@@ -44,7 +45,7 @@ def _decoded(text: str) -> str:
 
 def _parsed(policy: str) -> Document:
     try:
-        return parse(policy, name=SESSION_POLICY)
+        return parse(policy, name=SESSION_POLICY, known_actions=KNOWN_ACTIONS)
     except InvalidParameter as error:
         raise InvalidParameter(error.message, detail=_detail(error.detail or "")) from error
 

@@ -20,10 +20,20 @@ def explanation_text(explanation: Explanation, scope: Scope | None) -> str:
     settled = "  ".join(_names(explanation.determining))
     lines = [f"{decision.effect.value}  {decision.reason.value}  {settled}".rstrip()]
     if decision.resource is not None and not decision.allowed:
-        lines.append(f"  on        {decision.resource}")
+        lines.append(printable(f"  on        {decision.resource}"))
     if scope is not None:
         lines += [f"  {line}" for line in _scope_lines(scope)]
     return "\n".join([*lines, *why_lines(public_explanation(explanation))])
+
+
+def printable(text: str) -> str:
+    """Text for a terminal: what does not print stands as its escape.
+
+    Why: resources are named by callers, who might write a line that looks like another decision.
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def why_lines(public: Mapping[str, Any]) -> Iterator[str]:
@@ -32,16 +42,16 @@ def why_lines(public: Mapping[str, Any]) -> Iterator[str]:
     Older records have no fix, and of a statement neither its file nor how the caller has it.
     """
     for one in public["Determining"]:
-        yield f"  settled   {_statement_text(one)}: {one['Pattern']}"
+        yield printable(f"  settled   {_statement_text(one)}: {one['Pattern']}")
     miss = public["NearestMiss"]
     if miss is not None:
         yield f"  nearest   {_statement_text(miss)}"
-        yield f"            its {miss['Element']} is {miss['Wanted']}"
-        yield f"            the call has {miss['Found'] or 'nothing'}"
+        yield printable(f"            its {miss['Element']} is {miss['Wanted']}")
+        yield printable(f"            the call has {miss['Found'] or 'nothing'}")
     for fix in public.get("Fix", ()):
         caution = f" (caution: it {fix['Caution']})" if fix["Caution"] else ""
         yield f"  fix       {fix['AttachTo']}{caution}:"
-        yield json.dumps(fix["Policy"], indent=2, ensure_ascii=False)
+        yield json.dumps(fix["Policy"], indent=2)
     shadow = public["Shadow"]
     if shadow is not None:
         settled = [f"{one['Policy']}/{one['Statement']}" for one in shadow["Determining"]]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gateway.cam.identities import PolicyFolder, open_evaluator
+from gateway.cam.identities import KNOWN_ACTIONS, PolicyFolder, open_evaluator
 from gateway.commands.lint_report import read_text, read_texts
 from gateway.config import Settings
 from gateway.errors import ApiError
@@ -66,7 +66,10 @@ def _scenarios(files: Sequence[Path], texts: Mapping[str, str]) -> dict[str, tup
         for file, text in texts.items()
         if file.startswith(TESTS) and file.endswith(".toml")
     }
-    return {name: parse_scenarios(text, name=name, files=texts) for name, text in written.items()}
+    return {
+        name: parse_scenarios(text, name=name, files=texts, known_actions=KNOWN_ACTIONS)
+        for name, text in written.items()
+    }
 
 
 def _documents(snapshot: Snapshot, texts: Mapping[str, str]) -> Iterator[Document]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from gateway.call import Reason
-from gateway.commands.answers import caller_text, why_lines
+from gateway.commands.answers import caller_text, printable, why_lines
 from gateway.commands.options import (
     Time,
     config_option,
@@ -78,7 +78,7 @@ def show(request_id: str, as_json: bool, **options: Any) -> None:
     if found is None:
         click.echo(f"No decision with the RequestId {request_id} is recorded.", err=True)
         sys.exit(1)
-    click.echo(json.dumps(found, ensure_ascii=False) if as_json else decision_text(found))
+    click.echo(json.dumps(found) if as_json else decision_text(found))
 
 
 @decisions.command("list")
@@ -140,7 +140,11 @@ def export(**options: Any) -> None:
 def verify(
     heads: tuple[tuple[str, int, str], ...], file: Path | None, as_json: bool, **options: Any
 ) -> None:
-    """Prove that no recorded decision was changed, removed or added: a line for each chain."""
+    """Look for decisions that were changed, removed or added: a line for each chain.
+
+    What retention has removed from the beginning of a chain cannot be told from what somebody
+    else has: the line says from which record on it goes. A kept head before that is UNKNOWN.
+    """
     from gateway.administration import verify_decisions, verify_exported  # noqa: PLC0415
 
     kept: dict[str, dict[int, str]] = {}
@@ -152,7 +156,9 @@ def verify(
     )
     for report in reports:
         click.echo(json.dumps(_report_members(report)) if as_json else _report_text(report))
-    if not all(report.sound for report in reports):
+    if not reports:
+        click.echo("There is no chain to verify.", err=True)
+    if not reports or not all(report.sound for report in reports):
         sys.exit(1)
 
 
@@ -178,14 +184,15 @@ def _filter(
 
 
 def _print(record: bytes, *, as_json: bool) -> None:
-    click.echo(record if as_json else decision_line(json.loads(record)))
+    found = json.loads(record)
+    click.echo(json.dumps(found) if as_json else decision_line(found))
 
 
 def decision_line(found: dict[str, Any]) -> str:
     """One decision in one line."""
     resources = found["Resources"] or ["-"]
     more = f" and {len(resources) - 1} more" if len(resources) > 1 else ""
-    return (
+    return printable(
         f"{found['Time']}  {found['Effect']:7}  {found['Reason']:14}  {found['Action']}"
         f"  {caller_text(found['Principal'])}  {resources[0]}{more}  {found['RequestId']}"
     )
@@ -195,9 +202,11 @@ def decision_text(found: dict[str, Any]) -> str:
     """All of one decision, for people."""
     lines = [
         f"{found['Effect']}  {found['Reason']}  {found['Action']}",
-        f"  by        {caller_text(found['Principal'])}"
-        f" from {found['SourceIp']} at {found['Time']}",
-        *(f"  on        {resource}" for resource in found["Resources"]),
+        printable(
+            f"  by        {caller_text(found['Principal'])}"
+            f" from {found['SourceIp']} at {found['Time']}"
+        ),
+        *(printable(f"  on        {resource}") for resource in found["Resources"]),
         *why_lines(found),
         f"  policies  generation {found['Generation']}",
     ]
@@ -205,9 +214,10 @@ def decision_text(found: dict[str, Any]) -> str:
 
 
 def _report_text(report: "Report") -> str:
-    verdict = "sound  " if report.sound else "DAMAGED"
+    verdict = "sound  " if report.sound else "DAMAGED" if report.damaged else "UNKNOWN"
     head = f"{report.chain}:{report.head.seq}:{report.head.hash}"
-    lines = [f"{verdict}  {report.records} records  {head}"]
+    first = f" from {report.first_seq} on" if report.records else ""
+    lines = [f"{verdict}  {report.records} records{first}  {head}"]
     lines += [
         f"  {one.seq}  {one.fault.value}  {one.request_id}".rstrip() for one in report.findings
     ]

@@ -32,6 +32,12 @@ class Caller(Wire, forbid_unknown_fields=False):
     session_policy: str | None = None
 
 
+class Settled(Wire, forbid_unknown_fields=False):
+    """What settled a decision: of it only the pattern."""
+
+    pattern: str = ""
+
+
 class Record(Wire, forbid_unknown_fields=False):
     """The members of a decision record by which it can be decided again.
 
@@ -46,6 +52,7 @@ class Record(Wire, forbid_unknown_fields=False):
     source_ip: str
     resources: tuple[str, ...]
     effect: Outcome
+    determining: tuple[Settled, ...] = ()
     deny_only: tuple[str, ...] | None = None
     deny_only_action: str | None = None
     listed: str | UnsetType | None = UNSET
@@ -99,6 +106,7 @@ def read_call(text: bytes) -> RecordedCall | None:
         question=question,
         effect=effect,
         is_partial=record.is_partial,
+        shown_by=tuple(one.pattern for one in record.determining) if record.listed else (),
     )
 
 

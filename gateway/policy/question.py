@@ -55,6 +55,7 @@ class RecordedCall:
 
     effect: what was decided then. is_partial: the record does not hold everything that the
     decision rested on, so deciding it again may give another answer under the same policies.
+    shown_by: for a list, the resource patterns that it was shown by.
     """
 
     request_id: str
@@ -62,6 +63,7 @@ class RecordedCall:
     question: Question
     effect: Effect
     is_partial: bool = False
+    shown_by: tuple[str, ...] = ()
 
 
 def read_caller(text: str) -> Principal:

@@ -23,18 +23,26 @@ from dataclasses import dataclass
 from gateway.call import Effect, Principal, Reason, Resource
 from gateway.errors import ApiError
 from gateway.policy.accounts import Account, CustomPolicy, Role, User
-from gateway.policy.condition import Context, caller_context, carried_by_tags
+from gateway.policy.action import ActionPattern, KnownActions
+from gateway.policy.condition import (
+    Context,
+    caller_context,
+    carried_by_tags,
+    is_carried,
+    is_foreign,
+)
 from gateway.policy.decision import NEARNESS, Explanation
 from gateway.policy.decision_point import DecisionPoint
 from gateway.policy.document import Document, parse
 from gateway.policy.match import Query
 from gateway.policy.question import Question, read_caller, read_resource
 from gateway.policy.snapshot import Snapshot, build_snapshot
-from gateway.policy.strict_toml import Table
+from gateway.policy.strict_toml import PolicySetRefused, Table
 from gateway.policy.trust import Trust
 from gateway.policy.verdict import Evaluator
 
 NO_FILES: Mapping[str, str] = {}
+NO_ACTIONS: KnownActions = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +81,25 @@ class Outcome:
 
 
 def parse_scenarios(
-    text: str, *, name: str, files: Mapping[str, str] = NO_FILES
+    text: str,
+    *,
+    name: str,
+    files: Mapping[str, str] = NO_FILES,
+    known_actions: KnownActions = NO_ACTIONS,
 ) -> tuple[Scenario, ...]:
     """Read one file; `name` names it in a refusal. Raises PolicySetRefused.
 
     files: the texts that a case may name, by their path inside the folder of policies.
+    known_actions: a case on an action that a service does not have would test nothing.
     """
     root = Table.read(text, where=name)
     scenarios = tuple(_read_case(table, files) for table in root.tables("case"))
     root.close()
+    for scenario in scenarios:
+        try:
+            ActionPattern.read(scenario.question.query.action).check_known(known_actions)
+        except ApiError as error:
+            raise PolicySetRefused(f"{name}, case `{scenario.name}`: {error.message}") from error
     return scenarios
 
 
@@ -236,7 +254,11 @@ class _When:
 
     def _context(self, table: Table) -> Context:
         """What every call carries, and what is written, which counts more."""
-        return {**caller_context(self._caller), **_values(table)}
+        given = _values(table)
+        for key in given:
+            if not is_carried(key) and not is_foreign(key, ()) and key != "qcs:app_id":
+                raise ValueError(f"no call carries the condition key `{key}`")
+        return {**caller_context(self._caller), **given}
 
     def _attributes(self, table: Table) -> dict[Resource, Context]:
         return {self._resource(text): _attributes(table.table(text)) for text in table.names()}

@@ -36,7 +36,7 @@ class Suggestion:
 
 
 class Needs:
-    """Gathers what calls were made on. A list needs all of its type, `job/*`.
+    """Gathers what calls were made on. A list needs what it was shown by, or its type, `job/*`.
 
     What is only checked for a deny needs no allow, and conditions are left to whoever reads the
     suggestion: what was seen of addresses and times does not say which of them are meant.
@@ -48,6 +48,7 @@ class Needs:
         self.first: datetime | None = None
         self.last: datetime | None = None
         self._resources: dict[str, dict[Resource, None]] = {}
+        self._patterns: dict[str, dict[str, None]] = {}
         self._left_out: dict[str, None] = {}
 
     def add(self, call: RecordedCall) -> None:
@@ -56,7 +57,11 @@ class Needs:
         self.first = min(self.first or call.time, call.time)
         self.last = max(self.last or call.time, call.time)
         query = call.question.query
+        patterns = _patterns_of(call)
+        self._patterns.setdefault(query.action, {}).update(dict.fromkeys(patterns))
         for resource in query.resources:
+            if patterns:
+                continue
             if resource.owner_uin != query.principal.owner_uin:
                 self._left_out[str(resource)] = None
             else:
@@ -70,8 +75,9 @@ class Needs:
         """
         left_out = dict(self._left_out)
         grouped: dict[tuple[str, ...], list[str]] = {}
-        for action, resources in sorted(self._resources.items()):
-            written: dict[str, None] = {}
+        for action in sorted(self._resources.keys() | self._patterns.keys()):
+            resources = self._resources.get(action, {})
+            written = dict(self._patterns.get(action, {}))
             for resource in _generalised(resources, ids_max=None if keep_ids else ids_max):
                 text = _writable(resource)
                 (left_out if text is None else written)[text or str(resource)] = None
@@ -79,6 +85,21 @@ class Needs:
                 grouped.setdefault(tuple(sorted(_uncovered(written))), []).append(action)
         statements = sorted((tuple(actions), texts) for texts, actions in grouped.items())
         return Suggestion(tuple(_documents(statements)), tuple(left_out))
+
+
+def _patterns_of(call: RecordedCall) -> list[str]:
+    """The patterns of a list's ids, put where the list was made; none if its whole type was shown.
+
+    Whoever may see a part of a type shall not be given all of it.
+    """
+    if not call.shown_by or not call.question.lists:
+        return []
+    [whole] = call.question.query.resources
+    begin = f"{call.question.lists}/"
+    paths = [text.split(":", SEGMENTS - 1)[-1] for text in call.shown_by]
+    if any(path == f"{begin}*" or not path.startswith(begin) for path in paths):
+        return []
+    return [str(replace(whole, path=path)) for path in paths]
 
 
 def _generalised(resources: Iterable[Resource], *, ids_max: int | None) -> Iterator[Resource]:

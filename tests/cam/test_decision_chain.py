@@ -311,6 +311,10 @@ async def test_what_is_old_is_deleted_and_the_rest_stays_proved(store: Store) ->
     assert all(one.sound for one in verify_export(exported, kept={}))
     altered = [exported[0].replace(b"alice", b"mallo"), *exported[1:]]
     assert not all(one.sound for one in verify_export(altered, kept={}))
+    kept = {log.chain: {20: "0" * 64}}
+    [report] = await store.read_list(lambda tx: list(verify(tx, kept=kept)))
+    assert [(one.fault, one.seq) for one in report.findings] == [(Fault.TOO_OLD, 20)]
+    assert (report.sound, report.damaged) == (False, False)
 
 
 async def verified_in(store: Store) -> list[Report]:

@@ -128,6 +128,49 @@ def test_a_changed_document_is_read_alone(folder: PolicyFolder) -> None:
     assert new == replace(folder.read_snapshot(generation=2), policies=new.policies)
 
 
+def test_a_change_behind_a_link_to_a_folder_is_seen_by_all_who_use_it(
+    folder: PolicyFolder,
+) -> None:
+    (folder.path / "link").symlink_to("examples")
+    accounts = folder.path / "accounts.toml"
+    text = accounts.read_text(encoding="utf-8")
+    named = (
+        'name = "linked"\nfile = "link/read-jobs.json"\n\n[[account.policy]]\nname = "read-jobs"'
+    )
+    accounts.write_text(text.replace('name = "read-jobs"', named, 1), encoding="utf-8")
+    loaded, current = folder.fingerprint(), folder.read_snapshot(generation=1)
+    file = folder.path / "examples" / "read-jobs.json"
+    file.write_text(file.read_text(encoding="utf-8").replace("allow", "deny"), encoding="utf-8")
+    new = changed(folder, current, loaded)
+    for name in ("read-jobs", "linked"):
+        [statement] = new.policies[f"100000000001/{name}"].document.statements
+        assert statement.effect is Effect.DENY
+
+
+def test_a_link_that_is_turned_to_another_folder_is_a_change(folder: PolicyFolder) -> None:
+    shutil.copytree(folder.path / "examples", folder.path / "other")
+    (folder.path / "link").symlink_to("examples")
+    before = folder.fingerprint()
+    (folder.path / "new").symlink_to("other")
+    (folder.path / "new").rename(folder.path / "link")
+    assert folder.fingerprint() != before
+    (folder.path / "loop").symlink_to(".")
+    assert folder.fingerprint(), "a loop ends"
+
+
+def test_a_file_rewritten_with_its_old_size_and_time_is_a_change(folder: PolicyFolder) -> None:
+    loaded, current = folder.fingerprint(), folder.read_snapshot(generation=1)
+    file = folder.path / "examples" / "read-jobs.json"
+    times = file.stat()
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace('"allow"', '"deny" '), encoding="utf-8")
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert file.stat().st_size == times.st_size
+    new = changed(folder, current, loaded)
+    [statement] = new.policies["100000000001/read-jobs"].document.statements
+    assert statement.effect is Effect.DENY
+
+
 @pytest.mark.parametrize("change", ["accounts", "new preset", "preset gone"])
 def test_a_change_of_more_than_documents_reads_everything(
     folder: PolicyFolder, change: str

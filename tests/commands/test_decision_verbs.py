@@ -274,7 +274,9 @@ def test_the_log_is_proved_beside_the_running_server(judged: Gateway) -> None:
     denied(judged)
     done = run(judged, "verify")
     assert done.returncode == 0
-    assert re.fullmatch(r"sound    \d+ records  chain-\w{8}:\d+:[0-9a-f]{64}\n", done.stdout)
+    assert re.fullmatch(
+        r"sound    \d+ records from 1 on  chain-\w{8}:\d+:[0-9a-f]{64}\n", done.stdout
+    )
     [report] = [json.loads(line) for line in run(judged, "verify", "--json").stdout.splitlines()]
     assert report["Sound"] is True
 

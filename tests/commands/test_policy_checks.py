@@ -226,6 +226,25 @@ def test_policies_that_are_refused_are_misuse_of_test(run: Run, policies: Path) 
     assert "examples/read-jobs.json" in done.stderr
 
 
+def test_under_the_limits_of_the_cloud_policies_beyond_a_quota_are_a_finding_and_refused(
+    run: Run, policies: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accounts = RULES["over-quota"].bad.folder()
+    for file, text in accounts.items():
+        (policies / file).write_text(text, encoding="utf-8")
+    assert "[over-quota]" not in run("lint").stdout
+    monkeypatch.setenv("QCS_GATEWAY_LIMITS", "cloud")
+    done = run("lint")
+    assert done.exit_code == 1
+    assert "11 groups of user `ann`" in done.stdout
+    assert "[over-quota]" in done.stdout
+    asked = ("explain", "--user", "ann", "--action", "batch:DescribeJobs")
+    for verb in (("test",), asked):
+        done = run(*verb)
+        assert_misuse(done)
+        assert "UserGroupFull" in done.stderr
+
+
 @pytest.mark.parametrize("severity", list(Severity), ids=lambda severity: severity.value)
 def test_every_severity_can_be_asked_for(run: Run, severity: Severity) -> None:
     assert run("lint", "--severity", severity.value).exit_code == 0

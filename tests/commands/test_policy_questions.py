@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from shutil import copy
 from typing import Any
 
 import pytest
@@ -44,6 +45,17 @@ def test_a_deny_names_its_statement_in_the_first_line_and_its_place_below() -> N
     for part in ("examples/deny-one-environment.json", "via user", denied):
         assert part in settled
     assert found.exit_code == 1
+
+
+def test_the_evaluator_of_the_settings_decides(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QCS_GATEWAY_EVALUATOR", "casbin")
+    asked = (*ANN, "--action", KILL, "--resource", "job/job-a")
+    without_model = explain(folder, *asked)
+    assert (without_model.exit_code, "model.conf" in without_model.stderr) == (2, True)
+    copy(ROOT / "policies" / "model.conf", folder)
+    assert explain(folder, *asked).stdout.splitlines()[0] == "allow  explicit-allow  ann/2"
 
 
 def test_an_allowed_call_ends_with_zero(folder: Path) -> None:

@@ -118,6 +118,8 @@ def test_a_document_of_the_wrong_shape_is_refused_with_its_code(text: str, code:
         ("condition", {"ip_equal": {"k": "10.0.0.0/33"}}, "ConditionContentError"),
         ("condition", {"numeric_equal": {"k": "NaN"}}, "ConditionContentError"),
         ("condition", {"date_equal": {"k": "2016-13-01T00:00:00Z"}}, "ConditionContentError"),
+        ("condition", {"date_equal": {"k": "2016-06-01T12345678Z"}}, "ConditionContentError"),
+        ("condition", {"string_equal": {"k": 1e20}}, "ConditionContentError"),
         ("condition", {"bool_equal": {"k": "yes"}}, "ConditionContentError"),
         ("condition", {"binary_equal": {"k": "%"}}, "ConditionContentError"),
         ("condition", {"null_equal": {"k": "maybe"}}, "ConditionContentError"),

@@ -193,3 +193,11 @@ def test_a_statement_is_covered_only_by_a_case_that_it_settled() -> None:
     assert round(coverage.percent) == 33
     allowed = outcome(f"{TEAM}, mfa = true, {TAGGED}", 'effect = "allow"')
     assert len(measure(documents, FILES, [denied, allowed]).uncovered) == 1
+
+
+def test_a_case_that_would_test_nothing_is_refused() -> None:
+    known = {"batch": frozenset({"describejob"})}
+    with pytest.raises(PolicySetRefused, match="does not exist"):
+        parse_scenarios(
+            CASE.replace(":TerminateJob", ":TerminateJbo"), name="x.toml", known_actions=known
+        )

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -208,3 +209,13 @@ def test_a_stranger_with_the_suggestion_attached_to_someone_else_may_do_nothing(
     stranger = Principal(owner_uin=OWNER, uin="999", name="stranger")
     assert policies.decide(query(READ, batch("job/a"), principal=ANN)).allowed
     assert not policies.decide(query(READ, batch("job/a"), principal=stranger)).allowed
+
+
+def test_a_list_of_a_part_needs_that_part_and_not_its_whole_type() -> None:
+    shown = replace(call(LIST, batch("job/*"), lists="job"), shown_by=("qcs::batch:::job/a-*",))
+    assert statements(suggest(shown)) == [([LIST], [str(batch("job/a-*"))])]
+    wide = replace(shown, shown_by=("qcs::batch:::job/a-*", "*"))
+    assert statements(suggest(wide)) == [([LIST], [str(batch("job/*"))])]
+    own = replace(shown, shown_by=("qcs::batch:::job/${uin}",))
+    [(_, [text])] = statements(suggest(own))
+    assert text.endswith("job/${uin}")

@@ -6,8 +6,9 @@ before it (64 hexadecimal digits), a newline, and the record exactly as it is st
 What this cannot prove: whoever may write to the whole database can rewrite a chain from any place
 on, cut its end off, or remove all of it, and make every hash and head fit again. Against that,
 keep heads elsewhere (`decisions export` prints them) and give them to `decisions verify --head`:
-up to a kept head, nothing can be changed unseen. The records that retention has deleted, and the
-start time of a chain whose beginning it has deleted, cannot be proved any more.
+from the first record that is there up to a kept head, nothing can be changed unseen. What retention
+has deleted from the beginning cannot be told from what somebody else has, and such a chain's start
+time cannot be proved any more: look from which record on a chain goes, and keep new heads.
 """
 
 import hashlib
@@ -51,6 +52,7 @@ class Fault(Enum):
     NO_CHAIN = "there is no such chain"
     NOT_AS_KEPT = "not as in the head that was kept"
     NOT_THERE = "the head that was kept is not in the chain"
+    TOO_OLD = "the head that was kept is older than what is kept: it can no longer be compared"
     UNREADABLE = "holds what the gateway does not write"
 
 
@@ -58,7 +60,7 @@ class Fault(Enum):
 class Finding:
     """Something wrong at one place.
 
-    request_id: of the record there, or of the one next to it; "" if there is none.
+    request_id: of the record there, or of the last one before it; "" if there is none.
     """
 
     fault: Fault
@@ -82,6 +84,11 @@ class Report:
         """Whether nothing is wrong."""
         return not self.findings
 
+    @property
+    def damaged(self) -> bool:
+        """Whether something is wrong, besides what can no longer be known."""
+        return any(one.fault is not Fault.TOO_OLD for one in self.findings)
+
     def add(self, fault: Fault, *, seq: int, request_id: str = "") -> None:
         """Take a finding down."""
         if len(self.findings) < FINDINGS_MAX:
@@ -99,6 +106,7 @@ class Walk:
     def __init__(self, chain: str, *, after: Link, kept: Mapping[int, str]) -> None:
         self.report = Report(chain, head=after)
         self._last = after
+        self._anchor_seq = after.seq
         self._last_request_id = ""
         self._kept = dict(kept)
         self._compare_with_kept(after, request_id="")
@@ -114,7 +122,7 @@ class Walk:
             return
         before: Link | None = self._last
         if place.seq != self._last.seq + 1:
-            report.add(Fault.MISSING, seq=self._last.seq + 1, request_id=request_id)
+            report.add(Fault.MISSING, seq=self._last.seq + 1)
             before = None if previous is None else Link(place.seq - 1, previous)
         fits = before is None or (
             previous in {None, before.hash} and following(before, record).hash == place.hash
@@ -134,7 +142,8 @@ class Walk:
                 fault = Fault.TRUNCATED if head.seq > last.seq else Fault.ADDED
             self.report.add(fault, seq=last.seq, request_id=self._last_request_id)
         for seq in self._kept:
-            self.report.add(Fault.NOT_THERE, seq=seq, request_id=self._last_request_id)
+            fault = Fault.TOO_OLD if seq < self._anchor_seq else Fault.NOT_THERE
+            self.report.add(fault, seq=seq, request_id="")
         self.report.head = last
         return self.report
 

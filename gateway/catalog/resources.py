@@ -12,6 +12,7 @@ RESOURCES_MAX = 1_000
 """More distinct resources than this are refused: each one costs a decision."""
 
 
+BATCH_IDS = frozenset({"JobId", "EnvId", "TaskTemplateId", "ComputeNodeId"})
 NAME_CHARACTERS_MAX = 512
 """No name of anything is longer; each one is compared with many patterns, and kept."""
 
@@ -261,8 +262,16 @@ def _write(value: object, form: Form, *, at: str) -> str:
             raise _wrong_type(at)
         value = f"{role[1]}:{role[2]}"
     if len(value) > NAME_CHARACTERS_MAX or "*" in value:
-        raise InvalidParameterValue(f"The value of parameter `{at}` cannot be a name.")
+        raise _no_name(at)
     return value
+
+
+def _no_name(at: str) -> ApiError:
+    """The refusal of what nothing can be called; Batch has a code for each kind of id."""
+    kind = re.sub(r".*\.|s?(\[[0-9]+\])?$", "", at)
+    if kind in BATCH_IDS:
+        return InvalidParameter(f"The {kind} at `{at}` is malformed.", detail=f"{kind}Malformed")
+    return InvalidParameterValue(f"The value of parameter `{at}` cannot be a name.")
 
 
 def _distinct(resources: list[Resource]) -> tuple[Resource, ...]:

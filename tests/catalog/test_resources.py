@@ -307,5 +307,15 @@ def test_any_parameters_are_named_or_refused_and_never_name_nothing(
 
 @pytest.mark.parametrize("job_id", ["*", "job-*", "a" * 513])
 def test_what_nothing_can_be_called_is_refused_before_any_decision(job_id: str) -> None:
-    with pytest.raises(InvalidParameterValue, match="JobId"):
+    with pytest.raises(InvalidParameter) as refused:
         batch("DescribeJob", {"JobId": job_id})
+    assert refused.value.code == "InvalidParameter.JobIdMalformed"
+    with pytest.raises(InvalidParameter) as refused:
+        batch("DescribeJobs", {"JobIds": ["job-00000000", job_id]})
+    assert refused.value.code == "InvalidParameter.JobIdMalformed"
+    task = {"Tasks": [{"EnvId": job_id}]}
+    with pytest.raises(InvalidParameter) as refused:
+        batch("SubmitJob", {"Job": task})
+    assert refused.value.code == "InvalidParameter.EnvIdMalformed"
+    with pytest.raises(InvalidParameterValue):
+        named("tdmq", "2020-02-17", "DeleteCmqTopic", {"TopicName": job_id})

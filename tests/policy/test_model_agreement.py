@@ -193,7 +193,7 @@ def shuffled(statements: list[Statement], random: Random) -> list[Statement]:
     return random.sample(turned, k=len(turned))
 
 
-@settings(SWEEP, max_examples=300)
+@settings(SWEEP, max_examples=120)
 @given(world=WORLD, question=QUESTION)
 def test_an_explanation_gives_the_decision_and_the_statements_it_rests_on(
     world: World, question: Question
@@ -231,7 +231,7 @@ def found_statement(world: World, one: Determinant) -> tuple[str, Statement]:
     return "boundary" if one.via == "boundary" else "implicit-deny", statements[one.statement - 1]
 
 
-@settings(SWEEP, max_examples=300)
+@settings(SWEEP, max_examples=120)
 @given(world=WORLD, question=QUESTION)
 def test_adding_what_the_fixes_say_to_the_layers_they_name_allows_the_call(
     world: World, question: Question
@@ -262,7 +262,7 @@ def with_fix(world: World, fix: Fix) -> World:
     return replace(world, own=[*world.own, *statements])
 
 
-@settings(SWEEP, max_examples=200)
+@settings(SWEEP, max_examples=100)
 @given(
     world=WORLD,
     question=QUESTION,

@@ -38,7 +38,7 @@ from gateway.cam import identities, keys, sts
 from gateway.cam.decisions import retention as decision_retention
 from gateway.cam.decisions.log import DecisionLog, Overflow
 from gateway.clock import now
-from gateway.cmq import retention, subscriptions, topics
+from gateway.cmq import retention, subscribers, topics
 from gateway.cmq.api import build_service
 from gateway.cmq.classic import ClassicService
 from gateway.config import Settings, SettingsError
@@ -134,7 +134,7 @@ async def _run(settings: Settings) -> None:
                     swap=policies.swap,
                 )
             )
-            await tasks.start(partial(relay.run, store, bus, subscribers=subscriptions, clock=now))
+            await tasks.start(partial(relay.run, store, bus, subscribers=subscribers, clock=now))
             await tasks.start(partial(retention.run, store, clock=now))
             await tasks.start(_build_scheduler(settings, store=store, engine=engine).run)
             await _serve_until_signal(state, [(api, api_socket), (management, management_socket)])

@@ -35,6 +35,13 @@ class Settings:
     is believed. vpc_header: the header in which they name the caller's private network.
     decisions_overflow: "refuse" or "drop", see `cam/decisions/log.py`.
     decisions_keep_days: how long decisions are kept; 0 means for ever.
+    events_keep_days: how long events and their messages are kept; 0 means for ever. What waits for
+    a subscriber, and dead letters, are kept besides.
+    amqp_ca_file: certificates that the broker's own is checked with, for amqps://; empty: the
+    system's. amqp_cert_file, amqp_key_file: what the gateway shows the broker; empty: nothing.
+    push_networks: addresses or networks, separated by blanks or commas, that HTTP subscribers may
+    have besides public ones. push_pause_after_s: how long a subscriber may fail without one
+    success before it is only probed.
     """
 
     host: str = "127.0.0.1"
@@ -59,6 +66,12 @@ class Settings:
     vpc_header: str = ""
     decisions_overflow: str = "refuse"
     decisions_keep_days: int = 90
+    events_keep_days: int = 30
+    amqp_ca_file: str = ""
+    amqp_cert_file: str = ""
+    amqp_key_file: str = ""
+    push_networks: str = ""
+    push_pause_after_s: int = 3_600
 
     @property
     def resolved_database_url(self) -> str:
@@ -92,6 +105,8 @@ LIMITS: Mapping[str, tuple[int, int]] = {
     "instances_per_core": (1, 4_096),
     "confirm_s": (1, 600),
     "decisions_keep_days": (0, 36_500),
+    "events_keep_days": (0, 36_500),
+    "push_pause_after_s": (1, 86_400),
 }
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import Row, Select, func, select
 from sqlalchemy.exc import IntegrityError
 
 from gateway.call import Scope
-from gateway.cmq import tables
+from gateway.cmq import queue_statements, tables, topic_statements
 from gateway.cmq.naming import filter_by_name, key_of
 from gateway.errors import FailedOperation, ResourceInUse, ResourceNotFound
 from gateway.store import Tx
@@ -78,14 +78,14 @@ def create(tx: Tx, queue: Queue) -> None:
     key = key_of(queue.owner_uin, region=queue.region, name=queue.name)
     columns = {name: getattr(queue, name) for name in Queue.__slots__}
     try:
-        tx.execute(tables.ADD_QUEUE, {**columns, "key": key})
+        tx.execute(queue_statements.ADD_QUEUE, {**columns, "key": key})
     except IntegrityError as error:
         raise ResourceInUse(f"Queue `{queue.name}` already exists.", detail="Queue") from error
 
 
 def find_queue(tx: Tx, owner_uin: str, *, region: str, name: str) -> Queue | None:
     """The queue of this name; None if there is none."""
-    return _find(tx, tables.QUEUE_BY_KEY, owner_uin, region=region, name=name)
+    return _find(tx, queue_statements.QUEUE_BY_KEY, owner_uin, region=region, name=name)
 
 
 def get_queue(tx: Tx, owner_uin: str, *, region: str, name: str) -> Queue:
@@ -95,7 +95,7 @@ def get_queue(tx: Tx, owner_uin: str, *, region: str, name: str) -> Queue:
 
 def hold_queue(tx: Tx, owner_uin: str, *, region: str, name: str) -> Queue:
     """The queue of this name, kept from being deleted meanwhile. Raises ResourceNotFound."""
-    return _found(_find(tx, tables.HOLD_QUEUE, owner_uin, region=region, name=name), name)
+    return _found(_find(tx, queue_statements.HOLD_QUEUE, owner_uin, region=region, name=name), name)
 
 
 def delete(tx: Tx, owner_uin: str, *, region: str, name: str) -> None:
@@ -103,14 +103,16 @@ def delete(tx: Tx, owner_uin: str, *, region: str, name: str) -> None:
 
     Raises ResourceNotFound; FailedOperation while a subscription feeds it.
     """
-    queue = _found(_find(tx, tables.LOCK_QUEUE, owner_uin, region=region, name=name), name)
-    feeding = tx.execute(tables.SUBSCRIPTIONS_OF_QUEUE, {"queue_id": queue.id}).first()
+    queue = _found(
+        _find(tx, queue_statements.LOCK_QUEUE, owner_uin, region=region, name=name), name
+    )
+    feeding = tx.execute(topic_statements.SUBSCRIPTIONS_OF_QUEUE, {"queue_id": queue.id}).first()
     if feeding is not None:
         raise FailedOperation(
             f"Queue `{name}` is the endpoint of subscription `{feeding.name}` of topic "
             f"`{feeding.topic_name}`; delete that first."
         )
-    tx.execute(tables.DROP_QUEUE, {"id_": queue.id})
+    tx.execute(queue_statements.DROP_QUEUE, {"id_": queue.id})
 
 
 def list_queues(
@@ -141,7 +143,7 @@ def count_messages(tx: Tx, queues: Sequence[Queue], *, now: datetime) -> dict[st
     parameters = {"queue_ids": [queue.id for queue in queues], "now": now}
     return {
         row.queue_id: Backlog(row.active, row.inactive, row.delayed, row.oldest)
-        for row in tx.execute(tables.COUNT_MESSAGES, parameters)
+        for row in tx.execute(queue_statements.COUNT_MESSAGES, parameters)
     }
 
 
@@ -169,7 +171,7 @@ def message_row(
 def put(tx: Tx, rows: Sequence[dict[str, Any]]) -> None:
     """Put messages into their queues, in this order, and wake who waits for them."""
     if rows:
-        tx.execute(tables.ADD_QUEUE_MESSAGES, rows)
+        tx.execute(queue_statements.ADD_QUEUE_MESSAGES, rows)
         for queue_id in {row["queue_id"] for row in rows}:
             tx.wake(signal_of(queue_id))
 
@@ -202,7 +204,7 @@ def receive(
     On PostgreSQL two receivers at once are given different messages, neither waiting.
     """
     parameters = {"queue_id": queue.id, "now": now, "limit": count}
-    rows = tx.execute(tables.RECEIVABLE, parameters).all()
+    rows = tx.execute(queue_statements.RECEIVABLE, parameters).all()
     visible_at = now + timedelta(seconds=queue.visibility_s)
     received = [
         Received(
@@ -218,7 +220,7 @@ def receive(
     ]
     if received:
         tx.execute(
-            tables.HAND_OUT,
+            queue_statements.HAND_OUT,
             [
                 {
                     "position_": row.position,
@@ -235,7 +237,7 @@ def receive(
 def next_visible_at(tx: Tx, queue: Queue, *, now: datetime) -> datetime | None:
     """When the next message can be received, which may be past; None if the queue is empty."""
     moment: datetime | None = tx.execute(
-        tables.NEXT_VISIBLE, {"queue_id": queue.id, "now": now}
+        queue_statements.NEXT_VISIBLE, {"queue_id": queue.id, "now": now}
     ).scalar()
     return moment
 
@@ -251,12 +253,12 @@ def delete_message(tx: Tx, queue: Queue, *, receipt: str, now: datetime) -> bool
         "receipt": receipt,
         "now": now,
     }
-    return tx.execute(tables.DELETE_BY_RECEIPT, parameters).rowcount == 1
+    return tx.execute(queue_statements.DELETE_BY_RECEIPT, parameters).rowcount == 1
 
 
 def drop_expired(tx: Tx, *, now: datetime) -> int:
     """Delete what is past its retention; returns how many messages it was."""
-    return tx.execute(tables.DROP_EXPIRED, {"now": now}).rowcount
+    return tx.execute(queue_statements.DROP_EXPIRED, {"now": now}).rowcount
 
 
 def _find(

@@ -1,34 +1,29 @@
-"""Subscriptions: who is subscribed to a topic, what they get, and where the broker sends it.
-
-This module is the relay's `Subscribers`.
-"""
+"""Subscriptions: who is subscribed to a topic, what they get, and where the broker sends it."""
 
 import json
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import Enum
 from typing import Any
 
 from sqlalchemy import Row
 from sqlalchemy.exc import IntegrityError
 
-from gateway.cmq import queues, tables
+from gateway.cmq import queues, topic_statements
 from gateway.cmq.topics import Topic, lock_topic
 from gateway.errors import ResourceInUse, ResourceNotFound
 from gateway.events import outbox
-from gateway.events.bus import Binding, Message, Route, TopicAddress
+from gateway.events.bus import Binding, Route, TopicAddress
 from gateway.events.routing import matches
 from gateway.store import Tx
-
-DELIVERED = "delivered"
 
 
 class Protocol(Enum):
     """How a subscriber is reached. `amqp` is our own: a queue on the RabbitMQ broker."""
 
     QUEUE = "queue"
+    HTTP = "http"
     AMQP = "amqp"
 
 
@@ -79,7 +74,7 @@ def subscribe(tx: Tx, subscription: Subscription) -> None:
         "binding_keys": json.dumps(subscription.binding_keys),
     }
     try:
-        tx.execute(tables.ADD_SUBSCRIPTION, row)
+        tx.execute(topic_statements.ADD_SUBSCRIPTION, row)
     except IntegrityError as error:
         raise ResourceInUse(
             f"Subscription `{subscription.name}` already exists.", detail="Subscription"
@@ -95,70 +90,25 @@ def unsubscribe(tx: Tx, owner_uin: str, *, region: str, topic_name: str, name: s
     """
     topic = lock_topic(tx, owner_uin, region=region, name=topic_name)
     parameters = {"topic_id": topic.id, "name_key": name.lower()}
-    row = tx.execute(tables.SUBSCRIPTION_BY_NAME, parameters).one_or_none()
+    row = tx.execute(topic_statements.SUBSCRIPTION_BY_NAME, parameters).one_or_none()
     if row is None or row.name != name:
         raise ResourceNotFound(f"Subscription `{name}` of topic `{topic_name}` does not exist.")
-    subscription = _read(row)
-    tx.execute(tables.DROP_SUBSCRIPTION, {"id_": subscription.id})
+    subscription = read(row)
+    tx.execute(topic_statements.DROP_SUBSCRIPTION, {"id_": subscription.id})
     if subscription.protocol is Protocol.AMQP:
         outbox.retire(tx, topic.address, bindings=subscription.bindings(topic.address))
 
 
 def list_of_topic(tx: Tx, topic: Topic) -> list[Subscription]:
     """The subscriptions of a topic, the oldest first."""
-    rows = tx.execute(tables.SUBSCRIPTIONS_OF_TOPIC, {"topic_id": topic.id})
-    return [_read(row) for row in rows]
+    rows = tx.execute(topic_statements.SUBSCRIPTIONS_OF_TOPIC, {"topic_id": topic.id})
+    return [read(row) for row in rows]
 
 
 def list_of_queue(tx: Tx, queue: queues.Queue) -> list[tuple[Subscription, str]]:
     """The subscriptions that feed a queue, each with its topic's name, the oldest first."""
-    rows = tx.execute(tables.SUBSCRIPTIONS_OF_QUEUE, {"queue_id": queue.id})
-    return [(_read(row), row.topic_name) for row in rows]
-
-
-def deliver(tx: Tx, messages: Sequence[Message], *, now: datetime) -> None:
-    """See `Subscribers.deliver`: put messages into the queues that are subscribed to them."""
-    keys = sorted({message.topic_key for message in messages})
-    subscribed: dict[str, list[tuple[Subscription, timedelta]]] = defaultdict(list)
-    for row in tx.execute(tables.QUEUE_SUBSCRIPTIONS, {"keys": keys}):
-        subscribed[row.topic_key].append((_read(row), timedelta(seconds=row.retention_s)))
-    puts: list[dict[str, Any]] = []
-    deliveries: list[dict[str, Any]] = []
-    for message in messages:
-        for subscription, retention in subscribed.get(message.topic_key, ()):
-            if not subscription.wants(routing_key=message.routing_key, tags=message.tags):
-                continue
-            puts.append(
-                queues.message_row(
-                    message.id,
-                    message.body,
-                    queue_id=subscription.queue_id or "",
-                    now=now,
-                    visible_at=now,
-                    expires_at=now + retention,
-                )
-            )
-            deliveries.append(
-                {
-                    "message_id": message.id,
-                    "subscription_id": subscription.id,
-                    "state": DELIVERED,
-                    "changed_at": now,
-                }
-            )
-    queues.put(tx, puts)
-    if deliveries:
-        tx.execute(tables.ADD_DELIVERIES, deliveries)
-
-
-def find_route(tx: Tx, topic_key: str) -> Route | None:
-    """See `Subscribers.find_route`."""
-    owner_uin, region, _ = topic_key.split("/", 2)
-    row = tx.execute(tables.TOPIC_BY_KEY, {"key": topic_key}).one_or_none()
-    if row is None:
-        return None
-    address = TopicAddress(owner_uin, region, row.name)
-    return route_of(address, _rows_of_topic(tx, row.id))
+    rows = tx.execute(topic_statements.SUBSCRIPTIONS_OF_QUEUE, {"queue_id": queue.id})
+    return [(read(row), row.topic_name) for row in rows]
 
 
 def route_of(address: TopicAddress, subscriptions: Sequence[Subscription]) -> Route:
@@ -169,19 +119,16 @@ def route_of(address: TopicAddress, subscriptions: Sequence[Subscription]) -> Ro
         if subscription.protocol is Protocol.AMQP
         for binding in subscription.bindings(address)
     ]
-    return Route(address.exchange, tuple(dict.fromkeys(bindings)))
+    queues_of = {
+        subscription.id: address.queue(subscription.endpoint)
+        for subscription in subscriptions
+        if subscription.protocol is Protocol.AMQP
+    }
+    return Route(address.exchange, tuple(dict.fromkeys(bindings)), queues_of)
 
 
-def list_bound_topics(tx: Tx) -> Sequence[str]:
-    """See `Subscribers.list_bound_topics`."""
-    return tx.execute(tables.BOUND_TOPICS, {"protocol": Protocol.AMQP.value}).scalars().all()
-
-
-def _rows_of_topic(tx: Tx, topic_id: str) -> list[Subscription]:
-    return [_read(row) for row in tx.execute(tables.SUBSCRIPTIONS_OF_TOPIC, {"topic_id": topic_id})]
-
-
-def _read(row: Row[Any]) -> Subscription:
+def read(row: Row[Any]) -> Subscription:
+    """The subscription of a row."""
     columns = {name: getattr(row, name) for name in Subscription.__slots__}
     columns["protocol"] = Protocol(columns["protocol"])
     columns["filter_tags"] = tuple(json.loads(columns["filter_tags"]))

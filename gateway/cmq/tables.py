@@ -1,4 +1,4 @@
-"""Topics, queues, subscriptions, the messages in queues, and the statements on them."""
+"""The tables of topics, queues, subscriptions, and of what became of their messages."""
 
 from sqlalchemy import (
     BigInteger,
@@ -8,17 +8,11 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
-    PrimaryKeyConstraint,
     String,
     Table,
     Text,
     UniqueConstraint,
-    bindparam,
-    delete,
-    func,
-    insert,
-    select,
-    update,
+    literal_column,
 )
 
 from gateway.store import POSITION, Moment, metadata
@@ -56,11 +50,20 @@ queue = Table(
     Column("max_message_bytes", Integer, nullable=False),
     Column("retention_s", Integer, nullable=False),
     Column("trace", Boolean, nullable=False),
+    Column("rewind_s", Integer, nullable=False, server_default="0"),
+    Column("rewind_mb", Integer, nullable=False, server_default="0"),
+    Column("dead_letter_queue_id", String(32), index=True),
+    Column("dead_letter_policy", Integer),
+    Column("max_receive_count", Integer),
+    Column("max_time_to_live_s", Integer),
     Column("created_by", String(32), nullable=False),
     Column("created_at", Moment, nullable=False),
     Column("modified_at", Moment, nullable=False),
     Index("ix_cmq_queue_list", "owner_uin", "region", "name"),
 )
+"""`rewind_s`: how long a deleted message can be had back; 0: not at all. `dead_letter_policy`: 0 by
+how often a message was received, 1 by how long it has been there; null: no dead letters.
+"""
 
 subscription = Table(
     "cmq_subscription",
@@ -78,9 +81,18 @@ subscription = Table(
     Column("binding_keys", Text, nullable=False),
     Column("created_at", Moment, nullable=False),
     Column("modified_at", Moment, nullable=False),
+    Column("sealed_secret", LargeBinary),
+    Column("sealed_old_secret", LargeBinary),
+    Column("old_secret_until", Moment),
+    Column("failing_since", Moment),
+    Column("paused_at", Moment),
     UniqueConstraint("topic_id", "name_key"),
 )
-"""`filter_tags`, `binding_keys`: JSON lists. `queue_id`: for the protocol `queue` alone."""
+"""`filter_tags`, `binding_keys`: JSON lists. `queue_id`: for the protocol `queue` alone.
+
+For HTTP alone: the secrets that its pushes are signed with, since when none has succeeded, and
+since when it is only probed.
+"""
 
 queue_message = Table(
     "cmq_queue_message",
@@ -95,137 +107,91 @@ queue_message = Table(
     Column("first_dequeued_at", Moment),
     Column("dequeue_count", Integer, nullable=False),
     Column("receipt", String(64)),
-    Index("ix_cmq_queue_message_receive", "queue_id", "position"),
-    Index("ix_cmq_queue_message_visible", "queue_id", "visible_at"),
+    Column("deleted_at", Moment),
 )
-"""`receipt`: the handle that the latest receive gave out."""
+"""`receipt`: the handle that the latest receive gave out. `deleted_at`: kept for a rewind."""
+
+for _name, _column, _where in (
+    ("receive", queue_message.c.position, queue_message.c.deleted_at.is_(None)),
+    ("visible", queue_message.c.visible_at, queue_message.c.deleted_at.is_(None)),
+    ("deleted", queue_message.c.enqueued_at, queue_message.c.deleted_at.is_not(None)),
+):
+    Index(
+        f"ix_cmq_queue_message_{_name}",
+        queue_message.c.queue_id,
+        _column,
+        sqlite_where=_where,
+        postgresql_where=_where,
+    )
+
+WAITING, DELIVERED = "waiting", "delivered"
 
 delivery = Table(
     "cmq_delivery",
     metadata,
-    Column("message_id", String(64), nullable=False),
     Column(
         "subscription_id",
         String(32),
         ForeignKey("cmq_subscription.id", ondelete="CASCADE"),
-        nullable=False,
-        index=True,
+        primary_key=True,
     ),
+    Column("position", BigInteger, primary_key=True, index=True),
     Column("state", String(16), nullable=False),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("next_at", Moment),
+    Column("expires_at", Moment),
+    Column("why", Text),
     Column("changed_at", Moment, nullable=False),
-    PrimaryKeyConstraint("message_id", "subscription_id"),
 )
-"""What became of a message for one subscription that is a row here."""
+"""What became of a message, by its position, for one subscription that is a row here.
 
-ADD_TOPIC = insert(topic)
-TOPIC_BY_KEY = select(topic).where(topic.c.key == bindparam("key"))
-LOCK_TOPIC = TOPIC_BY_KEY.with_for_update()
-DROP_TOPIC = delete(topic).where(topic.c.id == bindparam("id_"))
+`attempts`: how often it was pushed in vain. `next_at`: not to be pushed before; null: at once.
+`expires_at`: the end of its life in the topic. `why`: what was wrong with the last attempt.
+A message that is given up is not here any more but in `dead_letter`.
+"""
 
-ADD_QUEUE = insert(queue)
-QUEUE_BY_KEY = select(queue).where(queue.c.key == bindparam("key"))
-LOCK_QUEUE = QUEUE_BY_KEY.with_for_update()
-HOLD_QUEUE = QUEUE_BY_KEY.with_for_update(read=True, key_share=True)
-DROP_QUEUE = delete(queue).where(queue.c.id == bindparam("id_"))
+_IS_WAITING = delivery.c.state == literal_column(f"'{WAITING}'")
+Index(
+    "ix_cmq_delivery_waiting",
+    delivery.c.subscription_id,
+    delivery.c.position,
+    sqlite_where=_IS_WAITING,
+    postgresql_where=_IS_WAITING,
+)
 
-ADD_SUBSCRIPTION = insert(subscription)
-SUBSCRIPTIONS_OF_TOPIC = (
-    select(subscription)
-    .where(subscription.c.topic_id == bindparam("topic_id"))
-    .order_by(subscription.c.created_at, subscription.c.id)
+dead_letter = Table(
+    "cmq_dead_letter",
+    metadata,
+    Column("id", POSITION, primary_key=True),
+    Column("message_id", String(64), nullable=False),
+    Column("topic_key", String(180), nullable=False),
+    Column("subscription_id", String(32), nullable=False, index=True),
+    Column("subscription_name", String(64), nullable=False),
+    Column("endpoint", Text, nullable=False),
+    Column("stream_id", String(32)),
+    Column("seq", BigInteger),
+    Column("event_name", String(40)),
+    Column("routing_key", String(255), nullable=False),
+    Column("tags", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("why", Text, nullable=False),
+    Column("died_at", Moment, nullable=False),
+    Column("replayed_at", Moment),
+    Index("ix_cmq_dead_letter_topic", "topic_key", "id"),
 )
-SUBSCRIPTIONS_OF_QUEUE = (
-    select(subscription, topic.c.name.label("topic_name"))
-    .join(topic, topic.c.id == subscription.c.topic_id)
-    .where(subscription.c.queue_id == bindparam("queue_id"))
-    .order_by(subscription.c.created_at, subscription.c.id)
-)
-SUBSCRIPTION_BY_NAME = select(subscription).where(
-    subscription.c.topic_id == bindparam("topic_id"),
-    subscription.c.name_key == bindparam("name_key"),
-)
-COUNT_SUBSCRIPTIONS = (
-    select(subscription.c.topic_id, func.count().label("subscriptions"))
-    .where(subscription.c.topic_id.in_(bindparam("topic_ids", expanding=True)))
-    .group_by(subscription.c.topic_id)
-)
-DROP_SUBSCRIPTION = delete(subscription).where(subscription.c.id == bindparam("id_"))
-BOUND_TOPICS = (
-    select(topic.c.key)
-    .join(subscription, subscription.c.topic_id == topic.c.id)
-    .where(subscription.c.protocol == bindparam("protocol"))
-    .distinct()
-)
-QUEUE_SUBSCRIPTIONS = (
-    select(
-        subscription,
-        topic.c.key.label("topic_key"),
-        topic.c.filter_type,
-        queue.c.retention_s,
-    )
-    .join(topic, topic.c.id == subscription.c.topic_id)
-    .join(queue, queue.c.id == subscription.c.queue_id)
-    .where(topic.c.key.in_(bindparam("keys", expanding=True)))
-    .order_by(subscription.c.created_at, subscription.c.id)
-    .with_for_update(read=True, key_share=True)
-)
-"""Locked against deletion, so that nothing is delivered to a queue that is just being deleted."""
+"""The messages that a subscription was not given in the end: kept for ever, and whole.
 
-ADD_DELIVERIES = insert(delivery)
-ADD_QUEUE_MESSAGES = insert(queue_message)
+No foreign key: they outlive the subscription and the topic.
+"""
 
-RECEIVABLE = (
-    select(queue_message)
-    .where(
-        queue_message.c.queue_id == bindparam("queue_id"),
-        queue_message.c.visible_at <= bindparam("now"),
-        queue_message.c.expires_at > bindparam("now"),
-    )
-    .order_by(queue_message.c.position)
-    .limit(bindparam("limit"))
-    .with_for_update(skip_locked=True)
+tag = Table(
+    "cmq_tag",
+    metadata,
+    Column("resource_id", String(32), primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+    Index("ix_cmq_tag_value", "key", "value"),
 )
-HAND_OUT = (
-    update(queue_message)
-    .where(queue_message.c.position == bindparam("position_"))
-    .values(
-        receipt=bindparam("receipt_"),
-        visible_at=bindparam("visible_at_"),
-        first_dequeued_at=func.coalesce(
-            queue_message.c.first_dequeued_at, bindparam("now", type_=Moment)
-        ),
-        dequeue_count=queue_message.c.dequeue_count + 1,
-    )
-)
-NEXT_VISIBLE = (
-    select(queue_message.c.visible_at)
-    .where(
-        queue_message.c.queue_id == bindparam("queue_id"),
-        queue_message.c.expires_at > bindparam("now"),
-    )
-    .order_by(queue_message.c.visible_at)
-    .limit(1)
-)
-DELETE_BY_RECEIPT = delete(queue_message).where(
-    queue_message.c.position == bindparam("position"),
-    queue_message.c.queue_id == bindparam("queue_id"),
-    queue_message.c.receipt == bindparam("receipt"),
-    queue_message.c.visible_at > bindparam("now"),
-    queue_message.c.expires_at > bindparam("now"),
-)
-DROP_EXPIRED = delete(queue_message).where(queue_message.c.expires_at <= bindparam("now"))
-_VISIBLE = queue_message.c.visible_at <= bindparam("now")
-COUNT_MESSAGES = (
-    select(
-        queue_message.c.queue_id,
-        func.count().filter(_VISIBLE).label("active"),
-        func.count().filter(~_VISIBLE, queue_message.c.receipt.is_not(None)).label("inactive"),
-        func.count().filter(~_VISIBLE, queue_message.c.receipt.is_(None)).label("delayed"),
-        func.min(queue_message.c.enqueued_at).label("oldest"),
-    )
-    .where(
-        queue_message.c.queue_id.in_(bindparam("queue_ids", expanding=True)),
-        queue_message.c.expires_at > bindparam("now"),
-    )
-    .group_by(queue_message.c.queue_id)
-)
+"""The tags of topics and queues."""

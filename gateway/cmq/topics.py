@@ -9,7 +9,7 @@ from sqlalchemy import Row, func, select
 from sqlalchemy.exc import IntegrityError
 
 from gateway.call import Scope
-from gateway.cmq import tables
+from gateway.cmq import tables, topic_statements
 from gateway.cmq.naming import filter_by_name, key_of
 from gateway.errors import FailedOperation, ResourceInUse, ResourceNotFound
 from gateway.events import outbox
@@ -44,7 +44,7 @@ class Topic:
 def create(tx: Tx, topic: Topic) -> None:
     """Add a topic. Raises ResourceInUse.Topic if its name is taken, in any case of letters."""
     try:
-        tx.execute(tables.ADD_TOPIC, {**_columns(topic), "key": topic.address.key})
+        tx.execute(topic_statements.ADD_TOPIC, {**_columns(topic), "key": topic.address.key})
     except IntegrityError as error:
         raise ResourceInUse(f"Topic `{topic.name}` already exists.", detail="Topic") from error
 
@@ -52,7 +52,7 @@ def create(tx: Tx, topic: Topic) -> None:
 def find_topic(tx: Tx, owner_uin: str, *, region: str, name: str) -> Topic | None:
     """The topic of this name; None if there is none."""
     key = key_of(owner_uin, region=region, name=name)
-    return _named(name, tx.execute(tables.TOPIC_BY_KEY, {"key": key}).one_or_none())
+    return _named(name, tx.execute(topic_statements.TOPIC_BY_KEY, {"key": key}).one_or_none())
 
 
 def get_topic(tx: Tx, owner_uin: str, *, region: str, name: str) -> Topic:
@@ -66,7 +66,7 @@ def get_topic(tx: Tx, owner_uin: str, *, region: str, name: str) -> Topic:
 def lock_topic(tx: Tx, owner_uin: str, *, region: str, name: str) -> Topic:
     """The topic of this name, kept from changing meanwhile. Raises ResourceNotFound.Topic."""
     key = key_of(owner_uin, region=region, name=name)
-    topic = _named(name, tx.execute(tables.LOCK_TOPIC, {"key": key}).one_or_none())
+    topic = _named(name, tx.execute(topic_statements.LOCK_TOPIC, {"key": key}).one_or_none())
     if topic is None:
         raise not_found(name)
     return topic
@@ -85,7 +85,7 @@ def delete(tx: Tx, owner_uin: str, *, region: str, name: str) -> None:
     topic = lock_topic(tx, owner_uin, region=region, name=name)
     if count_subscriptions(tx, [topic]):
         raise FailedOperation(f"Topic `{name}` still has subscriptions; delete them first.")
-    tx.execute(tables.DROP_TOPIC, {"id_": topic.id})
+    tx.execute(topic_statements.DROP_TOPIC, {"id_": topic.id})
     outbox.retire(tx, topic.address, bindings=None)
 
 
@@ -118,7 +118,9 @@ def list_topics(
 
 def count_subscriptions(tx: Tx, topics: Sequence[Topic]) -> dict[str, int]:
     """How many subscriptions topics have, by the topic's id; those with none are absent."""
-    rows = tx.execute(tables.COUNT_SUBSCRIPTIONS, {"topic_ids": [topic.id for topic in topics]})
+    rows = tx.execute(
+        topic_statements.COUNT_SUBSCRIPTIONS, {"topic_ids": [topic.id for topic in topics]}
+    )
     return {row.topic_id: row.subscriptions for row in rows}
 
 

@@ -1,7 +1,7 @@
 """The bus: a broker that messages are published to. Every one passes `tests/conformance/bus.py`."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 from typing import Protocol
@@ -63,14 +63,32 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What the broker must have for one topic."""
+    """What the broker must have for one topic.
+
+    queues: the queue of each subscription on the broker, by the subscription's id.
+    """
 
     exchange: str
     bindings: tuple[Binding, ...] = ()
+    queues: Mapping[str, str] = field(default_factory=dict)
 
     def reaches_anyone(self, routing_key: str) -> bool:
         """Whether some queue of ours takes a message with this routing key."""
         return any(matches(binding.key, routing_key) for binding in self.bindings)
+
+    def concerns(self, message: "Message") -> bool:
+        """Whether the broker has anything to do with a message."""
+        return message.only_subscription_id is None or message.only_subscription_id in self.queues
+
+    def destination(self, message: "Message") -> tuple[str, str, bool]:
+        """The exchange and routing key of a message, and whether some queue must take it.
+
+        What is for one subscription alone goes by the default exchange, straight into its queue.
+        """
+        if message.only_subscription_id is not None:
+            return "", self.queues[message.only_subscription_id], True
+        key = message.routing_key
+        return self.exchange, key, self.reaches_anyone(key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +96,8 @@ class Message:
     """One message, ready to be sent; `position` orders the messages of a stream.
 
     id, body: never change, so that a duplicate is seen to be one. tags: for filtering by tag.
-    event_name, seq: None for a message that a user published.
+    event_name, seq: None for a message that a user published. replay: 0, or the how-manieth time it
+    is told again. only_subscription_id: whom alone it is for; None: everybody who wants it.
     """
 
     position: int
@@ -92,6 +111,8 @@ class Message:
     seq: int | None = None
     tags: tuple[str, ...] = ()
     traceparent: str | None = None
+    replay: int = 0
+    only_subscription_id: str | None = None
 
     @property
     def owner_uin(self) -> str:

@@ -75,11 +75,8 @@ def _expect(channel: Channel, message_id: str) -> Confirmation:
 
 
 def _frames(channel: Channel, route: Route, message: Message) -> Iterator[FrameType]:
-    yield Basic.Publish(
-        exchange=route.exchange,
-        routing_key=message.routing_key,
-        mandatory=route.reaches_anyone(message.routing_key),
-    )
+    exchange, routing_key, mandatory = route.destination(message)
+    yield Basic.Publish(exchange=exchange, routing_key=routing_key, mandatory=mandatory)
     yield ContentHeader(properties=properties_of(message), body_size=len(message.body))
     for start in range(0, len(message.body), channel.max_content_size):
         yield ContentBody(message.body[start : start + channel.max_content_size])
@@ -113,6 +110,8 @@ def properties_of(message: Message) -> Basic.Properties:
     headers: dict[str, FieldValue] = {"uin": message.owner_uin, "region": message.region}
     if message.seq is not None:
         headers["seq"] = message.seq
+    if message.replay:
+        headers["replay"] = message.replay
     if message.traceparent is not None:
         headers["traceparent"] = message.traceparent
     from_batch = message.event_name is not None

@@ -231,4 +231,6 @@ def _read(row: Row[Any]) -> Message:
         seq=row.seq,
         tags=() if row.tags == NO_TAGS else tuple(json.loads(row.tags)),
         traceparent=row.traceparent,
+        replay=row.replay,
+        only_subscription_id=row.only_subscription_id,
     )

@@ -193,19 +193,23 @@ class Publisher:
             log.info("topic_gone", topic=topic, messages=len(page.messages))
             await self._marker.add(topic, page.messages)
             return True
-        outcomes = await self._bus.publish(page.route, page.messages)
-        sent = settled(page.messages, outcomes)
+        due: list[Message] = []
+        not_due: list[Message] = []
+        for message in page.messages:
+            (due if page.route.concerns(message) else not_due).append(message)
+        outcomes = await self._bus.publish(page.route, due)
+        sent = settled(due, outcomes)
         MESSAGES_PUBLISHED.inc(len(sent))
-        await self._marker.add(topic, sent)
-        if len(sent) < len(page.messages):
+        await self._marker.add(topic, [*sent, *not_due])
+        if len(sent) < len(due):
             failures = sorted({each.value for each in outcomes} - {Outcome.CONFIRMED.value})
             log.warning(
                 "messages_not_confirmed",
                 topic=topic,
-                messages=len(page.messages) - len(sent),
+                messages=len(due) - len(sent),
                 outcomes=failures,
             )
-        return len(sent) == len(page.messages)
+        return len(sent) == len(due)
 
 
 def settled(messages: Sequence[Message], outcomes: Sequence[Outcome]) -> list[Message]:

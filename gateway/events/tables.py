@@ -4,12 +4,13 @@ from sqlalchemy import (
     BigInteger,
     Column,
     Index,
+    Integer,
     LargeBinary,
-    PrimaryKeyConstraint,
     SmallInteger,
     String,
     Table,
     Text,
+    UniqueConstraint,
     bindparam,
     delete,
     func,
@@ -33,21 +34,29 @@ event_stream = Table(
 event = Table(
     "event",
     metadata,
+    Column("position", POSITION, primary_key=True),
     Column("stream_id", String(32), nullable=False),
     Column("seq", BigInteger, nullable=False),
     Column("name", String(40), nullable=False),
     Column("subject_id", String(32), nullable=False),
     Column("batch", LargeBinary, nullable=False),
-    Column("happened_at", Moment, nullable=False),
-    PrimaryKeyConstraint("stream_id", "seq"),
+    Column("happened_at", Moment, nullable=False, index=True),
+    Column("writer", BigInteger, nullable=False, server_default="0"),
+    UniqueConstraint("stream_id", "seq"),
 )
-"""The ledger: every event, asked for or not. `batch`: the members of `Batch`, as JSON."""
+"""The ledger: every event, asked for or not. `batch`: the members of `Batch`, as JSON.
+
+`position` numbers the events of all streams. `writer`: on PostgreSQL the id of the transaction that
+wrote the row, by which a reader sees whether a smaller position may still be committed.
+"""
 
 message = Table(
     "event_message",
     metadata,
     Column("position", POSITION, primary_key=True),
-    Column("id", String(64), nullable=False, unique=True),
+    Column("id", String(64), nullable=False),
+    Column("replay", Integer, nullable=False, server_default="0"),
+    Column("only_subscription_id", String(32)),
     Column("topic_key", String(180), nullable=False),
     Column("shard", SmallInteger, nullable=False),
     Column("stream_id", String(32)),
@@ -57,12 +66,18 @@ message = Table(
     Column("tags", Text, nullable=False),
     Column("body", LargeBinary, nullable=False),
     Column("traceparent", String(64)),
-    Column("created_at", Moment, nullable=False),
+    Column("created_at", Moment, nullable=False, index=True),
     Column("expanded_at", Moment),
     Column("sent_at", Moment),
+    UniqueConstraint("id", "replay"),
+    Index("ix_event_message_stream_id_seq", "stream_id", "seq"),
 )
 """`expanded_at`: its deliveries are written. `sent_at`: the broker confirmed it, or there is none.
-`stream_id`, `seq`, `event_name` are null in a message that a user published."""
+`stream_id`, `seq`, `event_name` are null in a message that a user published.
+
+`replay`: 0 when it is first told, then how many times it was told again, with the same id and the
+same bytes. `only_subscription_id`: whom alone it is told again; null: everybody.
+"""
 
 UNEXPANDED_INDEX = Index(
     "ix_event_message_unexpanded",
@@ -102,6 +117,8 @@ ADD_MESSAGES = insert(message)
 _SENDABLE = (
     message.c.position,
     message.c.id,
+    message.c.replay,
+    message.c.only_subscription_id,
     message.c.topic_key,
     message.c.shard,
     message.c.routing_key,

@@ -34,6 +34,10 @@ RELEASED = {
     "0002_events.py": "d3e282e22d8a0a8952c746deede5b05fa7333b5cf2db9a2fbfc95fb609e67f37",
     "0003_cmq.py": "0fbe9aff4e49775b9bf6ecfd2b837afd09bcc8c31908afb92b3ddd608f21047c",
     "0004_batch.py": "1b2d104d9387efec31e625eea0fab98aa2ef2ac4b6687a849fb1a2be1ce8a51c",
+    "0005_task_templates.py": "45c2742ec7a1fa80536fcfa3e1f5dc0c4c42ce2d5461cb81a611e22d31fba2ca",
+    "0006_decision_chains_and_sessions.py": (
+        "e97436fbaefb383d44dab51d91f7e50ef38d53730a82211a699c0a782dda458f"
+    ),
 }
 """What was released is never edited again: a database may stand at any of them."""
 

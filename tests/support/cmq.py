@@ -8,7 +8,7 @@ from typing import Any
 from gateway import ids
 from gateway.call import Call, Decision, Effect, Grant, Principal, Reason
 from gateway.clock import Clock
-from gateway.cmq import subscriptions
+from gateway.cmq import subscribers
 from gateway.cmq.api import build_service
 from gateway.cmq.classic import ClassicService
 from gateway.events import relay
@@ -51,7 +51,7 @@ class Cmq:
     async def expand(self) -> None:
         """Do what the relay does when it is woken."""
         await self.store.write(
-            lambda tx: relay.expand(tx, subscriptions, now=self.now, final=self.bus is None)
+            lambda tx: relay.expand(tx, subscribers, now=self.now, final=self.bus is None)
         )
 
     async def subscribe_queue(self, **params: Any) -> None:

@@ -54,12 +54,15 @@ class FakeBus:
             return Outcome.LOST
         if route.exchange in self.refusing:
             return Outcome.REFUSED
+        exchange, key, mandatory = route.destination(message)
         queues = {
             binding.queue
-            for binding in self.exchanges[route.exchange]
-            if matches(binding.key, message.routing_key)
+            for binding in self.exchanges.get(exchange, ())
+            if matches(binding.key, key)
         }
-        if not queues and route.reaches_anyone(message.routing_key):
+        if not exchange:
+            queues = {key} & self.queues
+        if mandatory and not queues:
             return Outcome.RETURNED
         for queue in sorted(queues):
             self.held[queue].append(message)

@@ -1,103 +1,54 @@
-"""The service of the classic CMQ data API (2017): messages of queues, with numbered errors.
+"""The handlers of the classic API for queues and the messages in them."""
 
-Parameters are plain text; a list is written `receiptHandle.1`, `receiptHandle.2`, from 0 or 1 on.
-The members of an answer stand beside `code`, `message` and `requestId`, which the caller adds; an
-answer that only half succeeded brings `code` and `message` itself, and they win.
-"""
-
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 
-import msgspec
-
-from gateway.call import Call, Grant, Reply
+from gateway.call import Call, Grant
 from gateway.clock import Clock
 from gateway.cmq import queues
+from gateway.cmq.classic.answers import (
+    BatchReceiveMessageAnswer,
+    Classic,
+    DeleteFailure,
+    Nothing,
+    PartialFailure,
+    ReceivedMessage,
+    SendMessageAnswer,
+    seconds,
+)
+from gateway.cmq.classic.parameters import (
+    BATCH_MAX,
+    Params,
+    array,
+    failure,
+    not_existed,
+    number,
+    required,
+)
 from gateway.cmq.queues import Queue, Received
-from gateway.errors import ClassicError, ResourceNotFound
+from gateway.errors import ResourceNotFound
 from gateway.ids import new_request_id, new_secret
 from gateway.store import Store, Tx
 
-BATCH_MAX = 16
 POLLING_WAIT_S_MAX = 30
-Params = Mapping[str, str]
 WAIT_S_MIN = 0.01
 POLL_S = 1.0  # how late a message is seen that another process wrote
 
-
-class Classic(msgspec.Struct, rename="camel", kw_only=True):
-    """An answer of the classic API. Snake case here is lowerCamelCase on the wire."""
-
-
-class Nothing(Classic):
-    """No members of its own."""
-
-
-class SendMessageAnswer(Classic):
-    """Members of SendMessage."""
-
-    msg_id: str
-
-
-class ReceivedMessage(Classic):
-    """A received message. Times are in seconds since 1970."""
-
-    msg_body: str
-    msg_id: str
-    receipt_handle: str
-    enqueue_time: int
-    first_dequeue_time: int
-    next_visible_time: int
-    dequeue_count: int
-
-
-class BatchReceiveMessageAnswer(Classic):
-    """Members of BatchReceiveMessage."""
-
-    msg_info_list: list[ReceivedMessage]
-
-
-class DeleteFailure(Classic):
-    """Why one message of a batch was not deleted."""
-
-    code: int
-    message: str
-    receipt_handle: str
-
-
-class PartialFailure(Classic):
-    """Members of BatchDeleteMessage if some messages were not deleted; the others were."""
-
-    code: int
-    message: str
-    error_list: list[DeleteFailure]
+Handler = Callable[[Queue, Params], Awaitable[Classic]]
 
 
 @dataclass(frozen=True, slots=True)
-class ClassicService:
-    """An `Upstream` for the classic data API."""
+class QueueCalls:
+    """One method per action on a queue that exists."""
 
     store: Store
     clock: Clock
 
     @property
-    def actions(self) -> frozenset[str]:
-        """The actions that have a handler."""
-        return frozenset(self._handlers())
-
-    async def __call__(self, call: Call, grant: Grant) -> Reply:
-        """Serve one call that was decided on before. Raises ClassicError."""
-        handler = self._handlers().get(call.action)
-        if handler is None:
-            raise failure(4000, 10430, f"action name {call.action} is not existed")
-        params = {name: str(value) for name, value in call.params.items()}
-        queue = await self._find_queue(call, grant, required(params, "queueName"))
-        return Reply(msgspec.json.encode(await handler(queue, params)))
-
-    def _handlers(self) -> Mapping[str, Callable[[Queue, Params], Awaitable[Classic]]]:
+    def handlers(self) -> Mapping[str, Handler]:
+        """The actions and how they are served."""
         return {
             "SendMessage": self.send_message,
             "ReceiveMessage": self.receive_message,
@@ -105,6 +56,11 @@ class ClassicService:
             "DeleteMessage": self.delete_message,
             "BatchDeleteMessage": self.batch_delete_message,
         }
+
+    async def serve(self, handler: Handler, *, call: Call, grant: Grant, params: Params) -> Classic:
+        """Serve a call on the queue that it names. Raises ClassicError."""
+        queue = await self._find_queue(call, grant, required(params, "queueName"))
+        return await handler(queue, params)
 
     async def _find_queue(self, call: Call, grant: Grant, name: str) -> Queue:
         owner_uin = grant.principal.owner_uin
@@ -214,61 +170,6 @@ class ClassicService:
         )
 
 
-def failure(number: int, module: int, message: str) -> ClassicError:
-    """A numbered error. Source: CMQ 2017 error table."""
-    return ClassicError(message, number=number, module=module)
-
-
-def not_existed() -> ClassicError:
-    """The error for a queue that does not exist."""
-    return failure(4440, 10100, "queue is not existed, or deleted")
-
-
-def required(params: Params, name: str) -> str:
-    """A parameter that must be there. Raises ClassicError 4000/10390."""
-    if name not in params:
-        raise failure(4000, 10390, f"lacked of required parameter {name}")
-    return params[name]
-
-
-def number(
-    params: Params, name: str, *, low: int, high: int, default: int, range_module: int = 10350
-) -> int:
-    """A whole number. Raises ClassicError 4000 with 10360 for no number, 10350 out of range."""
-    text = params.get(name)
-    if not text:
-        return default
-    if not re.fullmatch(r"-?[0-9]{1,18}", text):
-        raise failure(4000, 10360, f"error type: parameter {name} is not a number")
-    value = int(text)
-    if not low <= value <= high:
-        raise failure(4000, range_module, f"parameter {name} must be from {low} to {high}")
-    return value
-
-
-def array(params: Params, name: str) -> list[str]:
-    """A list written `name.1`, `name.2`, …, from 0 or 1 on.
-
-    Raises ClassicError 4000: 10390 absent, 10310 no number, 10380 a gap, 10370 over 16.
-    """
-    found: dict[int, str] = {}
-    for key, value in params.items():
-        stem, dot, index = key.partition(".")
-        if stem != name or not dot:
-            continue
-        if not re.fullmatch(r"[0-9]{1,4}", index):
-            raise failure(4000, 10310, f"parameter {key} key format error")
-        found[int(index)] = value
-    if not found:
-        raise failure(4000, 10390, f"lacked of required parameter {name}.n")
-    if len(found) > BATCH_MAX:
-        raise failure(4000, 10370, f"batch size out of range: at most {BATCH_MAX}")
-    first = min(found)
-    if first > 1 or max(found) - first + 1 != len(found):
-        raise failure(4000, 10380, f"parameter {name}.n is not consequent")
-    return [found[index] for index in sorted(found)]
-
-
 def view(message: Received) -> ReceivedMessage:
     """A received message as the classic API writes it."""
     return ReceivedMessage(
@@ -280,8 +181,3 @@ def view(message: Received) -> ReceivedMessage:
         next_visible_time=seconds(message.visible_at),
         dequeue_count=message.dequeue_count,
     )
-
-
-def seconds(moment: datetime) -> int:
-    """A time as the classic API writes it: whole seconds since 1970."""
-    return int(moment.timestamp())

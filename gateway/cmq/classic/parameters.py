@@ -1,0 +1,64 @@
+"""The parameters of the classic API, which are plain text, and its numbered errors. Pure."""
+
+import re
+from collections.abc import Mapping
+
+from gateway.errors import ClassicError
+
+BATCH_MAX = 16
+Params = Mapping[str, str]
+
+
+def failure(number: int, module: int, message: str) -> ClassicError:
+    """A numbered error. Source: CMQ 2017 error table."""
+    return ClassicError(message, number=number, module=module)
+
+
+def not_existed() -> ClassicError:
+    """The error for a queue that does not exist."""
+    return failure(4440, 10100, "queue is not existed, or deleted")
+
+
+def required(params: Params, name: str) -> str:
+    """A parameter that must be there. Raises ClassicError 4000/10390."""
+    if name not in params:
+        raise failure(4000, 10390, f"lacked of required parameter {name}")
+    return params[name]
+
+
+def number(
+    params: Params, name: str, *, low: int, high: int, default: int, range_module: int = 10350
+) -> int:
+    """A whole number. Raises ClassicError 4000 with 10360 for no number, 10350 out of range."""
+    text = params.get(name)
+    if not text:
+        return default
+    if not re.fullmatch(r"-?[0-9]{1,18}", text):
+        raise failure(4000, 10360, f"error type: parameter {name} is not a number")
+    value = int(text)
+    if not low <= value <= high:
+        raise failure(4000, range_module, f"parameter {name} must be from {low} to {high}")
+    return value
+
+
+def array(params: Params, name: str) -> list[str]:
+    """A list written `name.1`, `name.2`, …, from 0 or 1 on.
+
+    Raises ClassicError 4000: 10390 absent, 10310 no number, 10380 a gap, 10370 over 16.
+    """
+    found: dict[int, str] = {}
+    for key, value in params.items():
+        stem, dot, index = key.partition(".")
+        if stem != name or not dot:
+            continue
+        if not re.fullmatch(r"[0-9]{1,4}", index):
+            raise failure(4000, 10310, f"parameter {key} key format error")
+        found[int(index)] = value
+    if not found:
+        raise failure(4000, 10390, f"lacked of required parameter {name}.n")
+    if len(found) > BATCH_MAX:
+        raise failure(4000, 10370, f"batch size out of range: at most {BATCH_MAX}")
+    first = min(found)
+    if first > 1 or max(found) - first + 1 != len(found):
+        raise failure(4000, 10380, f"parameter {name}.n is not consequent")
+    return [found[index] for index in sorted(found)]

@@ -17,6 +17,9 @@ from gateway.store import Tx
 from gateway.telemetry import EVENTS_RECORDED
 
 SIGNAL = "outbox"
+"""Woken when there is a message to tell."""
+LEDGER_SIGNAL = "ledger"
+"""Woken when something happened, whether anybody asked to be told or not."""
 SHARDS = 64
 NO_TAGS = "[]"
 
@@ -62,6 +65,7 @@ def append(
     numbered = list(enumerate(events, first))
     tx.execute(tables.ADD_EVENTS, [_event_row(stream, seq, e, now=now) for seq, e in numbered])
     EVENTS_RECORDED.inc(len(events))
+    tx.wake(LEDGER_SIGNAL)
     rows = [
         _message_row(stream, seq, event, index, notification, now=now, traceparent=traceparent)
         for seq, event in numbered

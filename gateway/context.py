@@ -2,26 +2,17 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import (
-    IPv4Address,
-    IPv4Network,
-    IPv6Address,
-    IPv6Network,
-    ip_address,
-    ip_network,
-)
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from itertools import islice
 
 from gateway.call import Call, HttpRequest, Principal
 from gateway.clock import wire_time
 from gateway.config import Settings, SettingsError
 from gateway.errors import InvalidParameterValue
-from gateway.policy.condition import caller_context
+from gateway.policy.condition import Address, caller_context, read_ip
+from gateway.policy.trust import EXTERNAL_ID
 
-Address = IPv4Address | IPv6Address
 FORWARDED = "x-forwarded-for"
-EXTERNAL_ID = "sts:external_id"
-"""What whoever takes on a role says besides; known to the role's trust policy."""
 TAGS_MAX = 50
 TAG_LISTS = (("Tags",), ("Job", "Tags"), ("ComputeEnv", "Tags"))
 """Where calls that make something write its tags."""
@@ -50,11 +41,11 @@ class Edge:
     def source_ip(self, request: HttpRequest) -> str:
         """The address of the caller: of the last hop that is none of the proxies."""
         hops = request.headers.get(FORWARDED, "").split(",")
-        address = _read_address(request.source_ip)
+        address = _find_address(request.source_ip)
         if address is None:
             return request.source_ip
         while hops and self._is_proxy(address):
-            before = _read_address(hops.pop().strip())
+            before = _find_address(hops.pop().strip())
             if before is None:
                 break
             address = before
@@ -65,21 +56,18 @@ class Edge:
         value = request.headers.get(self.vpc_header, "") if self.vpc_header else ""
         if not value:
             return ()
-        address = _read_address(request.source_ip)
+        address = _find_address(request.source_ip)
         return (value,) if address is not None and self._is_proxy(address) else ()
 
     def _is_proxy(self, address: Address) -> bool:
         return any(address in network for network in self.proxies)
 
 
-def _read_address(text: str) -> Address | None:
-    """An address, an IPv4 one in its own form however it is written; None for anything else."""
+def _find_address(text: str) -> Address | None:
     try:
-        address = ip_address(text)
+        return read_ip(text)
     except ValueError:
         return None
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return mapped or address
 
 
 def context_of(

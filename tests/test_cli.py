@@ -24,6 +24,10 @@ def installation(tmp_path: Path) -> Gateway:
 
 
 def run(gateway: Gateway, *arguments: str) -> Done:
+    return gateway.verb(*arguments)
+
+
+def run_process(gateway: Gateway, *arguments: str) -> Done:
     return gateway.command(*arguments, check=False)
 
 
@@ -36,7 +40,7 @@ def assert_explained(done: Done, *, code: int) -> None:
 
 
 def test_a_key_is_made_beside_no_server_and_printed_for_machines(installation: Gateway) -> None:
-    done = run(installation, "keys", "create", "--user", "ann", "--json")
+    done = run_process(installation, "keys", "create", "--user", "ann", "--json")
     assert done.returncode == 0
     made = json.loads(done.stdout)
     assert set(made) == {"User", "Uin", "SecretId", "SecretKey"}
@@ -45,7 +49,7 @@ def test_a_key_is_made_beside_no_server_and_printed_for_machines(installation: G
 
 
 def test_a_key_is_printed_for_people(installation: Gateway) -> None:
-    done = run(installation, "keys", "create", "--user", "ann")
+    done = run_process(installation, "keys", "create", "--user", "ann")
     assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["SecretId", "SecretKey"]
 
 
@@ -75,17 +79,17 @@ def test_a_third_key_is_refused_until_one_is_deleted(installation: Gateway) -> N
     refused = run(installation, "keys", "create", "--user", "ann")
     assert_explained(refused, code=1)
     assert "keys delete" in refused.stderr
-    assert run(installation, "keys", "delete", first).returncode == 0
+    assert run_process(installation, "keys", "delete", first).returncode == 0
     assert_explained(run(installation, "keys", "delete", first), code=1)
     left = [installation.create_key("ann").secret_id]
-    listed = json.loads(run(installation, "keys", "list", "--user", "ann", "--json").stdout)
+    listed = json.loads(run_process(installation, "keys", "list", "--user", "ann", "--json").stdout)
     assert {key["SecretId"] for key in listed} > set(left)
     assert first not in {key["SecretId"] for key in listed}
     assert all(set(key) == {"SecretId", "CreateTime"} for key in listed)
 
 
 def test_all_state_is_for_its_owner_alone(installation: Gateway) -> None:
-    run(installation, "keys", "create", "--user", "ann")
+    run_process(installation, "keys", "create", "--user", "ann")
     assert stat.S_IMODE(installation.data.stat().st_mode) == 0o700
     assert stat.S_IMODE((installation.data / "sealing.key").stat().st_mode) == 0o600
 
@@ -109,12 +113,12 @@ def test_broken_policies_make_no_key(installation: Gateway) -> None:
     ],
 )
 def test_misuse_is_told_from_a_no(installation: Gateway, arguments: tuple[str, ...]) -> None:
-    assert_explained(run(installation, *arguments), code=2)
+    assert_explained(run_process(installation, *arguments), code=2)
 
 
 def test_a_wrong_setting_is_misuse(tmp_path: Path) -> None:
     gateway = Gateway(tmp_path, settings={"QCS_GATEWAY_SIGNATURE_BINDING": "loose"})
-    done = run(gateway, "migrate")
+    done = run_process(gateway, "migrate")
     assert_explained(done, code=2)
     assert "`signature_binding`" in done.stderr
 
@@ -125,15 +129,17 @@ def test_a_settings_file_is_read_and_a_flag_wins_over_it(installation: Gateway) 
     assert run(installation, "migrate", "--config", "settings.toml").returncode == 2
     (folder / "settings.toml").write_text('isolation = "none"', encoding="utf-8")
     elsewhere = folder / "elsewhere"
-    done = run(installation, "migrate", "--config", "settings.toml", "--data", str(elsewhere))
+    done = run_process(
+        installation, "migrate", "--config", "settings.toml", "--data", str(elsewhere)
+    )
     assert done.returncode == 0
     assert (elsewhere / "gateway.db").exists()
     assert not installation.data.exists()
 
 
 def test_migrating_again_changes_nothing(installation: Gateway) -> None:
-    assert run(installation, "migrate").returncode == 0
-    assert run(installation, "migrate").returncode == 0
+    assert run_process(installation, "migrate").returncode == 0
+    assert run_process(installation, "migrate").returncode == 0
 
 
 def test_a_decision_that_was_never_made_is_a_no(installation: Gateway) -> None:
@@ -172,7 +178,7 @@ def test_a_decision_is_shown_for_machines(gateway: Gateway, answer: Answer) -> N
 
 
 def test_a_decision_is_shown_for_people(gateway: Gateway, answer: Answer) -> None:
-    done = run(gateway, "decisions", "show", answer.request_id)
+    done = run_process(gateway, "decisions", "show", answer.request_id)
     assert done.returncode == 0
     first, *rest = done.stdout.splitlines()
     assert first == "deny  implicit-deny  batch:TerminateJob"
@@ -192,6 +198,6 @@ def test_a_key_made_beside_a_running_server_is_good_at_once(gateway: Gateway) ->
 def test_the_verbs_work_on_postgresql(tmp_path: Path, postgresql_url: str) -> None:
     with running_gateway(tmp_path, QCS_GATEWAY_DATABASE_URL=postgresql_url) as gateway:
         answer = denied_by_bob(gateway)
-        done = run(gateway, "decisions", "show", answer.request_id, "--json")
+        done = run_process(gateway, "decisions", "show", answer.request_id, "--json")
         assert json.loads(done.stdout)["Effect"] == "deny"
         assert not (gateway.data / "gateway.db").exists()

@@ -145,7 +145,7 @@ class PolicyFolder:
             for role in account.roles:
                 text, _ = self._read(role.trust)
                 try:
-                    trust = parse_trust(text, role=role.name)
+                    trust = parse_trust(text, role=role.name, file=role.trust)
                     check_trust(trust, uins)
                 except ApiError as error:
                     raise PolicySetRefused(

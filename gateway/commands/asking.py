@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gateway.call import Principal, Resource
 from gateway.cam.identities import KNOWN_ACTIONS, check_keys
-from gateway.catalog import ACTIONS, Action, region_of, resources_of
+from gateway.catalog import ACTIONS, Action, find_policy_action, region_of, resources_of
 from gateway.catalog.resources import Form
 from gateway.catalog.resources import Path as ResourcePath
 from gateway.clock import wire_time
@@ -35,7 +35,6 @@ def _by_name() -> dict[str, list[Action]]:
 
 _ACTIONS = _by_name()
 _SERVICES = frozenset(name.partition(":")[0] for name in _ACTIONS)
-_SPELLINGS = {name.lower(): name for name in _ACTIONS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +104,11 @@ def find_actions(text: str) -> list[str]:
         if not found:
             raise ValueError(f"no action fits `{text}`")
         return found
+    known = find_policy_action(text)
+    if known is not None:
+        return [known]
     name = text.removeprefix("name/")
     service, _, _ = name.partition(":")
-    if name.lower() in _SPELLINGS:
-        return [_SPELLINGS[name.lower()]]
     if service.lower() in _SERVICES:
         near = get_close_matches(name, _ACTIONS, n=1)
         hint = f"; is `{near[0]}` meant?" if near else ""

@@ -6,8 +6,10 @@ A 1 is an answer of theirs, so whatever goes wrong ends with 2.
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -31,84 +33,83 @@ if TYPE_CHECKING:  # slow to import, and other verbs start without them
     from gateway.policy.simulation import Row
     from gateway.policy.snapshot import Snapshot
 
-Verb = TypeVar("Verb", bound=Callable[..., Any])
-
-region_option = click.option("--region", help="Where resources are that are not written out.")
-context_option = click.option(
-    "--context", multiple=True, metavar="KEY=VALUE", help="A condition key of the call."
+OPTIONS = (
+    click.option("--caller", "callers", multiple=True, metavar="OWNER/UIN"),
+    click.option("--user", "users", multiple=True, help="A user by name."),
+    click.option("--role", "roles", multiple=True, help="A role by name."),
+    owner_option,
+    click.option(
+        "--context", multiple=True, metavar="KEY=VALUE", help="A condition key of the call."
+    ),
+    click.option(
+        "--attribute",
+        "attributes",
+        multiple=True,
+        metavar="RESOURCE:KEY=VALUE",
+        help="What a resource carries, such as …:job/job-x:qcs:resource_tag=team&a.",
+    ),
+    click.option("--session-policy", type=file_type, help="What narrows the caller's session."),
+    click.option("--region", help="Where resources are that are not written out."),
+    policies_option,
+    config_option,
+    json_option,
 )
-attribute_option = click.option(
-    "--attribute",
-    "attributes",
-    multiple=True,
-    metavar="RESOURCE:KEY=VALUE",
-    help="What a resource carries, such as …:job/job-x:qcs:resource_tag=team&a.",
-)
-session_option = click.option(
-    "--session-policy", type=file_type, help="What narrows the caller's session."
-)
 
 
-def caller_options(verb: Verb) -> Verb:
-    """Who asks."""
-    for option in (
-        owner_option,
-        click.option("--role", "roles", multiple=True, help="A role by name."),
-        click.option("--user", "users", multiple=True, help="A user by name."),
-        click.option("--caller", "callers", multiple=True, metavar="OWNER/UIN"),
-    ):
-        verb = option(verb)
-    return verb
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What OPTIONS say: who asks, what is known of the call, and by which policies to judge."""
+
+    callers: tuple[str, ...]
+    users: tuple[str, ...]
+    roles: tuple[str, ...]
+    owner_uin: str | None
+    context: tuple[str, ...]
+    attributes: tuple[str, ...]
+    session_policy: Path | None
+    region: str | None
+    policies: Path | None
+    config: Path | None
+    as_json: bool
+
+
+def question_options(verb: Callable[..., None]) -> Callable[..., None]:
+    """Let a verb take OPTIONS, and hand them over as one `Given` before its own."""
+
+    @wraps(verb)
+    def with_given(**options: Any) -> None:
+        given = Given(**{one.name: options.pop(one.name) for one in fields(Given)})
+        verb(given, **options)
+
+    for option in reversed(OPTIONS):
+        with_given = option(with_given)
+    return with_given
 
 
 @click.command()
-@caller_options
 @click.option("--action", required=True, help="Such as batch:TerminateJob.")
 @click.option("--resource", "resources", multiple=True, help="All of them must be allowed.")
 @click.option("--deny-only", multiple=True, help="A resource that must not be denied.")
 @click.option("--list", "lists", default="", metavar="TYPE", help="A list without ids.")
-@context_option
-@attribute_option
-@session_option
-@region_option
-@policies_option
-@config_option
-@json_option
+@question_options
 def explain(
-    callers: tuple[str, ...],
-    users: tuple[str, ...],
-    roles: tuple[str, ...],
-    owner_uin: str | None,
+    given: Given,
     *,
     action: str,
     resources: tuple[str, ...],
     deny_only: tuple[str, ...],
     lists: str,
-    context: tuple[str, ...],
-    attributes: tuple[str, ...],
-    session_policy: Path | None,
-    region: str | None,
-    as_json: bool,
-    **options: Any,
 ) -> None:
     """Say whether a call would be allowed, and why: exit code 0 or 1."""
     from gateway.commands import answers, asking, loading  # noqa: PLC0415
     from gateway.policy.simulation import narrowed  # noqa: PLC0415
 
-    if len(callers + users + roles) != 1:
+    if len(given.callers + given.users + given.roles) != 1:
         misuse("give one --caller, --user or --role")
     if lists and resources:
         misuse("a list without ids has no --resource")
-    settings = settings_from(**options)
-    snapshot = loading.read_snapshot(settings)
-    known = _circumstances(settings, region, context=context, attributes=attributes)
-    [caller] = loading.chosen_callers(
-        snapshot,
-        callers=callers,
-        users=users,
-        roles=roles,
-        owner_uin=owner_uin or settings.root_uin,
-    )
+    world = _read_world(given)
+    [caller] = world.callers
     question = parsed(
         lambda: asking.ask(
             caller,
@@ -116,14 +117,14 @@ def explain(
             resources=resources,
             deny_only=deny_only,
             lists=lists,
-            known=known,
+            known=world.known,
         )
     )
-    _warn(question, known)
-    question = narrowed(question, _session_policy(session_policy, owner_uin=caller.owner_uin))
-    policies = loading.decision_point(settings, snapshot)
+    _warn(question, world.known)
+    question = narrowed(question, _session_policy(given, owner_uin=caller.owner_uin))
+    policies = loading.decision_point(world.settings, world.snapshot)
     explanation, scope = question.explain(policies), question.decide(policies).scope
-    if as_json:
+    if given.as_json:
         members = answers.explanation_members(question, explanation, scope)
         click.echo(json.dumps(members, ensure_ascii=False))
     else:
@@ -132,7 +133,6 @@ def explain(
 
 
 @click.command()
-@caller_options
 @click.option("--action", "actions", multiple=True, required=True, help="Such as batch:*.")
 @click.option("--resource", "resources", multiple=True, help="Instead of all that is touched.")
 @click.option(
@@ -145,58 +145,37 @@ def explain(
 @click.option("--detach", "detached", multiple=True, metavar="NAME", help="Suppose it gone.")
 @click.option("--boundary", type=file_type, help="Suppose it around the callers.")
 @click.option("--expect", type=click.Choice(["allow", "deny"]), help="Exit with 1 unless all are.")
-@context_option
-@attribute_option
-@session_option
-@region_option
-@policies_option
-@config_option
-@json_option
+@question_options
 def simulate(
-    callers: tuple[str, ...],
-    users: tuple[str, ...],
-    roles: tuple[str, ...],
-    owner_uin: str | None,
+    given: Given,
     *,
+    actions: tuple[str, ...],
+    resources: tuple[str, ...],
     attached: tuple[str, ...],
     detached: tuple[str, ...],
     boundary: Path | None,
     expect: str | None,
-    context: tuple[str, ...],
-    attributes: tuple[str, ...],
-    region: str | None,
-    as_json: bool,
-    actions: tuple[str, ...],
-    resources: tuple[str, ...],
-    session_policy: Path | None,
-    **options: Any,
 ) -> None:
     """Tabulate who may do what, today or after changes that are only supposed."""
     from gateway.commands import answers, asking, loading  # noqa: PLC0415
     from gateway.policy import simulation  # noqa: PLC0415
 
-    settings = settings_from(**options)
-    owner_uin = owner_uin or settings.root_uin
-    snapshot = loading.read_snapshot(settings)
-    known = _circumstances(settings, region, context=context, attributes=attributes)
-    who = loading.chosen_callers(
-        snapshot, callers=callers, users=users, roles=roles, owner_uin=owner_uin
-    )
-    supposed = _supposed(
-        snapshot, who, attached=attached, detached=detached, boundary=boundary, owner_uin=owner_uin
-    )
+    world = _read_world(given)
+    supposed = _supposed(world, attached=attached, detached=detached, boundary=boundary)
     questions = parsed(
-        lambda: list(asking.ask_each(who, actions, resources=resources, known=known))
+        lambda: list(
+            asking.ask_each(world.callers, actions, resources=resources, known=world.known)
+        )
     )
     rows = list(
         simulation.simulate(
             questions,
-            today=loading.decision_point(settings, snapshot),
-            supposed=loading.decision_point(settings, supposed),
-            session_policy=_session_policy(session_policy, owner_uin=owner_uin),
+            today=loading.decision_point(world.settings, world.snapshot),
+            supposed=loading.decision_point(world.settings, supposed),
+            session_policy=_session_policy(given, owner_uin=world.owner_uin),
         )
     )
-    if as_json:
+    if given.as_json:
         for row in rows:
             click.echo(json.dumps(answers.row_members(row), ensure_ascii=False))
     else:
@@ -204,23 +183,39 @@ def simulate(
     sys.exit(_differ(rows, expect))
 
 
-def _circumstances(
-    settings: Settings,
-    region: str | None,
-    *,
-    context: tuple[str, ...],
-    attributes: tuple[str, ...],
-) -> "Circumstances":
-    from gateway.commands import asking  # noqa: PLC0415
+@dataclass(frozen=True, slots=True)
+class _World:
+    """What a question is asked of. owner_uin: the account in which names are looked up."""
 
-    return parsed(
+    settings: Settings
+    owner_uin: str
+    snapshot: "Snapshot"
+    callers: list["Principal"]
+    known: "Circumstances"
+
+
+def _read_world(given: Given) -> _World:
+    from gateway.commands import asking, loading  # noqa: PLC0415
+
+    settings = settings_from(config=given.config, policies=given.policies)
+    owner_uin = given.owner_uin or settings.root_uin
+    snapshot = loading.read_snapshot(settings)
+    known = parsed(
         lambda: asking.Circumstances(
-            region=region or settings.region,
+            region=given.region or settings.region,
             now=now(),
-            context=asking.read_context(context),
-            attributes=asking.read_attributes(attributes),
+            context=asking.read_context(given.context),
+            attributes=asking.read_attributes(given.attributes),
         )
     )
+    callers = loading.chosen_callers(
+        snapshot,
+        callers=given.callers,
+        users=given.users,
+        roles=given.roles,
+        owner_uin=owner_uin,
+    )
+    return _World(settings, owner_uin, snapshot, callers, known)
 
 
 def _warn(question: "Question", known: "Circumstances") -> None:
@@ -237,10 +232,11 @@ def _warn(question: "Question", known: "Circumstances") -> None:
             misuse(f"attributes of `{text}` were given, which is not asked about")
 
 
-def _session_policy(file: Path | None, *, owner_uin: str) -> str:
+def _session_policy(given: Given, *, owner_uin: str) -> str:
     """What narrows a session, read as STS reads it; "" for nothing."""
     from gateway.cam.session_policies import read_session_policy  # noqa: PLC0415
 
+    file = given.session_policy
     if file is None:
         return ""
     return parsed(
@@ -249,37 +245,37 @@ def _session_policy(file: Path | None, *, owner_uin: str) -> str:
 
 
 def _supposed(
-    snapshot: "Snapshot",
-    who: list["Principal"],
+    world: _World,
     *,
     attached: tuple[str, ...],
     detached: tuple[str, ...],
     boundary: Path | None,
-    owner_uin: str,
 ) -> "Snapshot":
     """The policies with the changes that are only supposed."""
     from gateway.commands import asking  # noqa: PLC0415
     from gateway.policy import simulation  # noqa: PLC0415
     from gateway.policy.snapshot import subject_of  # noqa: PLC0415
 
+    owner_uin = world.owner_uin
+
     def change() -> "Snapshot":
-        changed = snapshot
+        changed = world.snapshot
         for name in detached:
             changed = simulation.without_policy(changed, name, owner_uin=owner_uin)
         for text in attached:
             file, to, holder = text.rpartition(":to=")
             document = asking.read_policy(Path(file if to else text))
             subjects = (
-                simulation.holders(snapshot, holder, owner_uin=owner_uin)
+                simulation.holders(world.snapshot, holder, owner_uin=owner_uin)
                 if to
-                else [subject_of(one) for one in who]
+                else [subject_of(one) for one in world.callers]
             )
             changed = simulation.with_policy(
                 changed, document, owner_uin=owner_uin, subjects=subjects
             )
         if boundary is not None:
             document = asking.read_policy(boundary)
-            changed = simulation.with_boundary(changed, document, principals=who)
+            changed = simulation.with_boundary(changed, document, principals=world.callers)
         return changed
 
     return parsed(change)

@@ -139,7 +139,7 @@ def ip_equal(written: str) -> Test:
     family = type(network.network_address)
 
     def test(value: str) -> bool:
-        address = _read_ip(value)
+        address = read_ip(value)
         return type(address) is family and first <= int(address) <= last
 
     return test
@@ -180,14 +180,12 @@ def _read_network(written: str) -> IPv4Network | IPv6Network:
     return network
 
 
-def _unmapped(address: Address) -> Address:
+@lru_cache(maxsize=4_096)
+def read_ip(text: str) -> Address:
+    """An address, one of IPv4 in its own form however it is written. Raises ValueError."""
+    address = ip_address(text)
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return mapped or address
-
-
-@lru_cache(maxsize=4_096)
-def _read_ip(text: str) -> Address:
-    return _unmapped(ip_address(text))
 
 
 def _read_number(text: str) -> Decimal:

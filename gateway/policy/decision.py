@@ -1,14 +1,17 @@
 """Why a decision is what it is: the statements that settled it, or the one that nearly did."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from gateway.call import Decision, Effect, Reason, Resource
 from gateway.errors import ApiError
+from gateway.policy.action import ActionPattern
+from gateway.policy.condition import Condition, Context
 from gateway.policy.match import (
     Query,
+    Variables,
     conditions_hold,
     judge,
     matches_action,
@@ -17,15 +20,27 @@ from gateway.policy.match import (
 )
 from gateway.policy.resource import ResourcePattern, read_resource_pattern
 from gateway.policy.snapshot import Candidate, Layer, Rights
-from gateway.policy.trust import Trust, names_of
+from gateway.policy.trust import Trust, misfits, names_of, settling
 from gateway.policy.verdict import Rules, Verdict, effect_of
 
 LOOKED_AT_MAX = 1_000
 """Patterns that are looked through for the nearest miss: a denied call waits for that."""
 COMPARED_MAX = 10_000
 """Comparisons of a resource with a pattern, after which no further resource is explained."""
-NEARNESS = ("action", "project_id", "service_type", "region", "account", "resource", "condition")
-"""The elements of a statement; one that comes late is nearer than one that comes early."""
+NEARNESS = (
+    "action",
+    "principal",
+    "project_id",
+    "service_type",
+    "region",
+    "account",
+    "resource",
+    "condition",
+)
+"""The elements of a statement; one that comes late is nearer than one that comes early.
+
+Only the trust policy of a role has a `principal`.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +50,8 @@ class Determinant:
     version: the policy's. file: where it stands, or empty. statement: its place in the document,
     from 1. via: how the caller has it: `user`, `group readers`, `role x`, `everyone`,
     `boundary` or `session-policy`.
-    pattern: the resource pattern that matched, as written.
+    pattern: the resource pattern that matched, as written; of a role's trust policy, which has
+    none and one version only, the principal.
     """
 
     policy: str
@@ -50,8 +66,9 @@ class Determinant:
 class NearestMiss:
     """An allow that would have applied but for one element.
 
-    element: one of NEARNESS, or `principal` of a role's trust policy. wanted: what the statement
-    asks for. found: what the call had.
+    element: one of NEARNESS. wanted: what the statement asks for. found: what the call had.
+    Of a role's trust policy in which no statement fails in one element only, it is the first
+    element of the nearest one; statement: 0 if it allows nobody anything.
     """
 
     policy: str
@@ -156,6 +173,25 @@ def determinant(candidate: Candidate, pattern: ResourcePattern) -> Determinant:
     )
 
 
+def denied_by_trust(trust: Trust, query: Query) -> tuple[Determinant, ...]:
+    """Name the denies of a role's trust policy that apply, by the principals that match."""
+    names = names_of(query.principal)
+    return tuple(
+        Determinant(
+            policy=trust.name,
+            version=1,
+            file=trust.file,
+            statement=one.index,
+            via="role",
+            pattern=name,
+        )
+        for one in settling(trust, query.principal, context=query.context)
+        if one.effect is Effect.DENY
+        for name in one.principals
+        if name in names
+    )
+
+
 def _via(candidate: Candidate) -> str:
     if candidate.layer is not Layer.IDENTITY:
         reason: Reason = candidate.layer.value
@@ -203,22 +239,38 @@ def nearest_miss(rights: Rights, query: Query, verdict: Verdict) -> NearestMiss 
 
 
 def trust_miss(trust: Trust, query: Query) -> NearestMiss:
-    """Say whom a role's trust policy admits, to whom it does not."""
-    admitted = [
-        name
+    """Find the statement of a role's trust policy that nearly admits the caller."""
+    principal, context = query.principal, query.context
+    misses = [
+        (one, misfits(one, principal, context=context))
         for one in trust.statements
         if one.effect is Effect.ALLOW
-        for name in (*one.principals, *one.services)
     ]
+    found = names_of(principal)[-1]
+    if not misses:
+        return _named_trust_miss(trust, "principal", statement=0, wanted="nobody", found=found)
+    nearest, (element, *_) = min(misses, key=lambda one: (len(one[1]), -NEARNESS.index(one[1][0])))
+    if element == "principal":
+        wanted = ", ".join((*nearest.principals, *nearest.services))
+    elif element == "action":
+        wanted, found = _texts_of(nearest.actions), query.action
+    else:
+        wanted, found = _failing(nearest.conditions, context, values=query.variables)
+    return _named_trust_miss(trust, element, statement=nearest.index, wanted=wanted, found=found)
+
+
+def _named_trust_miss(
+    trust: Trust, element: str, *, statement: int, wanted: str, found: str
+) -> NearestMiss:
     return NearestMiss(
-        policy=f"trust of {trust.role}",
+        policy=trust.name,
         version=1,
-        file="",
-        statement=1,
+        file=trust.file,
+        statement=statement,
         via="role",
-        element="principal",
-        wanted=", ".join(admitted) or "nobody",
-        found=names_of(query.principal)[-1],
+        element=element,
+        wanted=wanted,
+        found=found,
     )
 
 
@@ -247,20 +299,23 @@ def _miss(
     if segments:
         named = segments[0].value, pattern.text, str(resource)
     elif not action_fits:
-        actions = ", ".join(action.text for action in statement.actions)
-        named = "action", actions, query.action
+        named = "action", _texts_of(statement.actions), query.action
     else:
-        named = "condition", *_failing_conditions(candidate, query, resource)
+        context = query.context_of(resource)
+        named = "condition", *_failing(statement.conditions, context, values=query.variables)
     return _named_miss(candidate, *named)
 
 
-def _failing_conditions(candidate: Candidate, query: Query, resource: Resource) -> tuple[str, str]:
-    """Say what the conditions that do not hold ask for, and what the call had."""
-    context = query.context_of(resource)
+def _texts_of(actions: Iterable[ActionPattern]) -> str:
+    return ", ".join(action.text for action in actions)
+
+
+def _failing(
+    conditions: Iterable[Condition], context: Context, *, values: Callable[[], Variables]
+) -> tuple[str, str]:
+    """Say what an allow's conditions that do not hold ask for, and what the call had."""
     failing = [
-        one
-        for one in candidate.statement.conditions
-        if not judge((one,), context, query, effect=Effect.ALLOW)
+        one for one in conditions if not judge((one,), context, values=values, effect=Effect.ALLOW)
     ]
     wanted = [f"{one.name} {one.key} {' or '.join(one.written)}" for one in failing]
     found = [f"{one.key} {' and '.join(context.get(one.key, ())) or 'absent'}" for one in failing]

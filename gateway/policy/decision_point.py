@@ -1,6 +1,6 @@
 """The decision, and why: everybody's only way to ask what a principal may do."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -12,6 +12,7 @@ from gateway.policy.decision import (
     Explanation,
     NearestMiss,
     ShadowVerdict,
+    denied_by_trust,
     determinant,
     determining,
     find_fixes,
@@ -21,7 +22,7 @@ from gateway.policy.decision import (
 from gateway.policy.match import Query
 from gateway.policy.scope import Listing, Shown, find_shown, scope_of, showing
 from gateway.policy.snapshot import Candidate, DeclaredRole, Rights, Snapshot
-from gateway.policy.trust import ASSUME_ROLE, admits
+from gateway.policy.trust import ASSUME_ROLE, settling
 from gateway.policy.verdict import Evaluator, Rules, Verdict, effect_of
 
 ENTRIES_MAX = 32_768
@@ -153,7 +154,6 @@ class _Moment:
     ) -> None:
         self.snapshot = snapshot
         self.entries: dict[Caller, _Entry] = {}
-        self._rules_of: dict[Caller, Rules] = {}  # of the entries: one object less to fetch
         self._sessions = 0  # entries with a session policy, which are large
         self._before = before
         self._evaluator = evaluator
@@ -161,8 +161,7 @@ class _Moment:
     def decide(self, query: Query) -> Decision:
         if query.deny_only_action or query.action == ASSUME_ROLE:
             return self._decision(self._settle(query, self._rules)[0])
-        rules = self._rules_of.get(_caller(query)) or self._entry(query).rules
-        reason, resource = rules.settle(query)
+        reason, resource = self._entry(query).rules.settle(query)
         return Decision(effect_of(reason), reason, resource, self.snapshot.generation)
 
     def _settle(self, query: Query, rules_of: Callable[[Query], Rules]) -> tuple[Verdict, Query]:
@@ -172,11 +171,10 @@ class _Moment:
             others = tuple(role.other_name for role in roles.values())
             query = replace(query, deny_only=query.deny_only + others)
         verdict = rules_of(query).settle(query)
+        if verdict[0] is not Reason.EXPLICIT_DENY:
+            verdict = self._distrust(query, roles, otherwise=verdict)
         if effect_of(verdict[0]) is Effect.DENY:
             return verdict, query
-        for resource, role in roles.items():
-            if not admits(role.trust, query.principal, context=query.context):
-                return (Reason.IMPLICIT_DENY, resource), query
         besides = query.besides
         if besides is not None:
             other = rules_of(besides).settle(besides)
@@ -184,11 +182,29 @@ class _Moment:
                 return other, besides
         return verdict, query
 
+    def _distrust(
+        self, query: Query, roles: Mapping[Resource, DeclaredRole], *, otherwise: Verdict
+    ) -> Verdict:
+        """What trust policies have against it: a deny, or that nothing in one lets the caller in.
+
+        otherwise: what policies say, none of which denies; what they lack is told first.
+        """
+        verdict = otherwise
+        for resource, role in roles.items():
+            statements = settling(role.trust, query.principal, context=query.context)
+            if any(one.effect is Effect.DENY for one in statements):
+                return Reason.EXPLICIT_DENY, resource
+            if not statements and effect_of(verdict[0]) is Effect.ALLOW:
+                verdict = Reason.IMPLICIT_DENY, resource
+        return verdict
+
     def _roles(self, query: Query) -> dict[Resource, DeclaredRole]:
-        """The roles that a call takes on; one that nobody declared is not found later."""
+        """The roles of the caller's account that a call takes on, as far as they are declared."""
         if query.action != ASSUME_ROLE:
             return {}
-        found = {one: self.snapshot.role_at(one) for one in query.resources}
+        owner_uin = query.principal.owner_uin
+        own = [one for one in query.resources if one.owner_uin == owner_uin]
+        found = {one: self.snapshot.role_at(one) for one in own}
         return {one: role for one, role in found.items() if role is not None}
 
     def reads_resources(self, query: Query) -> bool:
@@ -207,11 +223,8 @@ class _Moment:
 
     def decide_list(self, query: Query, listing: Listing) -> tuple[Decision, Scope]:
         scope = self.scope(query, listing)
-        decision = self.decide(query)
-        if decision.allowed or scope.is_nothing:
-            return decision, scope
-        reason = Reason.ROOT if query.principal.is_root else Reason.EXPLICIT_ALLOW
-        return structs.replace(decision, effect=Effect.ALLOW, reason=reason), scope
+        rights = self._entry(query).enforced
+        return _of_list(self.decide(query), scope, rights=rights), scope
 
     def explain(self, query: Query) -> Explanation:
         verdict, asked = self._settle(query, self._rules)
@@ -220,7 +233,7 @@ class _Moment:
         rules = self._rules(query)
         return Explanation(
             decision=self._decision(verdict),
-            determining=determining(entry.candidates, asked, verdict),
+            determining=self._determining(entry.candidates, asked, verdict=verdict),
             nearest_miss=miss,
             fixes=()
             if self._is_denied_besides(query)
@@ -231,41 +244,20 @@ class _Moment:
     def explain_list(self, query: Query, listing: Listing) -> Explanation:
         explanation = self.explain(query)
         entry = self._entry(query)
-        decision, shown = self._judge_list(
-            explanation.decision, entry.shown(query, listing), query, rights=entry.enforced
+        decision, by = _list_settled(
+            explanation.decision, entry.shown(query, listing), query=query, rights=entry.enforced
         )
-        if shown:
+        if by:
             explanation = replace(
-                explanation,
-                decision=decision,
-                determining=_name_each(shown),
-                nearest_miss=None,
-                fixes=(),
+                explanation, decision=decision, determining=by, nearest_miss=None, fixes=()
             )
         if explanation.shadow is None:
             return explanation
-        decision, shown = self._judge_list(
-            explanation.shadow.decision,
-            find_shown(entry.rights, query, listing),
-            query,
-            rights=entry.rights,
+        watched = find_shown(entry.rights, query, listing)
+        decision, by = _list_settled(
+            explanation.shadow.decision, watched, query=query, rights=entry.rights
         )
-        if not shown:
-            return explanation
-        return replace(explanation, shadow=ShadowVerdict(decision, _name_each(shown)))
-
-    def _judge_list(
-        self, decision: Decision, shown: tuple[Shown, ...], query: Query, *, rights: Rights
-    ) -> tuple[Decision, tuple[Shown, ...]]:
-        """What is decided of a list whose whole type is decided so, and by what it is shown.
-
-        By nothing in particular, if the decision on the whole type is the list's own.
-        """
-        if decision.allowed or scope_of(shown, query, rights=rights).is_nothing:
-            return decision, ()
-        reason = Reason.ROOT if rights.is_root else Reason.EXPLICIT_ALLOW
-        allowed = structs.replace(decision, effect=Effect.ALLOW, reason=reason)
-        return allowed, tuple(showing(shown, query))
+        return replace(explanation, shadow=ShadowVerdict(decision, by)) if by else explanation
 
     def _is_denied_besides(self, query: Query) -> bool:
         besides = query.besides
@@ -286,7 +278,19 @@ class _Moment:
     def _shadow(self, query: Query) -> ShadowVerdict:
         verdict, asked = self._settle(query, self._shadow_rules)
         candidates = self._entry(asked).rights.candidates(asked.action)
-        return ShadowVerdict(self._decision(verdict), determining(candidates, asked, verdict))
+        settled = self._determining(candidates, asked, verdict=verdict)
+        return ShadowVerdict(self._decision(verdict), settled)
+
+    def _determining(
+        self, candidates: Iterable[Candidate], query: Query, *, verdict: Verdict
+    ) -> tuple[Determinant, ...]:
+        """The statements that settled a verdict, be they of policies or of a role's trust."""
+        reason, resource = verdict
+        settled = determining(candidates, query, verdict)
+        role = self._roles(query).get(resource) if resource is not None else None
+        if role is None or reason is not Reason.EXPLICIT_DENY:
+            return settled
+        return settled + denied_by_trust(role.trust, query)
 
     def _decision(self, verdict: Verdict) -> Decision:
         reason, resource = verdict
@@ -302,7 +306,14 @@ class _Moment:
         return entry.shadow_rules
 
     def _entry(self, query: Query) -> _Entry:
-        caller = _caller(query)
+        principal = query.principal
+        caller = (
+            principal.owner_uin,
+            principal.uin,
+            principal.role,
+            principal.session_policy,
+            query.action,
+        )
         entry = self.entries.get(caller)
         return self._make_entry(caller, query) if entry is None else entry
 
@@ -315,26 +326,29 @@ class _Moment:
         if query.principal.session_policy:
             self._sessions += 1
         if len(self.entries) >= ENTRIES_MAX or self._sessions > SESSION_ENTRIES_MAX:
-            self._before, self.entries, self._rules_of = self.entries, {}, {}
+            self._before, self.entries = self.entries, {}
             self._sessions = 0
         self.entries[caller] = entry
-        self._rules_of[caller] = entry.rules
         return entry
 
     def _work_out(self, rights: Rights, query: Query) -> Rules:
         return self._evaluator.rules(self.snapshot, rights, query)
 
 
-def _name_each(shown: Iterable[Shown]) -> tuple[Determinant, ...]:
-    return tuple(dict.fromkeys(determinant(one.candidate, one.pattern) for one in shown))
+def _of_list(decision: Decision, scope: Scope, *, rights: Rights) -> Decision:
+    """What is decided of a list, from the decision on its whole type and what it may show."""
+    if decision.allowed or scope.is_nothing:
+        return decision
+    reason = Reason.ROOT if rights.is_root else Reason.EXPLICIT_ALLOW
+    return structs.replace(decision, effect=Effect.ALLOW, reason=reason)
 
 
-def _caller(query: Query) -> Caller:
-    principal = query.principal
-    return (
-        principal.owner_uin,
-        principal.uin,
-        principal.role,
-        principal.session_policy,
-        query.action,
-    )
+def _list_settled(
+    decision: Decision, shown: tuple[Shown, ...], *, query: Query, rights: Rights
+) -> tuple[Decision, tuple[Determinant, ...]]:
+    """What is decided of a list, and by what it is shown; by nothing if that changes nothing."""
+    of_list = _of_list(decision, scope_of(shown, query, rights=rights), rights=rights)
+    if of_list is decision:
+        return decision, ()
+    by = (determinant(one.candidate, one.pattern) for one in showing(shown, query))
+    return of_list, tuple(dict.fromkeys(by))

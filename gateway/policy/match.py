@@ -1,6 +1,6 @@
 """Does a statement apply to a query? The one meaning that every evaluator shares."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from gateway.call import AttributeTest, Effect, Principal, Resource
@@ -8,7 +8,9 @@ from gateway.policy.condition import Condition, Context, as_test, is_of_resource
 from gateway.policy.document import Statement
 from gateway.policy.resource import ResourcePattern
 
-NO_VARIABLES: Mapping[str, str] = {}
+Variables = Mapping[str, str]
+"""What the policy variables stand for, such as `uin`; one without a value is left out."""
+NO_VARIABLES: Variables = {}
 NEVER = AttributeTest("string_equal", "qcs:never", ("",))
 """A test of a key that nothing has: it fails, and can always be judged."""
 
@@ -45,6 +47,10 @@ class Query:
         """Everything known of the call and of one of its resources."""
         found = self.attributes.get(resource) if self.attributes else None
         return {**self.context, **found} if found else self.context
+
+    def variables(self) -> Variables:
+        """The values of the policy variables for this call."""
+        return variables(self.principal, app_id_of(self.context))
 
 
 def applies(statement: Statement, query: Query, resource: Resource) -> bool:
@@ -88,28 +94,33 @@ def resolve(pattern: ResourcePattern, statement: Statement, query: Query) -> Res
     """Put the caller's values for the pattern's variables; None if it can match nothing."""
     if not pattern.has_variables:
         return pattern
-    return pattern.resolved(variables(query), denies=statement.effect is Effect.DENY)
+    return pattern.resolved(query.variables(), denies=statement.effect is Effect.DENY)
 
 
 def conditions_hold(statement: Statement, query: Query, resource: Resource) -> bool:
     """Tell whether all conditions hold; if one cannot be judged, a deny applies, an allow not."""
     context = query.context_of(resource)
-    return judge(statement.conditions, context, query, effect=statement.effect)
+    return judge(statement.conditions, context, values=query.variables, effect=statement.effect)
 
 
 def judge(
-    conditions: tuple[Condition, ...], context: Context, query: Query, *, effect: Effect
+    conditions: tuple[Condition, ...],
+    context: Context,
+    *,
+    values: Callable[[], Variables],
+    effect: Effect,
 ) -> bool:
     """Tell whether all conditions hold in a context.
 
+    values: of the policy variables; called only if a condition has one, as few do.
     Every condition is judged, so that one that cannot be is noticed in any order.
     """
-    hold, values = True, NO_VARIABLES
+    hold, known = True, NO_VARIABLES
     try:
         for one in conditions:
-            if one.has_variables and values is NO_VARIABLES:
-                values = variables(query)
-            if not one.holds(context, values):
+            if one.has_variables and known is NO_VARIABLES:
+                known = values()
+            if not one.holds(context, known):
                 hold = False
     except ValueError:
         return effect is Effect.DENY
@@ -123,7 +134,7 @@ def tests_left(statement: Statement, query: Query) -> tuple[AttributeTest, ...] 
     to be looked at if a test of it may be impossible to judge.
     """
     of_call = tuple(one for one in statement.conditions if not is_of_resource(one))
-    values = variables(query)
+    values = query.variables()
     tests = tuple(as_test(one, values) for one in statement.conditions if is_of_resource(one))
     try:
         holds = all([one.holds(query.context, values) for one in of_call])  # noqa: C419
@@ -134,13 +145,16 @@ def tests_left(statement: Statement, query: Query) -> tuple[AttributeTest, ...] 
     return (*tests, NEVER) if tests and statement.effect is Effect.DENY else None
 
 
-def variables(query: Query) -> Mapping[str, str]:
-    """The values of the policy variables for this caller.
+def variables(principal: Principal, app_id: str = "") -> Variables:
+    """The values of the policy variables for a caller. app_id: empty for none.
 
     Only digits are let in: a value with a `*` in it would turn into a wildcard.
     """
-    known = {"uin": query.principal.uin, "owner_uin": query.principal.owner_uin}
-    app_id = query.context.get("qcs:app_id", ())
-    if len(app_id) == 1:
-        known["app_id"] = app_id[0]
+    known = {"uin": principal.uin, "owner_uin": principal.owner_uin, "app_id": app_id}
     return {name: value for name, value in known.items() if value.isascii() and value.isdigit()}
+
+
+def app_id_of(context: Context) -> str:
+    """What `${app_id}` stands for in a context; empty for nothing."""
+    values = context.get("qcs:app_id", ())
+    return values[0] if len(values) == 1 else ""

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 from gateway.call import Effect, Resource
 from gateway.policy.condition import Condition, is_of_resource
 from gateway.policy.document import Statement
-from gateway.policy.match import Query, applies, judge
+from gateway.policy.match import Query, Variables, applies, judge
 from gateway.policy.pattern import fits
 from gateway.policy.resource import ResourcePattern
 
@@ -123,7 +123,7 @@ def _hold(paths: Paths[set[Guard]], query: Query, resource: Resource, *, effect:
     guards = found[0].union(*found[1:])  # equal conditions are judged once
     context = query.context_of(resource)
     for guard in guards:  # noqa: SIM110  # any() makes a generator
-        if judge(guard, context, query, effect=effect):
+        if judge(guard, context, values=query.variables, effect=effect):
             return True
     return False
 
@@ -137,7 +137,7 @@ class Plan:
 
     __slots__ = ("__weakref__", "_last", "_places", "_statements", "_variables", "_with_app_id")
 
-    def __init__(self, statements: Iterable[Statement], variables: Mapping[str, str]) -> None:
+    def __init__(self, statements: Iterable[Statement], variables: Variables) -> None:
         self._statements = tuple(statements)
         self._variables = variables
         self._with_app_id = tuple(one for one in self._statements if _names_app_id(one))

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from weakref import WeakValueDictionary
 
-from gateway.call import Principal
 from gateway.policy.match import Query, matches_action, variables
 from gateway.policy.plan import Plan
 from gateway.policy.snapshot import Held, Policy, Rights, Snapshot
@@ -37,12 +36,7 @@ class PlanEvaluator:
             for statement in policy.document.statements
             if matches_action(statement, action)
         ]
-        plan = Plan(statements, variables(_anonymous(principal, action)))
+        plan = Plan(statements, variables(principal))
         uin = principal.uin if plan.has_variables else ""
         self._shared[principal.owner_uin, uin, action, policies] = plan
         return plan
-
-
-def _anonymous(principal: Principal, action: str) -> Query:
-    """A query without a context: plans know of a caller what no call changes."""
-    return Query(principal, action, resources=())

@@ -1,6 +1,6 @@
 """What is kept of one authenticated call, and how it is shown. Pure."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -8,7 +8,9 @@ from typing import Any
 
 from gateway.call import Decision, Principal
 from gateway.policy.condition import Context
-from gateway.policy.decision import Determinant, Explanation
+from gateway.policy.decision import Determinant, Explanation, Fix, NearestMiss, ShadowVerdict
+
+NOTHING_KNOWN: Mapping[str, Any] = {}
 
 
 class Outcome(Enum):
@@ -35,25 +37,7 @@ class RefusedCall:
 
     def public(self) -> dict[str, Any]:
         """The record as `decisions show --json` prints it, with the members of a decision."""
-        return {
-            **_public_call(self.request_id, self.time, self.principal),
-            "Action": self.action,
-            "Region": "",
-            "SourceIp": self.source_ip,
-            "Resources": [],
-            "DenyOnly": [],
-            "DenyOnlyAction": "",
-            "Listed": None,
-            "Context": {},
-            "Attributes": {},
-            "Effect": Outcome.REFUSED.value,
-            "Reason": self.code,
-            "Determining": [],
-            "NearestMiss": None,
-            "Fix": [],
-            "Shadow": None,
-            "Generation": 0,
-        }
+        return _public(self, effect=Outcome.REFUSED.value, reason=self.code, why=_public_why())
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,23 +65,20 @@ class DecisionRecord:
 
     def public(self) -> dict[str, Any]:
         """The record as `decisions show --json` prints it."""
-        why = self.explanation
-        return {
-            **_public_call(self.request_id, self.time, self.principal),
-            "Action": self.action,
-            "Region": self.region,
-            "SourceIp": self.source_ip,
-            "Resources": list(self.resources),
-            "DenyOnly": list(self.deny_only),
-            "DenyOnlyAction": self.deny_only_action,
-            "Listed": self.listed,
-            "Context": self.context,
-            "Attributes": self.attributes,
-            "Effect": self.decision.effect.value,
-            "Reason": self.decision.reason.value,
-            **public_explanation(why),
-            "Generation": self.decision.generation,
-        }
+        return _public(
+            self,
+            region=self.region,
+            resources=self.resources,
+            deny_only=self.deny_only,
+            deny_only_action=self.deny_only_action,
+            listed=self.listed,
+            context=self.context,
+            attributes=self.attributes,
+            effect=self.decision.effect.value,
+            reason=self.decision.reason.value,
+            why=public_explanation(self.explanation),
+            generation=self.decision.generation,
+        )
 
 
 Record = DecisionRecord | RefusedCall
@@ -105,41 +86,68 @@ MakeRecord = Callable[[], Record]
 """Works a record out, which may be done later, off the call's way."""
 
 
-def _public_call(request_id: str, time: datetime, principal: Principal) -> dict[str, Any]:
+def _public(
+    record: Record,
+    *,
+    effect: str,
+    reason: str,
+    why: Mapping[str, Any],
+    region: str = "",
+    resources: Sequence[str] = (),
+    deny_only: Sequence[str] = (),
+    deny_only_action: str = "",
+    listed: str | None = None,
+    context: Context = NOTHING_KNOWN,
+    attributes: Mapping[str, Context] = NOTHING_KNOWN,
+    generation: int = 0,
+) -> dict[str, Any]:
+    """Every member of a record; what is left out is what a call has on which nothing is decided."""
+    who = record.principal
     return {
-        "RequestId": request_id,
-        "Time": time.replace(microsecond=0, tzinfo=None).isoformat() + "Z",
+        "RequestId": record.request_id,
+        "Time": record.time.replace(microsecond=0, tzinfo=None).isoformat() + "Z",
         "Principal": {
-            "OwnerUin": principal.owner_uin,
-            "Uin": principal.uin,
-            "Name": principal.name,
-            "Role": principal.role,
-            "Session": principal.session,
-            "SessionPolicy": principal.session_policy,
+            "OwnerUin": who.owner_uin,
+            "Uin": who.uin,
+            "Name": who.name,
+            "Role": who.role,
+            "Session": who.session,
+            "SessionPolicy": who.session_policy,
         },
+        "Action": record.action,
+        "Region": region,
+        "SourceIp": record.source_ip,
+        "Resources": list(resources),
+        "DenyOnly": list(deny_only),
+        "DenyOnlyAction": deny_only_action,
+        "Listed": listed,
+        "Context": context,
+        "Attributes": attributes,
+        "Effect": effect,
+        "Reason": reason,
+        **why,
+        "Generation": generation,
     }
 
 
 def public_explanation(why: Explanation) -> dict[str, Any]:
     """What a decision rests on, as every command and answer shows it."""
-    miss, shadow = why.nearest_miss, why.shadow
+    return _public_why(why.determining, miss=why.nearest_miss, fixes=why.fixes, shadow=why.shadow)
+
+
+def _public_why(
+    determining: Iterable[Determinant] = (),
+    *,
+    miss: NearestMiss | None = None,
+    fixes: Iterable[Fix] = (),
+    shadow: ShadowVerdict | None = None,
+) -> dict[str, Any]:
     return {
-        "Determining": [_public_determinant(one) for one in why.determining],
-        "NearestMiss": None
-        if miss is None
-        else {
-            "Policy": miss.policy,
-            "Version": miss.version,
-            "File": miss.file,
-            "Statement": miss.statement,
-            "Via": miss.via,
-            "Element": miss.element,
-            "Wanted": miss.wanted,
-            "Found": miss.found,
-        },
+        "Determining": [_public_determinant(one) for one in determining],
+        "NearestMiss": None if miss is None else _public_miss(miss),
         "Fix": [
             {"AttachTo": one.attach_to, "Caution": one.caution, "Policy": one.policy()}
-            for one in why.fixes
+            for one in fixes
         ],
         "Shadow": None
         if shadow is None
@@ -148,6 +156,19 @@ def public_explanation(why: Explanation) -> dict[str, Any]:
             "Reason": shadow.decision.reason.value,
             "Determining": [_public_determinant(one) for one in shadow.determining],
         },
+    }
+
+
+def _public_miss(one: NearestMiss) -> dict[str, Any]:
+    return {
+        "Policy": one.policy,
+        "Version": one.version,
+        "File": one.file,
+        "Statement": one.statement,
+        "Via": one.via,
+        "Element": one.element,
+        "Wanted": one.wanted,
+        "Found": one.found,
     }
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 
 from gateway.call import Effect, Principal
 from gateway.errors import InvalidParameter
@@ -16,7 +17,7 @@ from gateway.policy.document import (
     read_effect,
     statements_of,
 )
-from gateway.policy.match import Query, judge
+from gateway.policy.match import app_id_of, judge, variables
 
 ASSUME_ROLE = "sts:AssumeRole"
 WAYS: KnownActions = {
@@ -45,6 +46,7 @@ class TrustStatement:
 
     principals: `*`, or resources such as `qcs::cam::uin/100:root`. services: hosts; none of them
     ever calls here, so they are kept as written and match nobody.
+    index: its place in the document, from 1.
     """
 
     effect: Effect
@@ -52,17 +54,27 @@ class TrustStatement:
     principals: tuple[str, ...]
     services: tuple[str, ...]
     conditions: tuple[Condition, ...]
+    index: int
 
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """The trust policy of one role."""
+    """The trust policy of one role.
+
+    file: where it was read from, inside the folder of policies; empty for one kept elsewhere.
+    """
 
     role: str
     statements: tuple[TrustStatement, ...]
+    file: str = ""
+
+    @property
+    def name(self) -> str:
+        """How it is called where policies are named."""
+        return f"trust of {self.role}"
 
 
-def parse_trust(text: str, *, role: str) -> Trust:
+def parse_trust(text: str, *, role: str, file: str = "") -> Trust:
     """Read the trust policy of a role.
 
     `principal` stands in every statement, or once at the top; lone strings are lists of one.
@@ -77,7 +89,7 @@ def parse_trust(text: str, *, role: str) -> Trust:
         _read_statement(one, index, common=written.get("principal"))
         for index, one in enumerate(statements_of(written), start=1)
     )
-    return Trust(role, statements)
+    return Trust(role, statements, file)
 
 
 def _read_statement(written: object, index: int, *, common: object) -> TrustStatement:
@@ -96,6 +108,7 @@ def _read_statement(written: object, index: int, *, common: object) -> TrustStat
         principals=principals,
         services=services,
         conditions=_read_conditions(written),
+        index=index,
     )
 
 
@@ -174,23 +187,32 @@ def check_trust(trust: Trust, known_uins: Collection[str]) -> None:
                 )
 
 
-def admits(trust: Trust, principal: Principal, *, context: Context) -> bool:
-    """Tell whether a caller of the role's own account may take the role on.
+def settling(trust: Trust, principal: Principal, *, context: Context) -> tuple[TrustStatement, ...]:
+    """Give the statements that settle whether a caller may take the role on.
 
-    context: by the keys of KEYS. An explicit deny wins; a condition that cannot be judged lets a
-    deny apply and an allow not. Who is admitted still needs a policy for `sts:AssumeRole`.
+    These are the denies that apply, or else the allows; if there are none, nothing lets the
+    caller in. The caller is one of the role's own account, who still needs a policy for
+    `sts:AssumeRole`. context: by the keys of KEYS.
     """
-    query = Query(principal, ASSUME_ROLE, (), context=context)
-    effects = {one.effect for one in trust.statements if _applies(one, query)}
-    return effects == {Effect.ALLOW}
+    applying = [one for one in trust.statements if not misfits(one, principal, context=context)]
+    denies = [one for one in applying if one.effect is Effect.DENY]
+    return tuple(denies or applying)
 
 
-def _applies(statement: TrustStatement, query: Query) -> bool:
-    return (
-        any(action.matches(ASSUME_ROLE) for action in statement.actions)
-        and not set(names_of(query.principal)).isdisjoint(statement.principals)
-        and judge(statement.conditions, query.context, query, effect=statement.effect)
-    )
+def misfits(
+    statement: TrustStatement, principal: Principal, *, context: Context
+) -> tuple[str, ...]:
+    """Name the elements of a statement that do not fit; none if it applies.
+
+    A condition that cannot be judged lets a deny apply and an allow not.
+    """
+    values = partial(variables, principal, app_id_of(context))
+    fits = {
+        "principal": not set(names_of(principal)).isdisjoint(statement.principals),
+        "action": any(action.matches(ASSUME_ROLE) for action in statement.actions),
+        "condition": judge(statement.conditions, context, values=values, effect=statement.effect),
+    }
+    return tuple(element for element, fit in fits.items() if not fit)
 
 
 def names_of(principal: Principal) -> tuple[str, ...]:

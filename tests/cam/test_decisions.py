@@ -349,7 +349,7 @@ async def test_a_commit_that_takes_too_long_is_a_refusal_and_the_next_one_goes_o
     store: Store,
 ) -> None:
     slow = Slow(store)
-    log = decision_log(slow, write_s=0.05)
+    log = decision_log(slow, write_s=0.5)
     with anyio.fail_after(10), pytest.raises(ServiceUnavailable):
         await log.record(make("r-1"), durably=True)
     slow.is_slow = False

@@ -113,7 +113,7 @@ class Sts:
         query = Query(who, "sts:AssumeRole", (role,), context=context)
         point = DecisionPoint(PlanEvaluator(), self.snapshot)
         decision, miss = point.decide(query), point.explain(query).nearest_miss
-        mistrusted = miss is not None and miss.element == "principal"
+        mistrusted = miss is not None and miss.policy == "trust of deployer"
         if mistrusted or decision.reason is Reason.EXPLICIT_DENY:
             raise denial(decision, request_id=call.request_id, action="sts:AssumeRole")
 

@@ -63,6 +63,10 @@ def denied(gateway: Gateway, user: str = "ann") -> Answer:
 
 
 def run(gateway: Gateway, *arguments: str) -> Done:
+    return gateway.verb("decisions", *arguments)
+
+
+def run_process(gateway: Gateway, *arguments: str) -> Done:
     return gateway.command("decisions", *arguments, check=False)
 
 
@@ -78,7 +82,9 @@ def request_ids(found: list[dict[str, Any]]) -> list[str]:
 
 def test_a_denied_call_is_listed_first_and_at_once(judged: Gateway) -> None:
     answers = [denied(judged).request_id for _ in range(3)]
-    assert request_ids(listed(judged, "--limit", "3")) == answers[::-1]
+    done = run_process(judged, "list", "--json", "--limit", "3")
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (done.returncode, request_ids(found)) == (0, answers[::-1])
 
 
 def test_a_plain_read_is_listed_within_a_second(judged: Gateway) -> None:
@@ -252,7 +258,7 @@ def test_a_tail_whose_reader_has_gone_ends_without_a_traceback(judged: Gateway) 
 
 def test_an_export_can_be_proved_and_a_changed_one_cannot(judged: Gateway) -> None:
     answer = denied(judged)
-    done = run(judged, "export")
+    done = run_process(judged, "export")
     assert done.returncode == 0
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert answer.request_id in [line["Record"]["RequestId"] for line in lines]
@@ -272,7 +278,7 @@ def test_an_export_can_be_proved_and_a_changed_one_cannot(judged: Gateway) -> No
 
 def test_the_log_is_proved_beside_the_running_server(judged: Gateway) -> None:
     denied(judged)
-    done = run(judged, "verify")
+    done = run_process(judged, "verify")
     assert done.returncode == 0
     assert re.fullmatch(
         r"sound    \d+ records from 1 on  chain-\w{8}:\d+:[0-9a-f]{64}\n", done.stdout
@@ -328,7 +334,7 @@ def test_callers_ask_why_with_the_official_client(judged: Gateway) -> None:
     )
     whole = ask_why(judged, "ben", request_id)
     assert whole["Determining"][0]["Pattern"] == "*"
-    shown = run(judged, "show", request_id, "--json").stdout
+    shown = run_process(judged, "show", request_id, "--json").stdout
     assert json.loads(shown) == whole
 
 

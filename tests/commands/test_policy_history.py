@@ -51,20 +51,24 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 @pytest.fixture(scope="module")
 def exported(served: Gateway) -> Path:
     file = served.folder / "export.jsonl"
-    file.write_text(served.command("decisions", "export").stdout, "utf-8")
+    file.write_text(served.verb("decisions", "export").stdout, "utf-8")
     return file
 
 
-def command(gateway: Gateway, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def run_served(gateway: Gateway, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return gateway.verb("policy", *map(str, arguments))
+
+
+def run_process(gateway: Gateway, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return gateway.command("policy", *map(str, arguments), check=False)
 
 
 def test_a_call_is_explained_by_the_command_as_the_server_decided_it(served: Gateway) -> None:
     asked = (*ANN, "--action", KILL, "--resource", "job/job-shut")
-    done = command(served, "explain", *asked)
+    done = run_process(served, "explain", *asked)
     assert (done.returncode, done.stderr) == (1, "")
     assert done.stdout.splitlines()[0] == "deny  explicit-deny  ann/3"
-    assert command(served, "simulate", *asked, "--expect", "deny").returncode == 0
+    assert run_process(served, "simulate", *asked, "--expect", "deny").returncode == 0
 
 
 def test_unchanged_policies_answer_recorded_calls_as_they_were_answered(
@@ -72,7 +76,7 @@ def test_unchanged_policies_answer_recorded_calls_as_they_were_answered(
 ) -> None:
     folders = (served.policies, served.policies)
     for source in (("--corpus", exported), ("--since", "1h")):
-        done = command(served, "diff", *folders, *source, "--json")
+        done = run_served(served, "diff", *folders, *source, "--json")
         assert done.returncode == 0, done.stderr
         found = json.loads(done.stdout)
         assert found["Differences"] == []
@@ -87,8 +91,8 @@ def test_a_change_is_told_by_user_and_action_with_an_example(
         "bob": [allow("*")],
     }
     new = folder_of(tmp_path / "new", changed)
-    since = ("--since", "1h")
-    done = command(served, "diff", served.policies, new, *since, "--json", "--fail-on-new-allow")
+    options = ("--since", "1h", "--json", "--fail-on-new-allow")
+    done = run_process(served, "diff", served.policies, new, *options)
     assert done.returncode == 1
     found = json.loads(done.stdout)["Differences"]
     assert [
@@ -99,7 +103,7 @@ def test_a_change_is_told_by_user_and_action_with_an_example(
         ("newly-denied", 3, "ann", KILL),
     ]
     [example] = {one["Example"] for one in found if one["Action"] == DROP}
-    shown = json.loads(served.command("decisions", "show", example, "--json").stdout)
+    shown = json.loads(served.verb("decisions", "show", example, "--json").stdout)
     assert (shown["Action"], shown["Effect"]) == (DROP, "deny")
     text = run("diff", served.policies, new, "--corpus", exported, "--fail-on-new-deny")
     assert text.exit_code == 1
@@ -112,8 +116,8 @@ def test_nothing_fails_that_only_opens_or_only_closes(served: Gateway, tmp_path:
     wider = folder_of(tmp_path / "wider", {"ann": [allow("*")], "bob": [allow("*")]})
     both = {"open": (served.policies, wider), "close": (wider, served.policies)}
     for what, folders in both.items():
-        new_allow = command(served, "diff", *folders, "--since", "1h", "--fail-on-new-allow")
-        new_deny = command(served, "diff", *folders, "--since", "1h", "--fail-on-new-deny")
+        new_allow = run_served(served, "diff", *folders, "--since", "1h", "--fail-on-new-allow")
+        new_deny = run_served(served, "diff", *folders, "--since", "1h", "--fail-on-new-deny")
         assert (new_allow.returncode, new_deny.returncode) == (
             int(what == "open"),
             int(what != "open"),
@@ -134,12 +138,12 @@ def test_a_gate_without_recorded_calls_is_misuse_and_not_passed(
 def test_what_is_suggested_allows_what_was_called_and_no_more(
     served: Gateway, tmp_path: Path
 ) -> None:
-    done = command(served, "suggest", *ANN, "--since", "1h")
+    done = run_served(served, "suggest", *ANN, "--since", "1h")
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith("Made from 5 calls of ann, from 20")
     suggested = json.loads(done.stdout)["statement"]
     new = folder_of(tmp_path / "new", {"ann": suggested, "bob": USERS["bob"]})
-    compared = command(served, "diff", served.policies, new, "--since", "1h", "--json")
+    compared = run_served(served, "diff", served.policies, new, "--since", "1h", "--json")
     shifts = {(one["Shift"], one["Action"]) for one in json.loads(compared.stdout)["Differences"]}
     assert shifts == {("other-reason", KILL)}  # the one that was denied has no deny any more
     asked = (*ANN, "--action", KILL, "--resource", "job/job-x")
@@ -147,9 +151,9 @@ def test_what_is_suggested_allows_what_was_called_and_no_more(
 
 
 def test_what_was_denied_is_suggested_only_if_asked(served: Gateway) -> None:
-    done = command(served, "suggest", "--user", "bob", "--since", "1h")
+    done = run_served(served, "suggest", "--user", "bob", "--since", "1h")
     assert DROP not in done.stdout
-    done = command(served, "suggest", "--user", "bob", "--since", "1h", "--include-denied")
+    done = run_served(served, "suggest", "--user", "bob", "--since", "1h", "--include-denied")
     assert DROP in done.stdout
 
 
@@ -234,7 +238,7 @@ def test_a_suggestion_is_for_one_who_is_declared(folder: Path) -> None:
 
 
 def test_a_suggestion_for_machines_is_a_policy_a_line(served: Gateway) -> None:
-    done = command(served, "suggest", *ANN, "--since", "1h", "--json")
+    done = run_process(served, "suggest", *ANN, "--since", "1h", "--json")
     assert [json.loads(line)["version"] for line in done.stdout.splitlines()] == ["2.0"]
 
 

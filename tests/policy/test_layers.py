@@ -45,8 +45,9 @@ def point(*, shadow: Any = (), trust: Any = None, **statements: Any) -> Decision
     )
     read = Trust("runner", ())
     if trust is not None:
-        text = json.dumps({"version": "2.0", "statement": [trust]})
-        read = parse_trust(text, role="runner")
+        written = trust if isinstance(trust, list) else [trust]
+        text = json.dumps({"version": "2.0", "statement": written})
+        read = parse_trust(text, role="runner", file="trust/runner.json")
     trusts = {OWNER: {"runner": read}}
     snapshot = build_snapshot(
         [account], presets={}, custom={OWNER: documents}, trusts=trusts, generation=1
@@ -288,6 +289,93 @@ def test_taking_on_a_role_needs_its_trust_besides_and_either_name_can_be_denied(
             assert walled.decision.resource == named
     unknown = Resource("cam", "", OWNER, "roleName/nobody")
     assert asked(unknown, root).decision.reason is Reason.EXPLICIT_ALLOW, "not found later"
+
+
+def trusting(uin: str = "", effect: str = "allow", **more: Any) -> dict[str, Any]:
+    """A statement of a trust policy, about one user or about everybody."""
+    principal = {"qcs": [f"qcs::cam::uin/{OWNER}:uin/{uin}"]} if uin else "*"
+    return {"effect": effect, "action": "sts:AssumeRole", "principal": principal, **more}
+
+
+TAKE_ON = Query(ANN, "sts:AssumeRole", (Resource("cam", "", OWNER, "roleName/runner"),))
+PROVED = {"bool_equal": {"qcs:mfa": "true"}}
+
+
+@pytest.mark.parametrize("policy", [[allow("sts:*")], []])
+def test_a_deny_of_a_trust_policy_is_explicit_and_is_named(policy: Any) -> None:
+    asked = point(trust=[trusting(), trusting(ANN.uin, "deny")], user=policy, role=[])
+    explanation = asked.explain(TAKE_ON)
+    assert explanation.decision == asked.decide(TAKE_ON)
+    assert explanation.decision.reason is Reason.EXPLICIT_DENY
+    assert explanation.decision.resource == TAKE_ON.resources[0]
+    [settled] = explanation.determining
+    assert (settled.policy, settled.file) == ("trust of runner", "trust/runner.json")
+    assert (settled.statement, settled.via) == (2, "role")
+    assert settled.pattern == f"qcs::cam::uin/{OWNER}:uin/{ANN.uin}"
+    assert (explanation.nearest_miss, explanation.fixes) == (None, ())
+
+
+def test_a_deny_of_a_trust_policy_is_named_beside_those_of_policies_and_of_watched_ones() -> None:
+    denied = [trusting(), trusting(effect="deny")]
+    both = point(trust=denied, user=[deny("sts:*")], role=[]).explain(TAKE_ON)
+    assert [one.policy for one in both.determining] == ["user", "trust of runner"]
+    watched = point(trust=denied, user=[allow()], group=[allow()], role=[], shadow=("group",))
+    shadow = watched.explain(TAKE_ON).shadow
+    assert shadow is not None
+    assert shadow.decision.reason is Reason.EXPLICIT_DENY
+    assert [one.policy for one in shadow.determining] == ["trust of runner"]
+
+
+@pytest.mark.parametrize(
+    ("trust", "statement", "element", "wanted", "found"),
+    [
+        (trusting("101"), 1, "principal", "qcs::cam::uin/100:uin/101", ANN.uin),
+        (trusting(condition=PROVED), 1, "condition", "bool_equal qcs:mfa true", "qcs:mfa false"),
+        (
+            trusting(action="sts:AssumeRoleWithSAML"),
+            1,
+            "action",
+            "sts:AssumeRoleWithSAML",
+            "sts:AssumeRole",
+        ),
+        (
+            [trusting("101"), trusting(ANN.uin, condition=PROVED), trusting("102")],
+            2,
+            "condition",
+            "bool_equal qcs:mfa true",
+            "qcs:mfa false",
+        ),
+        (
+            [trusting("101", condition=PROVED), trusting("102")],
+            2,
+            "principal",
+            "qcs::cam::uin/100:uin/102",
+            ANN.uin,
+        ),
+        (trusting("101", condition=PROVED), 1, "principal", "qcs::cam::uin/100:uin/101", ANN.uin),
+        (trusting("101", effect="deny"), 0, "principal", "nobody", ANN.uin),
+    ],
+)
+def test_what_a_trust_policy_lacks_is_the_nearest_element_of_its_nearest_statement(
+    trust: Any, statement: int, element: str, wanted: str, found: str
+) -> None:
+    asked = point(trust=trust, user=[allow("sts:*")], role=[])
+    explanation = asked.explain(replace(TAKE_ON, context={"qcs:mfa": ("false",)}))
+    assert explanation.decision.reason is Reason.IMPLICIT_DENY
+    miss = explanation.nearest_miss
+    assert miss is not None
+    assert (miss.policy, miss.file) == ("trust of runner", "trust/runner.json")
+    assert (miss.statement, miss.element, miss.wanted) == (statement, element, wanted)
+    assert miss.found.endswith(found)
+
+
+def test_what_another_account_trusts_is_told_to_nobody_here() -> None:
+    here = point(trust=[trusting(), trusting(effect="deny")], user=[allow()], role=[])
+    eve = Principal("200", "201", "eve")
+    for who in (eve, Principal("200", "200", "root")):
+        explanation = here.explain(replace(TAKE_ON, principal=who))
+        assert explanation.decision.reason is Reason.IMPLICIT_DENY
+        assert (explanation.determining, explanation.nearest_miss) == ((), None)
 
 
 def test_a_changed_document_is_seen_at_once_and_by_its_holders_alone() -> None:

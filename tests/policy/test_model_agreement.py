@@ -1,6 +1,7 @@
 """Both evaluators against one that shares nothing with them, on cases that hypothesis makes."""
 
 from dataclasses import replace
+from functools import cache
 from itertools import product
 from random import Random
 from typing import Any
@@ -48,9 +49,13 @@ def one_or_more(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.one_of(strategy, st.lists(strategy, min_size=1, max_size=3))
 
 
+# Why cached: hypothesis validates a strategy when it first draws from it, and one that is made anew
+# for every draw costs more than all that is drawn from it.
+@cache
 def conditions_on(key: str) -> st.SearchStrategy[tuple[str, str, Any]]:
     """An operator that reads what the key has, or for once any other; a key; values."""
 
+    @cache
     def of_kind(kind: worlds.Kind) -> st.SearchStrategy[tuple[str, str, Any]]:
         is_null = kind is worlds.NULL
         quantifiers = ["", "for_any_value:"] + ["for_all_value:"] * (key not in worlds.TAG_KEYS)
@@ -104,6 +109,7 @@ def known(keys: Any) -> st.SearchStrategy[dict[str, tuple[str, ...]]]:
     return st.fixed_dictionaries({}, optional=values)
 
 
+@cache
 def questions(caller: str) -> st.SearchStrategy[Question]:
     owner, uin = worlds.CALLERS[caller]
     asked = st.one_of(PATH, st.sampled_from(["job/a/b", f"job/{uin}", "job/77", "computeenv/a"]))
@@ -193,7 +199,7 @@ def shuffled(statements: list[Statement], random: Random) -> list[Statement]:
     return random.sample(turned, k=len(turned))
 
 
-@settings(SWEEP, max_examples=120)
+@settings(SWEEP, max_examples=300)
 @given(world=WORLD, question=QUESTION)
 def test_an_explanation_gives_the_decision_and_the_statements_it_rests_on(
     world: World, question: Question
@@ -231,7 +237,7 @@ def found_statement(world: World, one: Determinant) -> tuple[str, Statement]:
     return "boundary" if one.via == "boundary" else "implicit-deny", statements[one.statement - 1]
 
 
-@settings(SWEEP, max_examples=120)
+@settings(SWEEP, max_examples=300)
 @given(world=WORLD, question=QUESTION)
 def test_adding_what_the_fixes_say_to_the_layers_they_name_allows_the_call(
     world: World, question: Question
@@ -262,7 +268,7 @@ def with_fix(world: World, fix: Fix) -> World:
     return replace(world, own=[*world.own, *statements])
 
 
-@settings(SWEEP, max_examples=100)
+@settings(SWEEP, max_examples=200)
 @given(
     world=WORLD,
     question=QUESTION,

@@ -7,7 +7,7 @@ import pytest
 
 from gateway.call import Effect, Principal
 from gateway.errors import InvalidParameter
-from gateway.policy.trust import admits, check_trust, parse_trust
+from gateway.policy.trust import check_trust, parse_trust, settling
 
 OWNER, UIN, ROLE_ID = "100", "200", "4611686018427397919"
 ROOT = Principal(OWNER, OWNER, "root")
@@ -35,8 +35,14 @@ def text(*statements: dict[str, Any], **more: Any) -> str:
 
 
 def admitted(who: Principal, *statements: dict[str, Any], **context: tuple[str, ...]) -> bool:
-    trust = parse_trust(text(*statements), role="deployer")
-    return admits(trust, who, context={**CONTEXT, **context})
+    return admits(text(*statements), who, **context)
+
+
+def admits(document: str, who: Principal, **context: tuple[str, ...]) -> bool:
+    """Whether somebody is let in, and by allows alone."""
+    trust = parse_trust(document, role="deployer")
+    found = settling(trust, who, context={**CONTEXT, **context})
+    return bool(found) and {one.effect for one in found} == {Effect.ALLOW}
 
 
 def refusal(document: str) -> str:
@@ -47,9 +53,9 @@ def refusal(document: str) -> str:
 
 def test_a_document_is_read_with_lone_strings_as_lists() -> None:
     principal = {"qcs": f"qcs::cam::uin/{OWNER}:root", "service": "batch.cloud.tencent.com"}
-    trust = parse_trust(text(statement(principal=principal)), role="deployer")
+    trust = parse_trust(text(statement(principal=principal)), role="deployer", file="t.json")
     [read] = trust.statements
-    assert trust.role == "deployer"
+    assert (trust.role, trust.file, read.index) == ("deployer", "t.json", 1)
     assert read.effect is Effect.ALLOW
     assert read.principals == (f"qcs::cam::uin/{OWNER}:root",)
     assert read.services == ("batch.cloud.tencent.com",)
@@ -58,9 +64,8 @@ def test_a_document_is_read_with_lone_strings_as_lists() -> None:
 
 def test_a_principal_at_the_top_is_every_statements() -> None:
     document = text(statement(principal=None), principal=ANN_ALONE)
-    trust = parse_trust(document, role="deployer")
-    assert admits(trust, ANN, context=CONTEXT)
-    assert not admits(trust, BEN, context=CONTEXT)
+    assert admits(document, ANN)
+    assert not admits(document, BEN)
 
 
 @pytest.mark.parametrize(
@@ -225,3 +230,20 @@ def test_a_condition_that_cannot_be_judged_denies_and_does_not_allow() -> None:
     unclear = {"sts:external_id": ("not a number",)}
     assert not admitted(ANN, statement(condition=condition), **unclear)
     assert not admitted(ANN, statement(), statement("deny", condition=condition), **unclear)
+
+
+def test_the_statements_that_settle_it_are_the_denies_or_else_the_allows() -> None:
+    written = text(statement("deny", ANN_ALONE), statement(), statement("deny"), statement())
+    trust = parse_trust(written, role="deployer")
+    assert [one.index for one in settling(trust, ANN, context=CONTEXT)] == [1, 3]
+    others = parse_trust(text(statement(), statement("deny", ANN_ALONE), statement()), role="x")
+    assert [one.index for one in settling(others, BEN, context=CONTEXT)] == [1, 3]
+    nobody = parse_trust(text(statement(principal=ANN_ALONE)), role="x")
+    assert settling(nobody, BEN, context=CONTEXT) == ()
+
+
+def test_the_application_of_an_account_is_known_to_its_roles_conditions() -> None:
+    own = statement(condition={"string_equal": {"sts:external_id": "app-${app_id}"}})
+    given = {"sts:external_id": ("app-1250",)}
+    assert admitted(ANN, own, **given, **{"qcs:app_id": ("1250",)})
+    assert not admitted(ANN, own, **given)

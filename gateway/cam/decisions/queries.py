@@ -10,15 +10,13 @@ from sqlalchemy import ColumnElement, Select, false, func, select
 from gateway.call import Reason
 from gateway.cam.decisions.chain import Link
 from gateway.cam.tables import ALL_CHAINS, DECISIONS_OF_CHAIN, decision
-from gateway.catalog import ACTIONS
+from gateway.catalog import find_policy_action
 from gateway.policy.record import Outcome
 from gateway.store import Tx, matches_any
 
 PAGE = 1_000
 FOLLOWED_MAX = 10_000
 ALLOWING = frozenset({Reason.ROOT, Reason.EXPLICIT_ALLOW})
-
-_SPELLINGS = {one.policy_action.lower(): one.policy_action for one in ACTIONS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +135,8 @@ def _names_action(written: str, *, dialect: str) -> ColumnElement[bool]:
     """Why two ways: what a call decided is recorded in the catalogue's spelling, which the index
     finds; a call on which nothing was decided, in its caller's.
     """
+    known = find_policy_action(written)
+    if known is not None:
+        return decision.c.action == known
     folded = written.removeprefix("name/").lower()
-    if folded in _SPELLINGS:
-        return decision.c.action == _SPELLINGS[folded]
     return matches_any(func.lower(decision.c.action), [folded], dialect=dialect)

@@ -1,7 +1,7 @@
 """What the command's administrative verbs do, beside a running server and on the same settings."""
 
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +25,7 @@ from gateway.store import Store, Tx, open_store
 from gateway.store.migrations import HEAD, find_revision, migrate
 
 T = TypeVar("T")
+ShowNew = Callable[[Store], Coroutine[Any, Any, None]]
 FOLLOW_S = 0.2
 """How often new decisions are looked for."""
 
@@ -107,8 +108,7 @@ def follow_decisions(
     settings: Settings, wanted: Filter, *, last: int, show: Callable[[bytes], None]
 ) -> None:
     """Show the last decisions that fit, the oldest first, then each new one until SIGINT."""
-    _check_database(settings)
-    anyio.run(partial(_follow, settings, wanted, last=last, show=show))
+    follow(settings, partial(_show_new, wanted=wanted, last=last, show=show))
 
 
 def export_decisions(settings: Settings, *, show: Callable[[bytes], None]) -> list[Chain]:
@@ -133,22 +133,26 @@ def verify_exported(file: Path, *, kept: Kept) -> list[Report]:
         return proofs.verify_export(lines, kept=kept)
 
 
-async def _follow(
-    settings: Settings, wanted: Filter, *, last: int, show: Callable[[bytes], None]
-) -> None:
+def follow(settings: Settings, show_new: ShowNew) -> None:
+    """Run what shows new things as they come, until SIGINT or SIGTERM."""
+    _check_database(settings)
+    anyio.run(_follow, settings, show_new)
+
+
+async def _follow(settings: Settings, show_new: ShowNew) -> None:
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with (
             open_store(settings.resolved_database_url) as store,
             anyio.create_task_group() as tasks,
         ):
-            tasks.start_soon(partial(_show_new, store, wanted, last=last, show=show))
+            tasks.start_soon(show_new, store)
             async for _ in signals:
                 tasks.cancel_scope.cancel()
                 break
 
 
 async def _show_new(
-    store: Store, wanted: Filter, *, last: int, show: Callable[[bytes], None]
+    store: Store, *, wanted: Filter, last: int, show: Callable[[bytes], None]
 ) -> None:
     def begin(tx: Tx) -> tuple[list[bytes], dict[str, int]]:
         seen = {chain.id: chain.head.seq for chain in queries.list_chains(tx)}
@@ -170,13 +174,19 @@ def migrate_database(settings: Settings) -> None:
     migrate(settings.resolved_database_url)
 
 
-def _read(settings: Settings, function: Callable[[Tx], T]) -> T:
+def with_store(settings: Settings, work: Callable[[Store], Awaitable[T]]) -> T:
+    """Do some work on the database, beside a running server or not. Raises DatabaseNotReady."""
+
     async def run() -> T:
         async with open_store(settings.resolved_database_url) as store:
-            return await store.read_list(function)
+            return await work(store)
 
     _check_database(settings)
     return anyio.run(run)
+
+
+def _read(settings: Settings, function: Callable[[Tx], T]) -> T:
+    return with_store(settings, lambda store: store.read_list(function))
 
 
 def _check_database(settings: Settings) -> None:

@@ -8,7 +8,7 @@ import fcntl
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,7 +26,7 @@ from gateway.authn.jwt import JwtAuthenticator
 from gateway.authn.replay import ReplayGuard
 from gateway.authn.signed import ClassicAuthenticator, Tc3Authenticator
 from gateway.batch.api import BatchApi
-from gateway.batch.attributes import Attributes
+from gateway.batch.attributes import attributes_of as batch_attributes_of
 from gateway.batch.engines import Engine
 from gateway.batch.engines.local import open_local_engine
 from gateway.batch.redirection import Redirector
@@ -38,19 +38,25 @@ from gateway.cam import identities, keys, sts
 from gateway.cam.decisions import retention as decision_retention
 from gateway.cam.decisions.log import DecisionLog, Overflow
 from gateway.clock import now
-from gateway.cmq import retention, subscribers, topics
+from gateway.cmq import delivery, retention, subscribers, topics
+from gateway.cmq.addresses import Reach
 from gateway.cmq.api import build_service
+from gateway.cmq.attributes import attributes_of as cmq_attributes_of
 from gateway.cmq.classic import ClassicService
+from gateway.cmq.secrets import Secrets
 from gateway.config import Settings, SettingsError
 from gateway.context import Edge
 from gateway.events import relay
+from gateway.events import retention as event_retention
 from gateway.events.bus import Bus
 from gateway.events.rabbitmq import open_rabbitmq
+from gateway.following import Follower
 from gateway.pipeline import Pipeline
 from gateway.policy.decision_point import DecisionPoint
 from gateway.server import HttpProtocol, create_api, create_management
 from gateway.service import Service
 from gateway.store import Store, Tx, open_store
+from gateway.stream import Streams
 from gateway.telemetry import POLICY_GENERATION, configure_logging, log
 
 DRAIN_S = 20
@@ -112,19 +118,12 @@ async def _run(settings: Settings) -> None:
         pipeline = _build_pipeline(
             settings, store=store, engine=engine, bus=bus, policies=policies, decisions=decisions
         )
-        api = create_api(pipeline, clock=now, new_request_id=ids.new_request_id)
+        streams = Streams(pipeline, Follower(store), clock=now)
+        api = create_api(pipeline, streams=streams, clock=now, new_request_id=ids.new_request_id)
         management = create_management(partial(_problems, state, store))
         async with anyio.create_task_group() as tasks:
             await tasks.start(decisions.run)
-            await tasks.start(
-                partial(
-                    decision_retention.run,
-                    store,
-                    keep_days=settings.decisions_keep_days,
-                    clock=now,
-                    current_chain=lambda: decisions.chain,
-                )
-            )
+            await tasks.start(_build_decision_retention(settings, store=store, decisions=decisions))
             await tasks.start(
                 partial(
                     identities.watch,
@@ -135,9 +134,12 @@ async def _run(settings: Settings) -> None:
                 )
             )
             await tasks.start(partial(relay.run, store, bus, subscribers=subscribers, clock=now))
+            await tasks.start(_build_pushing(settings, store=store))
             await tasks.start(partial(retention.run, store, clock=now))
+            await tasks.start(_build_event_retention(settings, store=store))
             await tasks.start(_build_scheduler(settings, store=store, engine=engine).run)
-            await _serve_until_signal(state, [(api, api_socket), (management, management_socket)])
+            apps = [(api, api_socket), (management, management_socket)]
+            await _serve_until_signal(state, apps, drain=streams.drain)
             tasks.cancel_scope.cancel()
 
 
@@ -155,14 +157,61 @@ async def _open_bus(settings: Settings, stack: AsyncExitStack) -> Bus | None:
     if not settings.amqp_url:
         return None
     bus: Bus = await stack.enter_async_context(
-        open_rabbitmq(settings.amqp_url, confirm_s=settings.confirm_s)
+        open_rabbitmq(
+            settings.amqp_url,
+            confirm_s=settings.confirm_s,
+            ca_file=settings.amqp_ca_file,
+            cert_file=settings.amqp_cert_file,
+            key_file=settings.amqp_key_file,
+        )
     )
     return bus
+
+
+def _build_event_retention(
+    settings: Settings, *, store: Store
+) -> Callable[..., Coroutine[Any, Any, None]]:
+    keep_days = settings.events_keep_days
+    return partial(
+        event_retention.run, store, subscribers=subscribers, keep_days=keep_days, clock=now
+    )
+
+
+def _build_decision_retention(
+    settings: Settings, *, store: Store, decisions: DecisionLog
+) -> Callable[..., Coroutine[Any, Any, None]]:
+    return partial(
+        decision_retention.run,
+        store,
+        keep_days=settings.decisions_keep_days,
+        clock=now,
+        current_chain=lambda: decisions.chain,
+    )
 
 
 def _build_scheduler(settings: Settings, *, store: Store, engine: Engine) -> Scheduler:
     storage = LocalStorage(settings.data.absolute() / "cos")
     return Scheduler(store, engine, Redirector(engine, storage), clock=now, new_id=ids.new_id)
+
+
+def _build_pushing(settings: Settings, *, store: Store) -> Callable[..., Coroutine[Any, Any, None]]:
+    """The loop that pushes to HTTP subscribers. Raises SettingsError for what is no network."""
+    return partial(
+        delivery.run,
+        store,
+        secrets=_open_secrets(settings),
+        reach=Reach.of(settings),
+        clock=now,
+        fraction=ids.random_fraction,
+        new_request_id=ids.new_request_id,
+        pause_after_s=settings.push_pause_after_s,
+    )
+
+
+def _open_secrets(settings: Settings) -> Secrets:
+    """The secrets of HTTP subscribers, sealed as access keys are."""
+    sealer = keys.open_sealer(settings.data / "sealing.key")
+    return Secrets(sealer.encrypt, sealer.decrypt)
 
 
 def _build_pipeline(
@@ -186,21 +235,30 @@ def _build_pipeline(
     if settings.jwt_issuers:
         authenticators.append(JwtAuthenticator(read_issuers(Path(settings.jwt_issuers))))
     batch = BatchApi(store, engine, _topic_exists, clock=now, new_id=ids.new_id)
+    cloud_limits = settings.limits == "cloud"
     upstreams: Mapping[str, Upstream] = {
         "batch": Service(batch.operations),
         "cam": cam_api.build_service(store, decisions),
         "sts": sts.build_service(
             store, sealer=sealer, snapshot=lambda: policies.snapshot, clock=now
         ),
-        "tdmq": build_service(store, bus, clock=now, new_id=ids.new_id),
-        "cmq": ClassicService(store, clock=now),
+        "tdmq": build_service(
+            store,
+            bus,
+            secrets=_open_secrets(settings),
+            clock=now,
+            new_id=ids.new_id,
+            cloud_limits=cloud_limits,
+        ),
+        "cmq": ClassicService(store, bus, clock=now, new_id=ids.new_id, cloud_limits=cloud_limits),
     }
+    tagged = cmq_attributes_of(store)  # a classic call is decided on the names of tdmq
     return Pipeline(
         authenticators=authenticators,
         replay=ReplayGuard(strict=settings.signature_binding == "strict"),
         policies=policies,
         decisions=decisions,
-        attributes={"batch": Attributes(store)},
+        attributes={"batch": batch_attributes_of(store), "tdmq": tagged, "cmq": tagged},
         upstreams=upstreams,
         default_region=settings.region,
         edge=Edge.of(settings),
@@ -246,7 +304,9 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-async def _serve_until_signal(state: State, apps: list[tuple[Any, socket.socket]]) -> None:
+async def _serve_until_signal(
+    state: State, apps: list[tuple[Any, socket.socket]], *, drain: Callable[[], None]
+) -> None:
     servers = [
         (
             Server(
@@ -277,6 +337,7 @@ async def _serve_until_signal(state: State, apps: list[tuple[Any, socket.socket]
             async for number in signals:
                 log.info("draining", signal=number.name)
                 state.problems.append("draining")
+                drain()
                 for server, _ in servers:
                     server.should_exit = True
                 break

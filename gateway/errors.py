@@ -121,6 +121,12 @@ class OperationDenied(ApiError):
     family = "OperationDenied"
 
 
+class RequestLimitExceeded(ApiError):
+    """More at once than one caller, or everybody together, may have; later it may be possible."""
+
+    family = "RequestLimitExceeded"
+
+
 class RequestSizeLimitExceeded(ApiError):
     """The body is larger than is ever read."""
 

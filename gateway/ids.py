@@ -31,6 +31,16 @@ def new_secret(length: int) -> str:
     return "".join(secrets.choice(alphabet) for _ in range(length))
 
 
+def random_bytes(length: int) -> bytes:
+    """Make a key of `length` bytes."""
+    return secrets.token_bytes(length)
+
+
+def random_fraction() -> float:
+    """Draw a number from 0 to just below 1."""
+    return secrets.randbelow(2**53) / 2**53
+
+
 def is_id(text: str, prefix: str) -> bool:
     """Tell whether `text` has the shape that `new_id(prefix)` makes."""
     return re.fullmatch(rf"{re.escape(prefix)}-[a-z0-9]{{8}}", text) is not None

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 
 from gateway import audit, catalog, protocol
 from gateway.authn import Authenticator, Identity, authenticate
@@ -29,6 +30,29 @@ Attributes = Callable[[Sequence[Resource]], Awaitable[Mapping[Resource, Context]
 """Tells what resources carry, such as tags. One that does not exist carries nothing."""
 
 
+class Dialect(Enum):
+    """How a request writes down what it asks for."""
+
+    API = "API 3.0"
+    CLASSIC = "the classic queue API"
+    STREAM = "the stream of events"
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A call that may go on.
+
+    identity: as it was proved. query: as it was decided on. lists: for a list without ids the
+    type it lists.
+    """
+
+    call: Call
+    identity: Identity
+    query: Query
+    lists: str | None
+    grant: Grant
+
+
 class Pipeline:
     """Answers a request, or raises the ApiError that answers it.
 
@@ -49,18 +73,34 @@ class Pipeline:
     ) -> None:
         self._authenticators = authenticators
         self._replay = replay
-        self._policies = policies
+        self.policies = policies
         self._decisions = decisions
-        self._attributes = attributes
+        self.attributes = attributes
         self._upstreams = upstreams
         self._default_region = default_region
         self._edge = edge
 
     async def __call__(self, request: HttpRequest, *, request_id: str, classic: bool) -> Reply:
         """Take one request the whole way."""
-        identity = await authenticate(request, self._authenticators)
+        dialect = Dialect.CLASSIC if classic else Dialect.API
+        admitted = await self.admit(request, request_id=request_id, dialect=dialect)
+        call = admitted.call
+        if (call.service, call.action) in catalog.UNBUILT:
+            raise UnsupportedOperation(f"The action `{call.action}` is not served here yet.")
+        if (call.service, call.action) in catalog.STREAMED:
+            raise UnsupportedOperation(f"`{call.action}` is a stream, which has its own path.")
+        return await self._upstreams[call.service](call, admitted.grant)
+
+    async def identify(self, request: HttpRequest) -> Identity:
+        """Find out who makes a request. Raises AuthFailure."""
+        return await authenticate(request, self._authenticators)
+
+    async def admit(self, request: HttpRequest, *, request_id: str, dialect: Dialect) -> Admitted:
+        """Take one request as far as its record. Raises the ApiError of what may not go on."""
+        identity = await self.identify(request)
         try:
-            asked = self._name(request, identity, request_id=request_id, classic=classic)
+            asked = self._name(request, identity, request_id=request_id, dialect=dialect)
+            query = await self._with_attributes(asked.query, asked.action.service)
         except ApiError as error:
             await audit.record_refused(
                 self._decisions,
@@ -72,7 +112,6 @@ class Pipeline:
             )
             raise
         call, action = asked.call, asked.action
-        query = await self._with_attributes(asked.query, action.service)
         decision, scope, explain = self._decide(query, lists=asked.lists)
         await audit.record(
             self._decisions,
@@ -85,16 +124,15 @@ class Pipeline:
         )
         if not decision.allowed:
             raise protocol.denial(decision, request_id=request_id, action=action.policy_action)
-        if (call.service, call.action) in catalog.UNBUILT:
-            raise UnsupportedOperation(f"The action `{call.action}` is not served here yet.")
-        return await self._upstreams[call.service](call, Grant(query.principal, decision, scope))
+        grant = Grant(query.principal, decision, scope)
+        return Admitted(call, identity, query, asked.lists, grant)
 
     def _name(
-        self, request: HttpRequest, identity: Identity, *, request_id: str, classic: bool
+        self, request: HttpRequest, identity: Identity, *, request_id: str, dialect: Dialect
     ) -> "_Asked":
         """Find out what is asked for. Raises the ApiError of what cannot be."""
         principal = identity.principal
-        call = self._read(request, service=identity.service, request_id=request_id, classic=classic)
+        call = self._read(request, service=identity.service, request_id=request_id, dialect=dialect)
         action = catalog.find(call.service, call.version, call.action)
         # from here on an action and a region have one name, the one that policies are matched by
         call = replace(
@@ -109,17 +147,24 @@ class Pipeline:
         named = catalog.resources_of(
             action, params=call.params, owner_uin=principal.owner_uin, region=call.region
         )
-        app_id = self._policies.snapshot.app_ids.get(principal.owner_uin, "")
+        app_id = self.policies.snapshot.app_ids.get(principal.owner_uin, "")
         context = context_of(call, principal, vpc=self._edge.vpc(request), app_id=app_id)
         query = _query(action, principal=principal, named=named, context=context)
         return _Asked(call, action, query, named.lists)
 
     def _read(
-        self, request: HttpRequest, *, service: str | None, request_id: str, classic: bool
+        self, request: HttpRequest, *, service: str | None, request_id: str, dialect: Dialect
     ) -> Call:
-        if classic:
+        if dialect is Dialect.CLASSIC:
             return protocol.read_classic_call(
                 request, request_id=request_id, default_region=self._default_region
+            )
+        if dialect is Dialect.STREAM:
+            return protocol.read_stream_call(
+                request,
+                service=service,
+                request_id=request_id,
+                default_region=self._default_region,
             )
         return protocol.read_call(
             request,
@@ -130,8 +175,8 @@ class Pipeline:
         )
 
     async def _with_attributes(self, query: Query, service: str) -> Query:
-        attributes = self._attributes.get(service)
-        if attributes is None or not self._policies.reads_resources(query):
+        attributes = self.attributes.get(service)
+        if attributes is None or not self.policies.reads_resources(query):
             return query
         return replace(query, attributes=await attributes((*query.resources, *query.deny_only)))
 
@@ -139,7 +184,7 @@ class Pipeline:
         self, query: Query, *, lists: str | None
     ) -> tuple[Decision, Scope | None, audit.Explain]:
         """The decision, what a list may show, and how to have it explained later as of now."""
-        policies = self._policies
+        policies = self.policies
         if lists is None:
             return policies.decide(query), None, policies.explain_as_now
         listing = {"resource_type": lists, "region": query.resources[0].region}

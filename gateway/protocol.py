@@ -1,12 +1,13 @@
 """Bytes to Call, Reply to bytes: API 3.0, and the classic form of the queue API. Pure.
 
 Every answer is HTTP 200 with exactly CONTENT_TYPE: with a charset added, the official SDK takes
-an error for an empty success.
+an error for an empty success. The stream of events alone has statuses, see `server.py`.
 """
 
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -16,11 +17,13 @@ from gateway.errors import (
     ClassicError,
     InvalidAction,
     InvalidParameter,
+    InvalidParameterValue,
     InvalidRequest,
     MissingParameter,
     NoSuchVersion,
     RequestSizeLimitExceeded,
     UnauthorizedOperation,
+    UnknownParameter,
 )
 from gateway.forms import Pairs, read_pairs
 
@@ -30,12 +33,16 @@ CLASSIC_MAX_BODY = 1024 * 1024
 NESTING_MAX = 64
 CLASSIC_SERVICE = "cmq"
 CLASSIC_VERSION = "classic"
+STREAM_SERVICE, STREAM_VERSION, STREAM_ACTION = "batch", "2017-03-12", "DescribeEvents"
+STREAM_FILTERS = frozenset({"JobId", "EnvId", "EventName"})
+STREAM_VALUES_MAX = 1_000
 
 ServiceOfVersion = Callable[[str], str | None]
 
 _ACTION = re.compile(r"[A-Za-z][A-Za-z0-9]{0,63}")
 _VERSION = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _REGION = re.compile(r"[a-z0-9-]{1,32}")
+_EVENT_POSITION = re.compile(r"[0-9]{1,18}")
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _BRACES_TO_BRACKETS = bytes.maketrans(b"{}", b"[]")
@@ -99,6 +106,87 @@ def read_classic_call(request: HttpRequest, *, request_id: str, default_region: 
         source_ip=request.source_ip,
         received_at=request.received_at,
     )
+
+
+def read_stream_call(
+    request: HttpRequest, *, service: str | None, request_id: str, default_region: str
+) -> Call:
+    """Read the call that opens the stream of events: the query of a GET.
+
+    Its params: lists of texts `JobId`, `EnvId` and `EventName`, and the number `After` if it goes
+    on after an event. The headers that name action and version may be left out.
+    Raises InvalidRequest, InvalidAction, InvalidParameter, InvalidParameterValue or, for what was
+    signed for another service, NoSuchVersion.
+
+    Why the header Last-Event-ID wins over `After`: who reconnects by the rules of server-sent
+    events repeats the first address, `After` included, and says in the header where it was.
+    """
+    if request.body:
+        raise InvalidRequest("The stream of events has its parameters in the query, not in a body.")
+    if service not in {None, STREAM_SERVICE}:
+        raise _no_such_version()
+    if _read_action(request.headers.get("x-tc-action") or STREAM_ACTION) != STREAM_ACTION:
+        raise InvalidAction("The request `Action` is invalid or not found.")
+    given = _read_stream_query(request.query)
+    params: dict[str, Any] = {name: given[name] for name in STREAM_FILTERS & given.keys()}
+    after = request.headers.get("last-event-id") or _only(given, "After")
+    if after:
+        params["After"] = _read_event_position(after)
+    return Call(
+        request_id=request_id,
+        service=STREAM_SERVICE,
+        version=request.headers.get("x-tc-version") or STREAM_VERSION,
+        action=STREAM_ACTION,
+        region=_read_stream_region(request, _only(given, "Region"), default=default_region),
+        params=params,
+        source_ip=request.source_ip,
+        received_at=request.received_at,
+    )
+
+
+def _read_stream_query(query: str) -> dict[str, list[str]]:
+    """Every value of each parameter: given several times, or with commas between.
+
+    Why an empty one is refused: it is a variable that was not set, not the wish for everything.
+    """
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, errors="strict")
+    except ValueError as error:
+        raise InvalidParameter(f"The request's parameters cannot be read: {error}.") from None
+    given: dict[str, list[str]] = {}
+    for name, text in pairs:
+        if name not in STREAM_FILTERS and name not in {"After", "Region"}:
+            raise UnknownParameter(f"The parameter `{name[:64]}` is not recognized.")
+        values = text.split(",")
+        if not all(values) or "\0" in text:
+            raise InvalidParameterValue(f"A value of the parameter `{name}` is empty or malformed.")
+        given.setdefault(name, []).extend(values)
+    if sum(map(len, given.values())) > STREAM_VALUES_MAX:
+        text = f"The stream takes at most {STREAM_VALUES_MAX} names and ids."
+        raise InvalidParameterValue(text, detail="LimitExceeded")
+    return given
+
+
+def _only(given: Mapping[str, list[str]], name: str) -> str:
+    """The value of what may be given once; empty if it is not."""
+    values = given.get(name, [])
+    if len(values) > 1:
+        raise InvalidParameter(f"The parameter `{name}` is given twice.")
+    return values[0] if values else ""
+
+
+def _read_event_position(text: str) -> int:
+    if not _EVENT_POSITION.fullmatch(text):
+        raise InvalidParameterValue(f"`{text[:64]}` is not the id of an event of the stream.")
+    return int(text)
+
+
+def _read_stream_region(request: HttpRequest, asked: str, *, default: str) -> str:
+    """The region, which a client that cannot set headers writes into the query."""
+    named = request.headers.get("x-tc-region") or ""
+    if asked and named and asked != named:
+        raise InvalidParameter("`X-TC-Region` and the parameter `Region` differ.")
+    return _read_region(asked or named or default)
 
 
 def _read_header(request: HttpRequest, name: str, *, parameter: str) -> str:

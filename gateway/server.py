@@ -4,9 +4,10 @@ Errors become envelopes here and nowhere else; what is no ApiError is a bug and 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from time import perf_counter
 
+import anyio
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -20,12 +21,25 @@ from gateway.call import HttpRequest
 from gateway.clock import Clock
 from gateway.errors import ApiError, InternalError, InvalidRequest, RequestSizeLimitExceeded
 from gateway.pipeline import Pipeline
+from gateway.stream import Stream, Streams
 from gateway.telemetry import CALL_SECONDS, CALLS, log
 
 CLASSIC_PATH = "/v2/index.php"
+STREAM_PATH = "/events/stream"
 BODY_S = 60.0
 HEADERS_MAX = 64
 HEADER_BYTES_MAX = 16 * 1_024
+
+STREAM_STATUSES: Mapping[str, int] = {
+    "AuthFailure": 401,
+    "InternalError": 500,
+    "RequestLimitExceeded": 429,
+    "ServiceUnavailable": 503,
+    "UnauthorizedOperation": 403,
+}
+"""By the family of an error; 400 for the others."""
+ABORT = "gateway.abort"
+"""The ASGI extension by which `HttpProtocol` lets an application drop its connection."""
 
 Ready = Callable[[], Awaitable[list[str]]]
 """Says what is not ready; nothing means ready."""
@@ -47,7 +61,7 @@ class Endpoint:
         began = perf_counter()
         request_id = self._new_request_id()
         try:
-            request = await self._read(scope, receive)
+            request = await read_request(scope, receive, clock=self._clock)
             reply = await self._pipeline(request, request_id=request_id, classic=self._classic)
             body, code = self._success(reply, request_id), "ok"
         except ApiError as error:
@@ -58,17 +72,7 @@ class Endpoint:
             body, code = self._failure(ours, request_id), ours.code
         CALLS.labels(code=code).inc()
         CALL_SECONDS.observe(perf_counter() - began)
-        await send(
-            {
-                "type": "http.response.start",
-                "status": 200,
-                "headers": [
-                    (b"content-type", protocol.CONTENT_TYPE.encode()),
-                    (b"content-length", str(len(body)).encode()),
-                ],
-            }
-        )
-        await send({"type": "http.response.body", "body": body})
+        await send_json(send, body, status=200)
 
     @property
     def _success(self) -> Callable[..., bytes]:
@@ -78,18 +82,100 @@ class Endpoint:
     def _failure(self) -> Callable[..., bytes]:
         return protocol.classic_failure if self._classic else protocol.failure
 
-    async def _read(self, scope: Scope, receive: Receive) -> HttpRequest:
-        headers = read_headers(scope["headers"])
-        client = scope.get("client")
-        return HttpRequest(
-            method=scope["method"],
-            path=scope["path"],
-            query=scope["query_string"].decode("latin-1"),
-            headers=headers,
-            body=await read_body(headers, receive),
-            source_ip=client[0] if client else "",
-            received_at=self._clock(),
-        )
+
+class StreamEndpoint:
+    """The stream of events as a bare ASGI application.
+
+    Why its errors have a status of their own, unlike those of the API: a client of server-sent
+    events takes every 200 for a stream, and an envelope in it for silence.
+    """
+
+    def __init__(
+        self, streams: Streams, *, clock: Clock, new_request_id: Callable[[], str]
+    ) -> None:
+        self._streams = streams
+        self._clock = clock
+        self._new_request_id = new_request_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Tell one reader, until they leave or the stream ends."""
+        if scope["method"] != "GET":  # Starlette lets HEAD in with it
+            await PlainTextResponse("Method Not Allowed", 405)(scope, receive, send)
+            return
+        request_id = self._new_request_id()
+        error: ApiError
+        try:
+            request = await read_request(scope, receive, clock=self._clock)
+            stream = await self._streams.open(request, request_id=request_id)
+        except ApiError as refused:
+            error = refused
+        except Exception:
+            log.exception("call_failed", request_id=request_id)
+            error = InternalError("An internal error has occurred. Retry your request.")
+        else:
+            CALLS.labels(code="ok").inc()
+            try:
+                await self._tell(stream, scope, receive, send)
+            finally:
+                self._streams.leave(stream)
+            return
+        CALLS.labels(code=error.code).inc()
+        status = STREAM_STATUSES.get(error.family, 400)
+        await send_json(send, protocol.failure(error, request_id), status=status)
+
+    async def _tell(self, stream: Stream, scope: Scope, receive: Receive, send: Send) -> None:
+        async def write(piece: bytes) -> None:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+
+        async def run(left: anyio.CancelScope) -> None:
+            try:
+                await stream.run(write)
+                await send({"type": "http.response.body", "body": b""})
+            except TimeoutError:
+                log.info("event_stream_cut", why="the reader does not read")
+                scope["extensions"][ABORT]["connection"]()
+            except Exception:
+                log.exception("event_stream_failed")
+                scope["extensions"][ABORT]["connection"]()
+            else:
+                left.cancel()
+
+        headers = [
+            (b"content-type", b"text/event-stream"),
+            (b"cache-control", b"no-store"),
+            (b"x-accel-buffering", b"no"),  # a proxy in front must not collect what is told
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run, tasks.cancel_scope)
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            tasks.cancel_scope.cancel()
+
+
+async def read_request(scope: Scope, receive: Receive, *, clock: Clock) -> HttpRequest:
+    """Read a request whole. Raises the ApiError of one that is malformed or too large."""
+    headers = read_headers(scope["headers"])
+    client = scope.get("client")
+    return HttpRequest(
+        method=scope["method"],
+        path=scope["path"],
+        query=scope["query_string"].decode("latin-1"),
+        headers=headers,
+        body=await read_body(headers, receive),
+        source_ip=client[0] if client else "",
+        received_at=clock(),
+    )
+
+
+async def send_json(send: Send, body: bytes, *, status: int) -> None:
+    """Answer with an envelope."""
+    headers = [
+        (b"content-type", protocol.CONTENT_TYPE.encode()),
+        (b"content-length", str(len(body)).encode()),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def read_headers(raw: list[tuple[bytes, bytes]]) -> dict[str, str]:
@@ -163,6 +249,7 @@ class HttpProtocol(HttpToolsProtocol):
         """A request begins."""
         super().on_message_begin()
         self._in_head = True
+        self.scope["extensions"] = {ABORT: {"connection": self.transport.abort}}
 
     def on_headers_complete(self) -> None:
         """The head has come; the body has a bound of its own, in `read_body`."""
@@ -193,15 +280,23 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_timer = self.loop.call_later(self.head_s, self.transport.close)
 
 
-def create_api(pipeline: Pipeline, *, clock: Clock, new_request_id: Callable[[], str]) -> Starlette:
+def create_api(
+    pipeline: Pipeline,
+    *,
+    streams: Streams,
+    clock: Clock,
+    new_request_id: Callable[[], str],
+) -> Starlette:
     """The API. Whatever is not served is 404, before any thought."""
     api = Endpoint(pipeline, clock=clock, new_request_id=new_request_id, classic=False)
     classic = Endpoint(pipeline, clock=clock, new_request_id=new_request_id, classic=True)
+    stream = StreamEndpoint(streams, clock=clock, new_request_id=new_request_id)
     methods = ["GET", "POST"]
     served = Starlette(
         routes=[
             Route("/", api, methods=methods),
             Route(CLASSIC_PATH, classic, methods=methods),
+            Route(STREAM_PATH, stream, methods=["GET"]),
         ]
     )
     served.router.redirect_slashes = False  # `/v2/index.php/` is not served either

@@ -16,9 +16,32 @@ CALL_SECONDS = Histogram("qcs_gateway_call_seconds", "Time from request to answe
 EVENTS_RECORDED = Counter("qcs_gateway_events_recorded", "Events written to the ledger.")
 MESSAGES_PUBLISHED = Counter("qcs_gateway_messages_published", "Messages the broker confirmed.")
 MESSAGES_WAITING = Gauge("qcs_gateway_messages_waiting", "Messages not yet sent.")
+OLDEST_MESSAGE_SECONDS = Gauge(
+    "qcs_gateway_oldest_message_seconds", "How long the oldest unsent message has waited."
+)
+PUSHES = Counter("qcs_gateway_pushes", "HTTP pushes, by what became of them.", ["outcome"])
+PUSH_SECONDS = Histogram(
+    "qcs_gateway_push_seconds",
+    "Time from a push's connecting to the head of its answer.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15),
+)
+PUSHES_WAITING = Gauge("qcs_gateway_pushes_waiting", "Messages that wait to be pushed.")
+OLDEST_PUSH_SECONDS = Gauge(
+    "qcs_gateway_oldest_push_seconds", "How long the oldest message to be pushed has waited."
+)
+SUBSCRIPTIONS_PAUSED = Gauge(
+    "qcs_gateway_subscriptions_paused", "HTTP subscriptions that are only probed."
+)
+BROKER_CONNECTED = Gauge("qcs_gateway_broker_connected", "1 while there is a line to the broker.")
+BROKER_BLOCKED = Gauge("qcs_gateway_broker_blocked", "1 while the broker takes no messages.")
 POLICY_GENERATION = Gauge("qcs_gateway_policy_generation", "The policy snapshot in force.")
 POLICY_BROKEN = Gauge("qcs_gateway_policy_broken", "1 while the policy files on disk are refused.")
 DECISIONS_DROPPED = Counter("qcs_gateway_decisions_dropped", "Decisions answered and not kept.")
+LEDGER_DISCREPANCIES = Gauge(
+    "qcs_gateway_ledger_discrepancies", "What the ledger and the states disagree on: must be 0."
+)
+DISK_FREE_BYTES = Gauge("qcs_gateway_disk_free_bytes", "What is left for the data folder.")
+EVENT_STREAMS = Gauge("qcs_gateway_event_streams", "Streams of events that are open.")
 INSTANCES_RUNNING = Gauge("qcs_gateway_instances_running", "Task instances running now.")
 
 

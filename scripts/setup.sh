@@ -55,6 +55,14 @@ make_venv() {
   "$python" -m venv .venv || fail "$python cannot make an environment: Debian's python3-venv belongs to it."
 }
 
+# Install a package of npm, by the Node.js that is in .venv, into .venv/node.
+install_node_package() {
+  [[ -e .venv/node/$1 ]] && return
+  say "Installing $1 into .venv/node"
+  .venv/bin/npm install --silent --no-audit --no-fund --prefix .venv/node "$1"
+  touch ".venv/node/$1"
+}
+
 # Install the named Debian packages that are missing, or say which ones they are and fail.
 install_packages() {
   local missing=() name

@@ -4,6 +4,7 @@ The servers are started when the first test asks for one, and stopped with the r
 """
 
 import os
+import shutil
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -26,7 +27,23 @@ settings.load_profile("ci" if os.environ.get("CI") else "developer")
 
 pytest.register_assert_rewrite("tests.conformance", "tests.support")
 
-SERVERS = {"rabbitmq": "rabbitmq", "postgresql": "postgresql", "postgresql_url": "postgresql"}
+SERVERS = {
+    "rabbitmq": "rabbitmq",
+    "postgresql": "postgresql",
+    "postgresql_url": "postgresql",
+    "migrated_postgresql_url": "postgresql",
+}
+DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.needs("postgresql"))]
+LONGEST = (
+    "test_model_agreement.py",
+    "test_differential.py",
+    "test_app.py",
+    "test_crash.py",
+    "test_attributes.py",
+    "test_decision_verbs.py",
+    "test_readme.py",
+)
+"""Files that run first, the longest at the head: else one worker ends long after the others."""
 
 
 def pytest_configure() -> None:
@@ -37,7 +54,9 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a server, so that `-m "not needs"` runs all the rest."""
+    """Put the longest files first; mark what needs a server: `-m "not needs"` runs the rest."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
     for item in items:
         for fixture in getattr(item, "fixturenames", ()):
             if fixture in SERVERS:
@@ -50,9 +69,7 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
     return "asyncio", {"use_uvloop": True}
 
 
-@pytest.fixture(
-    params=["sqlite", pytest.param("postgresql", marks=pytest.mark.needs("postgresql"))]
-)
+@pytest.fixture(params=DATABASES)
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A new, empty database of each kind."""
     if request.param == "sqlite":
@@ -61,9 +78,25 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return url
 
 
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite database with every room's tables, to be copied: migrating takes longer."""
+    path = tmp_path_factory.mktemp("migrated") / "gateway.db"
+    migrate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(params=DATABASES)
+def migrated_url(request: pytest.FixtureRequest, migrated_file: Path, tmp_path: Path) -> str:
+    """A new database of each kind, with every room's tables."""
+    if request.param == "sqlite":
+        return f"sqlite:///{shutil.copy(migrated_file, tmp_path / 'gateway.db')}"
+    url: str = request.getfixturevalue("migrated_postgresql_url")
+    return url
+
+
 @pytest.fixture
-async def store(database_url: str) -> AsyncIterator[Store]:
+async def store(migrated_url: str) -> AsyncIterator[Store]:
     """A store on a new database with every room's tables, of each kind."""
-    migrate(database_url)
-    async with open_store(database_url) as opened:
+    async with open_store(migrated_url) as opened:
         yield opened

@@ -5,10 +5,24 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway.authn.replay import ReplayGuard
+from gateway.authn.signed import Tc3Authenticator
+from gateway.batch.attributes import attributes_of
+from gateway.cam.decisions.log import find_decision
+from gateway.cam.identities import PolicyFolder
+from gateway.context import Edge
+from gateway.pipeline import Pipeline
+from gateway.policy.decision_point import DecisionPoint
+from gateway.policy.plans import PlanEvaluator
+from gateway.store import Store, StoreUnavailable, open_store
+from gateway.store.migrations import migrate
+from tests.authn.requests import ALICE, KeyRing, alice_key, sdk_request
+from tests.support.decisions import decision_log
 from tests.support.policies import (
     OTHER_OWNER,
     Statement,
@@ -351,6 +365,60 @@ def test_a_call_of_somebody_known_that_cannot_be_decided_is_recorded_too(
     record = world.wait_for_record(answer, at_most_s=1)
     assert (record["Effect"], record["Reason"], record["Action"]) == ("refused", code, action)
     assert (record["Principal"]["Name"], record["Resources"]) == ("ann", [])
+
+
+@pytest.mark.anyio
+async def test_a_call_whose_resources_cannot_be_looked_at_is_recorded_too(
+    tmp_path: Path, store: Store
+) -> None:
+    far = tmp_path / "far"
+    far.mkdir()
+    migrate(f"sqlite:///{far}/gateway.db")
+    async with open_store(f"sqlite:///{far}/gateway.db") as services:
+        decisions = decision_log(store)
+        pipeline = Pipeline(
+            authenticators=[Tc3Authenticator(KeyRing(alice_key()))],
+            replay=ReplayGuard(),
+            policies=DecisionPoint(PlanEvaluator(), by_tag(tmp_path).read_snapshot(generation=1)),
+            decisions=decisions,
+            attributes={"batch": attributes_of(services)},
+            upstreams={},
+            default_region="ap-guangzhou",
+            edge=Edge(),
+        )
+        await services.write(lambda tx: None)  # its writer holds the file from here on
+        away = far.rename(tmp_path / "away")  # their database cannot be opened any more
+        request = sdk_request("DescribeJob", {"JobId": "job-00000000"})
+        with pytest.raises(StoreUnavailable):
+            await pipeline(request, request_id="r-1", classic=False)
+        away.rename(far)
+    await decisions.flush()
+    record = await store.read_point(lambda tx: find_decision(tx, "r-1"))
+    assert record is not None
+    assert (record["Effect"], record["Reason"]) == ("refused", "ServiceUnavailable")
+    assert (record["Action"], record["Principal"]["Uin"]) == ("DescribeJob", ALICE.uin)
+
+
+def by_tag(tmp_path: Path) -> PolicyFolder:
+    """Policies under which alice may do what she likes to what carries a tag."""
+    tagged = {"for_any_value:string_equal": {"qcs:resource_tag": "team&a"}}
+    document = {"version": "2.0", "statement": [{**allow("batch:*"), "condition": tagged}]}
+    (tmp_path / "own.json").write_text(json.dumps(document), encoding="utf-8")
+    (tmp_path / "accounts.toml").write_text(
+        f"""
+        [[account]]
+        uin = "{ALICE.owner_uin}"
+        [[account.policy]]
+        name = "own"
+        file = "own.json"
+        [[account.user]]
+        name = "alice"
+        uin = "{ALICE.uin}"
+        policies = ["own"]
+        """,
+        encoding="utf-8",
+    )
+    return PolicyFolder(tmp_path)
 
 
 def test_a_list_of_a_part_is_recorded_as_allowed_with_what_allows_it(world: World) -> None:

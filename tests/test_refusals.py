@@ -11,13 +11,14 @@ from gateway.batch.api import BatchApi
 from gateway.cam import api as cam_api
 from gateway.cam import sts
 from gateway.cam.decisions.log import DecisionLog
-from gateway.catalog import ACTIONS, CLASSIC, UNBUILT, Action
+from gateway.catalog import ACTIONS, CLASSIC, STREAMED, UNBUILT, Action
 from gateway.clock import now
 from gateway.cmq.api import build_service
 from gateway.cmq.classic import ClassicService
 from gateway.ids import new_id
 from gateway.policy.snapshot import Snapshot, build_snapshot
 from gateway.store import open_store
+from tests.support.cmq import new_secrets
 from tests.support.fake_engine import FakeEngine
 from tests.support.policies import OWNER, write_policies
 from tests.support.raw_client import Answer, Line, Request, classic, open_line, signed
@@ -185,12 +186,14 @@ async def test_every_action_has_a_handler_or_is_listed_as_unbuilt_and_never_both
                 store, DecisionLog(store, clock=now, new_id=new_id)
             ).actions,
             "sts": sts.build_service(store, sealer=SEALER, snapshot=nothing, clock=now).actions,
-            "tdmq": build_service(store, None, clock=now, new_id=new_id).actions,
-            "cmq": ClassicService(store, clock=now).actions,
+            "tdmq": build_service(
+                store, None, secrets=new_secrets(), clock=now, new_id=new_id
+            ).actions,
+            "cmq": ClassicService(store, None, clock=now, new_id=new_id).actions,
         }
     served = {(service, name) for service, names in actions.items() for name in names}
-    assert served & UNBUILT == set()
-    assert served | UNBUILT == {(action.service, action.name) for action in ACTIONS}
+    assert served & (UNBUILT | STREAMED) == set()
+    assert served | UNBUILT | STREAMED == {(action.service, action.name) for action in ACTIONS}
 
 
 def never(*_: Any, **__: Any) -> bool:

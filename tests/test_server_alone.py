@@ -20,6 +20,7 @@ from gateway.errors import AuthFailure, InvalidRequest
 from gateway.ids import new_request_id
 from gateway.pipeline import Pipeline
 from gateway.server import HttpProtocol, create_api, read_body, read_headers
+from gateway.stream import Streams
 from tests.support.raw_client import open_line
 from tests.support.services import LOOPBACK
 
@@ -37,7 +38,12 @@ def served(
     async def answer(request: HttpRequest, **_: object) -> Reply:
         raise raises or AuthFailure("nobody")
 
-    api = create_api(cast("Pipeline", answer), clock=now, new_request_id=new_request_id)
+    api = create_api(
+        cast("Pipeline", answer),
+        streams=cast("Streams", None),
+        clock=now,
+        new_request_id=new_request_id,
+    )
     listener = socket.create_server((LOOPBACK, 0))
     with listener, anyio.from_thread.start_blocking_portal() as portal:
         running = Server(

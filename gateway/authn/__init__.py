@@ -6,6 +6,7 @@ two as authenticators), `jwt` (bearer tokens) and `replay` (what a signature is 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Protocol
 
 from gateway.call import HttpRequest, Key, Principal
@@ -29,12 +30,13 @@ class Identity:
 
     service: the service the signature was made for; None if the method names none.
     signature: what the replay guard has to check; None for a bearer token, which is meant to be
-    shown again and again.
+    shown again and again. expires_at: when the key or token is good for nothing; None if it lasts.
     """
 
     principal: Principal
     service: str | None
     signature: Signature | None
+    expires_at: datetime | None = None
 
 
 class Keys(Protocol):

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
@@ -115,7 +116,13 @@ class JwtAuthenticator:
             raise _refused("it is malformed, or its signature or audience is wrong") from None
         issuer = trusted.issuer
         expires_at = _check_times(claims, now_s=now_s, max_lifetime_s=issuer.max_lifetime_s)
-        return _Verified(Identity(_read_principal(claims, issuer), None, None), expires_at)
+        identity = Identity(
+            _read_principal(claims, issuer),
+            service=None,
+            signature=None,
+            expires_at=datetime.fromtimestamp(expires_at, UTC),
+        )
+        return _Verified(identity, expires_at)
 
 
 def _verify_claims(

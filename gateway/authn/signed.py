@@ -54,8 +54,13 @@ class Tc3Authenticator:
             unsigned_payload=unsigned,
         )
         token = request.headers.get("x-tc-token", "")
-        principal = _believe(key, matches=matches, token=token, now=request.received_at)
-        return Identity(principal, credential.service, Signature(signature, signed_at))
+        believed = _believe(key, matches=matches, token=token, now=request.received_at)
+        return Identity(
+            believed.principal,
+            credential.service,
+            Signature(signature, signed_at),
+            expires_at=believed.expires_at,
+        )
 
     def _is_payload_unsigned(self, request: HttpRequest) -> bool:
         if request.headers.get("x-tc-content-sha256") != tc3.UNSIGNED_PAYLOAD:
@@ -90,9 +95,10 @@ class ClassicAuthenticator:
             path=request.path,
             secret_key=(key or _NOBODY).secret_key,
         )
-        principal = _believe(key, matches=matches, token=claimed.token, now=request.received_at)
+        believed = _believe(key, matches=matches, token=claimed.token, now=request.received_at)
         # Why: not the text of the signature, for several base64 texts stand for one digest.
-        return Identity(principal, "cmq", Signature(claimed.digest.hex(), claimed.signed_at))
+        signature = Signature(claimed.digest.hex(), claimed.signed_at)
+        return Identity(believed.principal, "cmq", signature, expires_at=believed.expires_at)
 
 
 def _read_form(request: HttpRequest) -> Pairs:
@@ -104,8 +110,8 @@ def _read_form(request: HttpRequest) -> Pairs:
         ) from None
 
 
-def _believe(key: Key | None, *, matches: bool, token: str, now: datetime) -> Principal:
-    """Give the key's owner, or raise the AuthFailure that fits.
+def _believe(key: Key | None, *, matches: bool, token: str, now: datetime) -> Key:
+    """Give the key if it proves who its owner is, or raise the AuthFailure that fits.
 
     Why: a disabled key is "not found", for the vendor's text for that code speaks of keys that
     were deleted or disabled.
@@ -130,7 +136,7 @@ def _believe(key: Key | None, *, matches: bool, token: str, now: datetime) -> Pr
         raise AuthFailure(
             "The temporary key has expired: ask for a new one.", detail="TokenFailure"
         )
-    return key.principal
+    return key
 
 
 def _has_token(key: Key, token: str) -> bool:

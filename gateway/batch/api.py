@@ -13,10 +13,11 @@ from gateway.batch import datatypes as wire
 from gateway.batch import environments, jobs, reads, templates
 from gateway.batch.engines import Engine
 from gateway.batch.lists import (
+    ENVS,
+    JOBS,
+    TEMPLATES,
     check_combination,
-    list_envs,
-    list_jobs,
-    list_templates,
+    list_resources,
     read_page,
 )
 from gateway.batch.validation import check_task_name, plan_job
@@ -98,7 +99,7 @@ class BatchApi:
                 now=self.clock(),
                 new_id=self.new_id,
             )
-            return self._once(tx, make, call, grant, request, request.client_token)
+            return self._once(tx, make, call=call, grant=grant, request=request)
 
         return wire.SubmitJobResponse(job_id=await self.store.write(submit))
 
@@ -124,8 +125,9 @@ class BatchApi:
         page = read_page(request.offset, request.limit, default=20, most=100)
 
         def read(tx: Tx) -> wire.DescribeJobsResponse:
-            rows, total = list_jobs(
+            rows, total = list_resources(
                 tx,
+                JOBS,
                 principal=grant.principal,
                 region=call.region,
                 ids=request.job_ids,
@@ -257,7 +259,7 @@ class BatchApi:
                 now=self.clock(),
                 new_id=self.new_id,
             )
-            return self._once(tx, make, call, grant, request, request.client_token)
+            return self._once(tx, make, call=call, grant=grant, request=request)
 
         return wire.CreateComputeEnvResponse(env_id=await self.store.write(create))
 
@@ -285,8 +287,9 @@ class BatchApi:
         page = read_page(request.offset, request.limit, default=20, most=100)
 
         def read(tx: Tx) -> wire.DescribeComputeEnvsResponse:
-            rows, total = list_envs(
+            rows, total = list_resources(
                 tx,
+                ENVS,
                 principal=grant.principal,
                 region=call.region,
                 ids=request.env_ids,
@@ -373,8 +376,9 @@ class BatchApi:
         page = read_page(request.offset, request.limit, default=20, most=100, least=1)
 
         def read(tx: Tx) -> wire.DescribeTaskTemplatesResponse:
-            rows, total = list_templates(
+            rows, total = list_resources(
                 tx,
+                TEMPLATES,
                 principal=grant.principal,
                 region=call.region,
                 ids=request.task_template_ids,
@@ -423,15 +427,15 @@ class BatchApi:
         self,
         tx: Tx,
         make: partial[str],
+        *,
         call: Call,
         grant: Grant,
         request: wire.SubmitJobRequest | wire.CreateComputeEnvRequest,
-        token: str | None,
     ) -> str:
         return jobs.once(
             tx,
             make,
-            token=token,
+            token=request.client_token,
             request=request,
             action=call.action,
             principal=grant.principal,

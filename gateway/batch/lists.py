@@ -6,8 +6,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Row, Table, exists, func, select
 
+from gateway.attributes import Kind, ListJudge
 from gateway.batch import datatypes
-from gateway.batch.attributes import ListJudge
 from gateway.batch.states import State
 from gateway.batch.tables import compute_env, job, tag, task_template
 from gateway.call import Principal, Scope
@@ -61,8 +61,17 @@ def check_combination(
         )
 
 
-def list_jobs(
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What one action lists. filters: by name, besides those on tags, which everything has."""
+
+    table: Table
+    filters: Mapping[str, Condition]
+
+
+def list_resources(
     tx: Tx,
+    listed: Listed,
     *,
     principal: Principal,
     region: str,
@@ -71,56 +80,14 @@ def list_jobs(
     scope: Scope | None,
     page: Page,
 ) -> tuple[list[Row[Any]], int]:
-    """An account's jobs, newest first, and how many match before paging."""
-    conditions = _conditions(job, JOB_FILTERS, filters)
-    return _list(tx, job, principal, region, ids, scope, conditions, page)
-
-
-def list_envs(
-    tx: Tx,
-    *,
-    principal: Principal,
-    region: str,
-    ids: Sequence[str],
-    filters: Sequence[datatypes.Filter],
-    scope: Scope | None,
-    page: Page,
-) -> tuple[list[Row[Any]], int]:
-    """An account's environments, newest first, and how many match before paging."""
-    conditions = _conditions(compute_env, ENV_FILTERS, filters)
-    return _list(tx, compute_env, principal, region, ids, scope, conditions, page)
-
-
-def list_templates(
-    tx: Tx,
-    *,
-    principal: Principal,
-    region: str,
-    ids: Sequence[str],
-    filters: Sequence[datatypes.Filter],
-    scope: Scope | None,
-    page: Page,
-) -> tuple[list[Row[Any]], int]:
-    """An account's task templates, newest first, and how many match before paging."""
-    conditions = _conditions(task_template, TEMPLATE_FILTERS, filters)
-    return _list(tx, task_template, principal, region, ids, scope, conditions, page)
-
-
-def _list(
-    tx: Tx,
-    table: Table,
-    principal: Principal,
-    region: str,
-    ids: Sequence[str],
-    scope: Scope | None,
-    conditions: list[ColumnElement[bool]],
-    page: Page,
-) -> tuple[list[Row[Any]], int]:
+    """An account's rows, newest first, and how many match before paging."""
+    table = listed.table
+    conditions = _conditions(listed, filters)
     conditions += [table.c.owner_uin == principal.owner_uin, table.c.region == region]
     if ids:
         conditions.append(table.c.id.in_(ids))
     if scope is not None:
-        judge = ListJudge(tx, table, owner_uin=principal.owner_uin, region=region)
+        judge = ListJudge(tx, Kind.by_id(table, tag), owner_uin=principal.owner_uin, region=region)
         conditions.append(visible(table.c.id, scope, dialect=tx.dialect, judge=judge))
     total: int = tx.execute(select(func.count()).select_from(table).where(*conditions)).scalar_one()
     statement = (
@@ -133,10 +100,8 @@ def _list(
     return list(tx.execute(statement).all()), total
 
 
-def _conditions(
-    table: Table, known: Mapping[str, Condition], filters: Sequence[datatypes.Filter]
-) -> list[ColumnElement[bool]]:
-    conditions = []
+def _conditions(listed: Listed, filters: Sequence[datatypes.Filter]) -> list[ColumnElement[bool]]:
+    table, known, conditions = listed.table, listed.filters, []
     for each in filters:
         if len(each.values) > FILTER_VALUES_MAX:
             raise InvalidParameterValue(
@@ -179,16 +144,22 @@ def _resource_type_is(values: Sequence[str]) -> ColumnElement[bool]:
     return compute_env.c.id.is_not(None) if "CVM" in values else compute_env.c.id.is_(None)
 
 
-JOB_FILTERS: Mapping[str, Condition] = {
-    "job-id": job.c.id.in_,
-    "job-name": job.c.name.in_,
-    "job-state": _state_is,
-    "zone": job.c.zone.in_,
-}
-ENV_FILTERS: Mapping[str, Condition] = {
-    "env-id": compute_env.c.id.in_,
-    "env-name": compute_env.c.name.in_,
-    "zone": compute_env.c.zone.in_,
-    "resource-type": _resource_type_is,
-}
-TEMPLATE_FILTERS: Mapping[str, Condition] = {"task-template-name": task_template.c.name.in_}
+JOBS = Listed(
+    job,
+    {
+        "job-id": job.c.id.in_,
+        "job-name": job.c.name.in_,
+        "job-state": _state_is,
+        "zone": job.c.zone.in_,
+    },
+)
+ENVS = Listed(
+    compute_env,
+    {
+        "env-id": compute_env.c.id.in_,
+        "env-name": compute_env.c.name.in_,
+        "zone": compute_env.c.zone.in_,
+        "resource-type": _resource_type_is,
+    },
+)
+TEMPLATES = Listed(task_template, {"task-template-name": task_template.c.name.in_})

@@ -12,12 +12,14 @@ from gateway.errors import InvalidAction, NoSuchProduct, NoSuchVersion
 __all__ = [
     "ACTIONS",
     "CLASSIC",
+    "STREAMED",
     "UNBUILT",
     "Access",
     "Action",
     "Named",
     "ResourceTemplate",
     "find",
+    "find_policy_action",
     "region_of",
     "resources_of",
     "service_of_version",
@@ -30,6 +32,9 @@ ACTIONS: tuple[Action, ...] = (
     *tdmq.ACTIONS,
     *cmq.ACTIONS,
 )
+
+STREAMED = frozenset({("batch", "DescribeEvents")})
+"""Pairs of service and action name that are answered with a stream, on a path of its own."""
 
 _SERVICES_WITHOUT_REGION = frozenset({"cam", "sts"})
 
@@ -45,6 +50,7 @@ def _index() -> dict[str, dict[str, dict[str, Action]]]:
 
 _INDEX = _index()
 _SERVICES = {a.version: a.service for a in ACTIONS if a.version != CLASSIC}
+_POLICY_ACTIONS = {one.policy_action.lower(): one.policy_action for one in ACTIONS}
 
 
 def find(service: str, version: str, action: str) -> Action:
@@ -62,6 +68,14 @@ def find(service: str, version: str, action: str) -> Action:
     if found is None:
         raise InvalidAction("The request `Action` is invalid or not found.")
     return found
+
+
+def find_policy_action(written: str) -> str | None:
+    """How policies spell an action, `batch:SubmitJob`; None if no service here has it.
+
+    written: in any letter case, with or without `name/`.
+    """
+    return _POLICY_ACTIONS.get(written.removeprefix("name/").lower())
 
 
 def service_of_version(version: str) -> str | None:

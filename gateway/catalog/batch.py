@@ -3,6 +3,9 @@
 Why: CreateCpmComputeEnv left the SDKs in 2025, but the user guide's table names it and policies
 do too, so it stays here. The four read actions without an id are not in that table: a policy
 must carry resource `*` for them, DescribeJobMonitorData included, although it names a job.
+
+DescribeEvents is our own: to open the stream of events, see `stream.py`. It is a list, so that
+whoever may see the events of one job may open it; who may see environments alone names them.
 """
 
 from dataclasses import replace
@@ -167,6 +170,7 @@ ACTIONS = (
     _batch.read("DescribeComputeEnvCreateInfos", "computeenv/${EnvIds[]}", is_list=True),
     _batch.read("DescribeComputeEnvs", "computeenv/${EnvIds[]}", is_list=True),
     _batch.read("DescribeCvmZoneInstanceConfigInfos", "*"),
+    _batch.read("DescribeEvents", "job/${JobId[]} | computeenv/${EnvId[]}", is_list=True),
     _batch.read("DescribeInstanceCategories", "*"),
     _batch.read("DescribeJob", _JOB),
     _batch.read("DescribeJobMonitorData", "*", deny_only=(_JOB,)),

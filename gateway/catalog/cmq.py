@@ -5,6 +5,7 @@ where API 3.0 has the same action, under its name. Receiving and deleting messag
 here and keep their own names under tdmq (the vendor's CAM page lists `tdmq:BatchReceiveMessage`).
 A deny that old policies carry on `cmqqueue` or `cmqtopic` names holds too; those names end in the
 uin of whoever created the object, which the call does not tell: the root account is put there.
+The lists show what their caller may see, as the lists of tdmq do.
 The errors of the classic API are pairs of numbers, not codes: the room that serves it has them.
 """
 
@@ -20,6 +21,7 @@ _classic = Table("cmq", CLASSIC, source="CMQ data API 2017, HTTP; CMQ, Set Permi
 
 _QUEUE = "queue/${queueName}"
 _TOPIC = "topic/${topicName}"
+_EVERY_QUEUE, _EVERY_TOPIC = "queue/*", "topic/*"
 _SUBSCRIPTION = "subscription/${topicName}/${subscriptionName}"
 _FILLED = "queue/${endpoint} when protocol=queue"
 _OLD_QUEUE = "cmqqueue:queueName/uin/${owner}/${queueName}"
@@ -35,6 +37,7 @@ def _queue(
     return replace(
         _classic.write(name, resource, deny_only=denied),
         access=access,
+        is_list=resource == _EVERY_QUEUE,
         policy_action=f"tdmq:{policy_name}",
         deny_only_action=f"cmqqueue:{name}",
     )
@@ -52,6 +55,7 @@ def _topic(
     return replace(
         _classic.write(name, resource, deny_only=(*deny_only, _OLD_TOPIC)),
         access=access,
+        is_list=resource == _EVERY_TOPIC,
         policy_action=f"tdmq:{policy_name}",
         deny_only_action=f"cmqtopic:{name}",
     )
@@ -63,7 +67,7 @@ ACTIONS = (
     _cmq.read("DescribeQueueDetail", "*"),
     _cmq.read("DescribeTopicDetail", "*"),
     _queue("CreateQueue", "CreateCmqQueue", resource="*"),
-    _queue("ListQueue", "DescribeCmqQueues", access=_READ, resource="*"),
+    _queue("ListQueue", "DescribeCmqQueues", access=_READ, resource=_EVERY_QUEUE),
     _queue("GetQueueAttributes", "DescribeCmqQueueDetail", access=_READ),
     _queue("SetQueueAttributes", "ModifyCmqQueueAttribute"),
     _queue("DeleteQueue", "DeleteCmqQueue"),
@@ -75,7 +79,7 @@ ACTIONS = (
     _queue("DeleteMessage", "DeleteMessage"),
     _queue("BatchDeleteMessage", "BatchDeleteMessage"),
     _topic("CreateTopic", "CreateCmqTopic", resource="*", deny_only=(_TOPIC,)),
-    _topic("ListTopic", "DescribeCmqTopics", access=_READ, resource="*"),
+    _topic("ListTopic", "DescribeCmqTopics", access=_READ, resource=_EVERY_TOPIC),
     _topic("GetTopicAttributes", "DescribeCmqTopicDetail", access=_READ),
     _topic("SetTopicAttributes", "ModifyCmqTopicAttribute"),
     _topic("DeleteTopic", "DeleteCmqTopic"),

@@ -153,7 +153,7 @@ def fill(
         if _applies(path, params)
         for found in _fill_path(path, params, account=account, needed=False)
     ]
-    if is_list and not _is_given(resource.named[0][0], params):
+    if is_list and not any(_is_given(path, params) for path in resource.named[0]):
         listed = resource.named[0][0].literals[0].rstrip("/*")
         whole = Resource(account.service, account.region, account.owner_uin, f"{listed}/*")
         return Named((whole,), deny_only=_distinct(denied), lists=listed)

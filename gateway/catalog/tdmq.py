@@ -3,8 +3,13 @@
 Why: the vendor's CAM page puts CreateCmqSubscribe on the topic, so a policy written from it
 works; besides, an explicit deny on the subscription, or on the queue that a subscription with
 Protocol `queue` fills, holds. Creating a topic or a queue needs resource `*`, as on that page,
-and an explicit deny on the name it would get holds. The lists of topics and queues show what
-their caller may see; subscriptions are a property of the topic, or the queue, they are asked for.
+and an explicit deny on the name it would get holds; so does one on the queue that shall take a
+queue's dead letters, which its senders then fill. The lists of topics and queues show what their
+caller may see; subscriptions are a property of the topic, or the queue, they are asked for.
+
+RevealCmqSubscriptionSecret and RotateCmqSubscriptionSecret are our own: what an HTTP subscriber
+verifies its pushes with. The first only looks, and is a write all the same: whoever may read is
+not meant to be able to sign, and each time it is shown must be on record before it is.
 """
 
 from gateway.catalog.actions import Table, codes
@@ -54,11 +59,12 @@ _QUEUE = "queue/${QueueName}"
 _TOPIC = "topic/${TopicName}"
 _SUBSCRIPTION = "subscription/${TopicName}/${SubscriptionName}"
 _FILLED = "queue/${Endpoint} when Protocol=queue"
+_DEAD_LETTERS = "queue/${DeadLetterQueueName}"
 
 ACTIONS = (
     _tdmq.write("ClearCmqQueue", _QUEUE),
     _tdmq.write("ClearCmqSubscriptionFilterTags", _SUBSCRIPTION),
-    _tdmq.write("CreateCmqQueue", "*", deny_only=(_QUEUE,)),
+    _tdmq.write("CreateCmqQueue", "*", deny_only=(_QUEUE, _DEAD_LETTERS)),
     _tdmq.write("CreateCmqSubscribe", _TOPIC, deny_only=(_SUBSCRIPTION, _FILLED)),
     _tdmq.write("CreateCmqTopic", "*", deny_only=(_TOPIC,)),
     _tdmq.write("DeleteCmqQueue", _QUEUE),
@@ -67,13 +73,15 @@ ACTIONS = (
     _tdmq.read("DescribeCmqQueueDetail", _QUEUE),
     _tdmq.read("DescribeCmqQueues", "queue/${QueueNameList[]}", is_list=True),
     _tdmq.read("DescribeCmqSubscriptionDetail", "topic/${TopicName} | queue/${QueueName}"),
+    _tdmq.write("RevealCmqSubscriptionSecret", _SUBSCRIPTION),
     _tdmq.read("DescribeCmqTopicDetail", _TOPIC),
     _tdmq.read("DescribeCmqTopics", "topic/${TopicNameList[]}", is_list=True),
-    _tdmq.write("ModifyCmqQueueAttribute", _QUEUE),
+    _tdmq.write("ModifyCmqQueueAttribute", _QUEUE, deny_only=(_DEAD_LETTERS,)),
     _tdmq.write("ModifyCmqSubscriptionAttribute", _SUBSCRIPTION),
     _tdmq.write("ModifyCmqTopicAttribute", _TOPIC),
     _tdmq.write("PublishCmqMsg", _TOPIC),
     _tdmq.write("RewindCmqQueue", _QUEUE),
+    _tdmq.write("RotateCmqSubscriptionSecret", _SUBSCRIPTION),
     _tdmq.write("SendCmqMsg", _QUEUE),
     _tdmq.write("UnbindCmqDeadLetter", "queue/${SourceQueueName}"),
 )

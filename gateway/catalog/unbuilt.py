@@ -34,17 +34,8 @@ _NAMES: Mapping[str, str] = {
     "sts": """
         AssumeRoleWithSAML AssumeRoleWithWebIdentity GetSessionToken QueryApiKey
     """,
-    "tdmq": """
-        ClearCmqQueue ClearCmqSubscriptionFilterTags ModifyCmqQueueAttribute
-        ModifyCmqSubscriptionAttribute ModifyCmqTopicAttribute RewindCmqQueue
-        UnbindCmqDeadLetter
-    """,
     "cmq": """
-        DescribeQueueDetail DescribeTopicDetail CreateQueue ListQueue GetQueueAttributes
-        SetQueueAttributes DeleteQueue RewindQueue BatchSendMessage CreateTopic ListTopic
-        GetTopicAttributes SetTopicAttributes DeleteTopic PublishMessage BatchPublishMessage
-        Subscribe Unsubscribe ClearSubscriptionFilterTags ListSubscriptionByTopic
-        GetSubscriptionAttributes SetSubscriptionAttributes
+        DescribeQueueDetail DescribeTopicDetail
     """,
 }
 

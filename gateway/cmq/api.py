@@ -2,6 +2,9 @@
 
 from gateway.clock import Clock
 from gateway.cmq.queue_calls import QueueCalls
+from gateway.cmq.secrets import Secrets
+from gateway.cmq.subscribing import Subscribing
+from gateway.cmq.subscription_calls import SubscriptionCalls
 from gateway.cmq.topic_calls import TopicCalls
 from gateway.events.bus import Bus
 from gateway.ids import NewId
@@ -9,11 +12,21 @@ from gateway.service import Service
 from gateway.store import Store
 
 
-def build_service(store: Store, bus: Bus | None, *, clock: Clock, new_id: NewId) -> Service:
-    """The service; without a bus, subscriptions of protocol `amqp` are refused."""
-    return Service(
-        {
-            **TopicCalls(store, bus, clock, new_id).operations,
-            **QueueCalls(store, clock, new_id).operations,
-        }
-    )
+def build_service(
+    store: Store,
+    bus: Bus | None,
+    *,
+    secrets: Secrets,
+    clock: Clock,
+    new_id: NewId,
+    cloud_limits: bool = False,
+) -> Service:
+    """The service; without a bus, subscriptions of protocol `amqp` are refused.
+
+    secrets: of HTTP subscribers. cloud_limits: whether the vendor's quotas hold.
+    """
+    topics = TopicCalls(store, clock, new_id, cloud_limits)
+    subscribing = Subscribing(store, bus, clock, cloud_limits)
+    subscriptions = SubscriptionCalls(store, subscribing, secrets, clock, new_id)
+    queues = QueueCalls(store, clock, new_id, cloud_limits)
+    return Service({**topics.operations, **subscriptions.operations, **queues.operations})

@@ -42,6 +42,15 @@ class TopicRequest(Wire):
     topic_name: str
 
 
+class ModifyCmqTopicAttributeRequest(Wire):
+    """Parameters of ModifyCmqTopicAttribute."""
+
+    topic_name: str
+    max_msg_size: Int | None = None
+    msg_retention_seconds: Int | None = None
+    trace: bool | None = None
+
+
 class CmqTopic(Wire):
     """One topic."""
 
@@ -88,8 +97,8 @@ class DescribeCmqTopicsResponse(Wire):
     total_count: int
 
 
-class CreateCmqQueueRequest(Wire):
-    """Parameters of CreateCmqQueue."""
+class QueueAttributes(Wire):
+    """What a queue is made with, and what can be changed of it. Times are in seconds."""
 
     queue_name: str
     max_msg_heap_num: Int | None = None
@@ -106,8 +115,17 @@ class CreateCmqQueueRequest(Wire):
     max_receive_count: Int | None = None
     max_time_to_live: Int | None = None
     trace: bool | None = None
-    tags: list[Tag] | None = None
     retention_size_in_mb: Int | None = field(default=None, name="RetentionSizeInMB")
+
+
+class CreateCmqQueueRequest(QueueAttributes):
+    """Parameters of CreateCmqQueue."""
+
+    tags: list[Tag] | None = None
+
+
+class ModifyCmqQueueAttributeRequest(QueueAttributes):
+    """Parameters of ModifyCmqQueueAttribute."""
 
 
 class CreateCmqQueueResponse(Wire):
@@ -120,6 +138,19 @@ class QueueRequest(Wire):
     """Parameters of the actions on one queue."""
 
     queue_name: str
+
+
+class RewindCmqQueueRequest(Wire):
+    """Parameters of RewindCmqQueue. `start_consume_time`: seconds or milliseconds since 1970."""
+
+    queue_name: str
+    start_consume_time: Int
+
+
+class UnbindCmqDeadLetterRequest(Wire):
+    """Parameters of UnbindCmqDeadLetter."""
+
+    source_queue_name: str
 
 
 class CmqDeadLetterSource(Wire):
@@ -224,11 +255,33 @@ class CreateCmqSubscribeResponse(Wire):
     subscription_id: str
 
 
-class DeleteCmqSubscribeRequest(Wire):
-    """Parameters of DeleteCmqSubscribe."""
+class SubscriptionRequest(Wire):
+    """Parameters of the actions on one subscription."""
 
     topic_name: str
     subscription_name: str
+
+
+class ModifyCmqSubscriptionAttributeRequest(Wire):
+    """Parameters of ModifyCmqSubscriptionAttribute. CreateCmqSubscribe has `FilterTag` instead."""
+
+    topic_name: str
+    subscription_name: str
+    notify_strategy: str | None = None
+    notify_content_format: str | None = None
+    filter_tags: list[str] | None = None
+    binding_key: list[str] | None = None
+
+
+class SubscriptionSecretResponse(Wire):
+    """Members of the two actions on a subscription's secret, which are our own.
+
+    `Secret`: what pushes over HTTP are signed with. `OldSecretUntil`: until when they are signed
+    with the one before, too, in milliseconds since 1970; 0 if they are not.
+    """
+
+    secret: str
+    old_secret_until: int
 
 
 class CmqSubscription(Wire):

@@ -11,6 +11,9 @@ from gateway.errors import InvalidParameterValue
 FILTER_TAGS_MAX, FILTER_TAG_LENGTH_MAX = 5, 16
 BINDING_KEYS_MAX, BINDING_KEY_BYTES_MAX, DOTS_MAX = 5, 64, 15
 MESSAGE_TAGS_MAX, MESSAGE_TAG_LENGTH_MAX = 5, 64
+TOPICS_MAX, SUBSCRIPTIONS_MAX = 10_000, 1_000  # an account's in a region; a topic's
+QUEUES_MAX, DEAD_LETTER_SOURCES_MAX = 1_000, 6  # an account's in a region; a queue's
+BATCH_MAX, BATCH_BYTES_MAX = 16, 1_048_576
 NOTIFY_STRATEGIES = ("EXPONENTIAL_DECAY_RETRY", "BACKOFF_RETRY")
 
 
@@ -25,9 +28,12 @@ class Range:
 
     def read(self, value: int | None) -> int:
         """The value, or the default. Raises InvalidParameterValue."""
-        if value is None:
-            return self.default
-        if not self.low <= value <= self.high:
+        checked = self.check(value)
+        return self.default if checked is None else checked
+
+    def check(self, value: int | None) -> int | None:
+        """The value, None if it is not given. Raises InvalidParameterValue."""
+        if value is not None and not self.low <= value <= self.high:
             raise InvalidParameterValue(
                 f"`{self.parameter}` must be from {self.low} to {self.high}; `{value}` is not."
             )
@@ -46,6 +52,11 @@ because its reader was down for an hour is lost, so CMQ's meaning holds, in the 
 QUEUE_MESSAGES = Range("MaxMsgHeapNum", 1_000_000, 1_000_000_000, 100_000_000)
 POLLING_WAIT_S = Range("PollingWaitSeconds", 0, 30, 0)
 VISIBILITY_S = Range("VisibilityTimeout", 1, 43_200, 30)
+REWIND_S = Range("RewindSeconds", 0, 1_296_000, 0)
+REWIND_MB = Range("RetentionSizeInMB", 10_240, 512_000, 0)
+DEAD_LETTER_POLICY = Range("Policy", 0, 1, 0)
+RECEIVE_COUNT = Range("MaxReceiveCount", 1, 1_000, 0)
+TIME_TO_LIVE_S = Range("MaxTimeToLive", 300, 43_200, 0)
 FILTER_TYPE = Range("FilterType", 1, 2, 1)
 OFFSET = Range("Offset", 0, 2**31, 0)
 LIMIT = Range("Limit", 1, 50, 20)
@@ -59,9 +70,14 @@ def check_content(content: str, *, bytes_max: int) -> bytes:
     return body
 
 
+def check_strategy(value: str | None) -> str:
+    """How often a push that failed is tried again. Raises InvalidParameterValue."""
+    return check_choice(value, parameter="NotifyStrategy", choices=NOTIFY_STRATEGIES)
+
+
 def check_filter_tags(tags: Sequence[str]) -> tuple[str, ...]:
     """The tags of a subscription. Raises InvalidParameterValue."""
-    _check_count(tags, parameter="FilterTag", most=FILTER_TAGS_MAX)
+    check_count(tags, parameter="FilterTag", most=FILTER_TAGS_MAX)
     if any(not 0 < len(tag) <= FILTER_TAG_LENGTH_MAX for tag in tags):
         raise InvalidParameterValue(
             f"Each `FilterTag` must have from 1 to {FILTER_TAG_LENGTH_MAX} characters."
@@ -71,7 +87,7 @@ def check_filter_tags(tags: Sequence[str]) -> tuple[str, ...]:
 
 def check_binding_keys(keys: Sequence[str]) -> tuple[str, ...]:
     """The binding keys of a subscription. Raises InvalidParameterValue."""
-    _check_count(keys, parameter="BindingKey", most=BINDING_KEYS_MAX)
+    check_count(keys, parameter="BindingKey", most=BINDING_KEYS_MAX)
     for key in keys:
         check_words(key, parameter="BindingKey")
     return tuple(keys)
@@ -79,7 +95,7 @@ def check_binding_keys(keys: Sequence[str]) -> tuple[str, ...]:
 
 def check_message_tags(tags: Sequence[str]) -> tuple[str, ...]:
     """The tags of a message. Raises InvalidParameterValue."""
-    _check_count(tags, parameter="MsgTag", most=MESSAGE_TAGS_MAX)
+    check_count(tags, parameter="MsgTag", most=MESSAGE_TAGS_MAX)
     if any(not 0 < len(tag) <= MESSAGE_TAG_LENGTH_MAX for tag in tags):
         raise InvalidParameterValue(
             f"Each `MsgTag` must have from 1 to {MESSAGE_TAG_LENGTH_MAX} characters."
@@ -89,12 +105,18 @@ def check_message_tags(tags: Sequence[str]) -> tuple[str, ...]:
 
 def check_words(key: str, *, parameter: str) -> str:
     """A routing key or binding key. Raises InvalidParameterValue."""
-    if not 0 < len(key.encode()) <= BINDING_KEY_BYTES_MAX or key.count(".") > DOTS_MAX:
+    check_dots(key, parameter=parameter)
+    if not 0 < len(key.encode()) <= BINDING_KEY_BYTES_MAX:
         raise InvalidParameterValue(
-            f"Each `{parameter}` must have from 1 to {BINDING_KEY_BYTES_MAX} bytes "
-            f"and at most {DOTS_MAX} dots."
+            f"Each `{parameter}` must have from 1 to {BINDING_KEY_BYTES_MAX} bytes."
         )
     return key
+
+
+def check_dots(key: str, *, parameter: str) -> None:
+    """Refuse a key of more than sixteen words. Raises InvalidParameterValue."""
+    if key.count(".") > DOTS_MAX:
+        raise InvalidParameterValue(f"Each `{parameter}` must have at most {DOTS_MAX} dots.")
 
 
 def check_choice(value: str | None, *, parameter: str, choices: Sequence[str]) -> str:
@@ -106,6 +128,7 @@ def check_choice(value: str | None, *, parameter: str, choices: Sequence[str]) -
     return value
 
 
-def _check_count(values: Sequence[str], *, parameter: str, most: int) -> None:
+def check_count(values: Sequence[str], *, parameter: str, most: int) -> None:
+    """Refuse more than so many values of one parameter. Raises InvalidParameterValue."""
     if len(values) > most:
         raise InvalidParameterValue(f"There may be at most {most} `{parameter}`.")

@@ -1,10 +1,32 @@
-"""What the lists of topics and queues are asked with."""
+"""The lists of topics and queues: what they are asked with, and what they show."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
+from sqlalchemy import Row, func, select
+
+from gateway.attributes import Kind, ListJudge
+from gateway.call import Scope
 from gateway.cmq import datatypes as wire
-from gateway.cmq import limits
-from gateway.errors import InvalidFilter, UnsupportedOperation
+from gateway.cmq import limits, tags
+from gateway.store import Tx, escape_like, visible
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a list is asked for.
+
+    search: a part of the name, in any case of letters. names: only these, if any are given.
+    filters: on tags. scope: what the caller may see. offset, limit: the page.
+    """
+
+    search: str = ""
+    names: Sequence[str] = ()
+    filters: Sequence[wire.Filter] = ()
+    scope: Scope | None = None
+    offset: int = limits.OFFSET.default
+    limit: int = limits.LIMIT.default
 
 
 def read_page(offset: int | None, limit: int | None) -> tuple[int, int]:
@@ -12,15 +34,24 @@ def read_page(offset: int | None, limit: int | None) -> tuple[int, int]:
     return limits.OFFSET.read(offset), limits.LIMIT.read(limit)
 
 
-def asks_for_tags(filters: Sequence[wire.Filter] | None) -> bool:
-    """Whether a list is narrowed by tags; nothing here has tags. Raises InvalidFilter."""
-    for each in filters or ():
-        if not each.name.startswith("tag:"):
-            raise InvalidFilter(f"The filter `{each.name}` is not of the form `tag:<key>`.")
-    return bool(filters)
+def find_listed(
+    tx: Tx, kind: Kind, *, owner_uin: str, region: str, wanted: Wanted
+) -> tuple[int, Sequence[Row[Any]]]:
+    """How many things of a kind there are, and one page of their rows, by name.
 
-
-def refuse_tags(tags: Sequence[wire.Tag] | None) -> None:
-    """Refuse tags: dropped in silence, they would be missed where a policy asks for them."""
-    if tags:
-        raise UnsupportedOperation("Tags of topics and queues are not served yet.")
+    Raises InvalidFilter and InvalidParameterValue for filters that are none.
+    """
+    table = kind.table
+    found = select(table).where(table.c.owner_uin == owner_uin, table.c.region == region)
+    if wanted.scope is not None:
+        judge = ListJudge(tx, kind, owner_uin=owner_uin, region=region)
+        found = found.where(visible(kind.name, wanted.scope, dialect=tx.dialect, judge=judge))
+    if wanted.search:
+        pattern = f"%{escape_like(wanted.search.lower())}%"
+        found = found.where(func.lower(kind.name).like(pattern, escape="\\"))
+    if wanted.names:
+        found = found.where(kind.name.in_(wanted.names))
+    found = tags.filtered(found, table.c.id, wanted.filters)
+    total: int = tx.execute(select(func.count()).select_from(found.subquery())).scalar_one()
+    page = found.order_by(kind.name).offset(wanted.offset).limit(wanted.limit)
+    return total, tx.execute(page).all()

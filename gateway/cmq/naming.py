@@ -1,15 +1,8 @@
 """Names of topics, queues and subscriptions. No two differ in case alone. Pure."""
 
 import re
-from collections.abc import Sequence
-from typing import Any
 
-from sqlalchemy import ColumnElement, Select, false, func, true
-
-from gateway.call import AttributeTest, Scope
 from gateway.errors import InvalidParameterValue
-from gateway.policy.condition import read_test
-from gateway.store import Judged, escape_like, visible
 
 NAME_MAX = 64
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
@@ -36,28 +29,3 @@ def key_of(owner_uin: str, *, region: str, name: str) -> str:
     must not be evaded by asking for `Orders`.
     """
     return f"{owner_uin}/{region}/{name.lower()}"
-
-
-def filter_by_name(
-    found: Select[Any],
-    column: ColumnElement[str],
-    *,
-    search: str,
-    names: Sequence[str],
-    scope: Scope | None,
-    dialect: str,
-) -> Select[Any]:
-    """Narrow a list to names that contain `search`, to `names` if any are given, and to `scope`."""
-    if scope is not None:
-        found = found.where(visible(column, scope, dialect=dialect, judge=_judge_absent))
-    if search:
-        pattern = f"%{escape_like(search.lower())}%"
-        found = found.where(func.lower(column).like(pattern, escape="\\"))
-    if names:
-        found = found.where(column.in_(names))
-    return found
-
-
-def _judge_absent(test: AttributeTest) -> Judged:
-    """Topics and queues have neither tags nor a known maker: every key is absent."""
-    return Judged(true() if read_test(test).holds_if_absent else false(), false())

@@ -1,70 +1,112 @@
 """The handlers of tdmq 2020-02-17 for queues: check, then one transaction."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from gateway.call import Call, Grant
 from gateway.clock import Clock
 from gateway.cmq import datatypes as wire
-from gateway.cmq import limits, queues
-from gateway.cmq.lists import asks_for_tags, read_page, refuse_tags
+from gateway.cmq import dead_letter_queues, limits, queue_messages, queues, tags
+from gateway.cmq.dead_letter_queues import DeadLetters
+from gateway.cmq.lists import Wanted, read_page
 from gateway.cmq.naming import check_name
-from gateway.cmq.queues import Backlog, Queue
+from gateway.cmq.queues import Changes, DeadLetterPolicy, Queue
 from gateway.cmq.views import view_queue
 from gateway.errors import InvalidParameterValue, UnsupportedOperation
 from gateway.ids import NewId, new_request_id
 from gateway.service import Empty, Operation
 from gateway.store import Store, Tx
 
+MILLISECONDS_MIN = 10**11
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST_SECOND = (datetime(9999, 1, 1, tzinfo=UTC) - _EPOCH) // timedelta(seconds=1)
+
 
 @dataclass(frozen=True, slots=True)
 class QueueCalls:
-    """One method per action."""
+    """One method per action. cloud_limits: the vendor's quotas hold."""
 
     store: Store
     clock: Clock
     new_id: NewId
+    cloud_limits: bool = False
 
     @property
     def operations(self) -> Mapping[str, Operation]:
         """The actions and how they are served."""
         return {
             "CreateCmqQueue": Operation(wire.CreateCmqQueueRequest, self.create_queue),
+            "ModifyCmqQueueAttribute": Operation(
+                wire.ModifyCmqQueueAttributeRequest, self.modify_queue
+            ),
             "DeleteCmqQueue": Operation(wire.QueueRequest, self.delete_queue),
             "DescribeCmqQueues": Operation(wire.DescribeCmqQueuesRequest, self.describe_queues),
             "DescribeCmqQueueDetail": Operation(wire.QueueRequest, self.describe_queue),
+            "UnbindCmqDeadLetter": Operation(wire.UnbindCmqDeadLetterRequest, self.unbind),
             "SendCmqMsg": Operation(wire.SendCmqMsgRequest, self.send_message),
+            "ClearCmqQueue": Operation(wire.QueueRequest, self.clear_queue),
+            "RewindCmqQueue": Operation(wire.RewindCmqQueueRequest, self.rewind_queue),
         }
 
     async def create_queue(
         self, call: Call, grant: Grant, request: wire.CreateCmqQueueRequest
     ) -> wire.CreateCmqQueueResponse:
         """Make a queue."""
-        refuse_tags(request.tags)
-        refuse_unbuilt(request)
         now = self.clock()
-        queue = Queue(
+        new = Queue(
             id=self.new_id("queue"),
             owner_uin=grant.principal.owner_uin,
             region=call.region,
             name=check_name(request.queue_name, parameter="QueueName"),
-            max_messages=limits.QUEUE_MESSAGES.read(request.max_msg_heap_num),
-            polling_wait_s=limits.POLLING_WAIT_S.read(request.polling_wait_seconds),
-            visibility_s=limits.VISIBILITY_S.read(request.visibility_timeout),
-            max_message_bytes=limits.MESSAGE_BYTES.read(request.max_msg_size),
-            retention_s=limits.QUEUE_RETENTION_S.read(request.msg_retention_seconds),
-            trace=bool(request.trace),
             created_by=grant.principal.uin,
             created_at=now,
             modified_at=now,
         )
-        await self.store.write(lambda tx: queues.create(tx, queue))
+        queue = read_changes(request).of(new)
+        dead_letters = read_dead_letters(request)
+
+        def create(tx: Tx) -> None:
+            bound = dead_letter_queues.bind(tx, queue, dead_letters)
+            queues.create(tx, bound, labels=request.tags, limited=self.cloud_limits)
+
+        await self.store.write(create)
         return wire.CreateCmqQueueResponse(queue_id=queue.id)
 
+    async def modify_queue(
+        self, call: Call, grant: Grant, request: wire.ModifyCmqQueueAttributeRequest
+    ) -> Empty:
+        """Change what is given of a queue. A new retention is that of messages yet to come."""
+        changes = read_changes(request)
+        dead_letters = read_dead_letters(request)
+        where = {"region": call.region, "name": request.queue_name}
+        now = self.clock()
+
+        def modify(tx: Tx) -> None:
+            queue = queues.lock_queue(tx, grant.principal.owner_uin, **where)
+            bound = dead_letter_queues.bind(tx, changes.of(queue), dead_letters)
+            queues.change(tx, bound, now=now)
+
+        await self.store.write(modify)
+        return Empty()
+
+    async def unbind(
+        self, call: Call, grant: Grant, request: wire.UnbindCmqDeadLetterRequest
+    ) -> Empty:
+        """End a queue's dead letters; what has been set aside stays where it is."""
+        where = {"region": call.region, "name": request.source_queue_name}
+        now = self.clock()
+
+        def unbind(tx: Tx) -> None:
+            queue = queues.lock_queue(tx, grant.principal.owner_uin, **where)
+            queues.change(tx, dead_letter_queues.unbound(queue), now=now)
+
+        await self.store.write(unbind)
+        return Empty()
+
     async def delete_queue(self, call: Call, grant: Grant, request: wire.QueueRequest) -> Empty:
-        """Delete a queue that no subscription feeds."""
+        """Delete a queue that nothing else fills."""
         where = {"region": call.region, "name": request.queue_name}
         await self.store.write(lambda tx: queues.delete(tx, grant.principal.owner_uin, **where))
         return Empty()
@@ -73,24 +115,23 @@ class QueueCalls:
         self, call: Call, grant: Grant, request: wire.DescribeCmqQueuesRequest
     ) -> wire.DescribeCmqQueuesResponse:
         """List queues by name."""
-        if asks_for_tags(request.filters):
-            return wire.DescribeCmqQueuesResponse(queue_list=[], total_count=0)
         now = self.clock()
-        find = partial(
-            queues.list_queues,
-            owner_uin=grant.principal.owner_uin,
-            region=call.region,
+        owner_uin = grant.principal.owner_uin
+        offset, limit = read_page(request.offset, request.limit)
+        wanted = Wanted(
             search=request.queue_name or "",
             names=request.queue_name_list or (),
+            filters=request.filters or (),
             scope=grant.scope,
-            page=read_page(request.offset, request.limit),
+            offset=offset,
+            limit=limit,
         )
 
         def read(tx: Tx) -> wire.DescribeCmqQueuesResponse:
-            total, found = find(tx)
-            held = queues.count_messages(tx, found, now=now)
-            views = [view_queue(each, backlog=held.get(each.id, Backlog())) for each in found]
-            return wire.DescribeCmqQueuesResponse(queue_list=views, total_count=total)
+            total, found = queues.list_queues(tx, owner_uin, region=call.region, wanted=wanted)
+            return wire.DescribeCmqQueuesResponse(
+                queue_list=view_queues(tx, found, now=now), total_count=total
+            )
 
         return await self.store.read_list(read)
 
@@ -103,8 +144,7 @@ class QueueCalls:
 
         def read(tx: Tx) -> wire.CmqQueue:
             queue = queues.get_queue(tx, grant.principal.owner_uin, **where)
-            held = queues.count_messages(tx, [queue], now=now)
-            return view_queue(queue, backlog=held.get(queue.id, Backlog()))
+            return view_queues(tx, [queue], now=now)[0]
 
         return wire.DescribeCmqQueueDetailResponse(queue_describe=await self.store.read_list(read))
 
@@ -120,24 +160,115 @@ class QueueCalls:
                 tx, grant.principal.owner_uin, region=call.region, name=request.queue_name
             )
             body = limits.check_content(request.msg_content, bytes_max=queue.max_message_bytes)
-            if not 0 <= request.delay_seconds <= queue.retention_s:
+            delay_s = request.delay_seconds
+            if not 0 <= delay_s <= queue.retention_s:
                 raise InvalidParameterValue(
                     f"`DelaySeconds` must be from 0 to {queue.retention_s}, the queue's retention."
                 )
-            delay = timedelta(seconds=request.delay_seconds)
-            queues.send(tx, queue, body, message_id=message_id, now=now, delay=delay)
+            queue_messages.send(tx, queue, [(message_id, body)], now=now, delay_s=delay_s)
 
         await self.store.write(send)
         return wire.MessageResponse(result=True, msg_id=message_id)
 
+    async def clear_queue(self, call: Call, grant: Grant, request: wire.QueueRequest) -> Empty:
+        """Drop what a queue holds by now, what it keeps for a rewind too; page by page."""
+        where = {"region": call.region, "name": request.queue_name}
+        queue = await self._get_queue(grant, **where)
+        clear = partial(queue_messages.clear, queue=queue, now=self.clock())
+        while await self.store.write(clear):
+            pass
+        return Empty()
 
-def refuse_unbuilt(request: wire.CreateCmqQueueRequest) -> None:
-    """Refuse the features of a queue that are not built. Raises UnsupportedOperation."""
+    async def rewind_queue(
+        self, call: Call, grant: Grant, request: wire.RewindCmqQueueRequest
+    ) -> Empty:
+        """Make deleted messages receivable again."""
+        where = {"region": call.region, "name": request.queue_name}
+        queue = await self._get_queue(grant, **where)
+        start_at = read_start_time(request.start_consume_time)
+        await rewind(self.store, queue, start_at=start_at, now=self.clock())
+        return Empty()
+
+    async def _get_queue(self, grant: Grant, *, region: str, name: str) -> Queue:
+        return await self.store.read_point(
+            lambda tx: queues.get_queue(tx, grant.principal.owner_uin, region=region, name=name)
+        )
+
+
+async def rewind(store: Store, queue: Queue, *, start_at: datetime, now: datetime) -> None:
+    """Make what arrived from `start_at` on and was deleted receivable again, page by page.
+
+    Raises CannotRewind if the queue keeps nothing, InvalidParameterValue for a time to come.
+    """
+    queue_messages.check_rewind(queue, start_at=start_at, now=now)
+    page = partial(queue_messages.rewind, queue=queue, start_at=start_at, now=now)
+    while await store.write(page):
+        pass
+
+
+def view_queues(tx: Tx, found: Sequence[Queue], *, now: datetime) -> list[wire.CmqQueue]:
+    """How queues look on the wire, with what they hold."""
+    held = queue_messages.count_messages(tx, found, now=now)
+    target_ids = [each.dead_letter_queue_id for each in found if each.dead_letter_queue_id]
+    names = queues.read_names(tx, target_ids) if target_ids else {}
+    sources = queues.list_sources(tx, found)
+    labels = tags.of(tx, [each.id for each in found])
+    return [
+        view_queue(
+            each,
+            backlog=held[each.id],
+            dead_letter_queue=names.get(each.dead_letter_queue_id or "", ""),
+            sources=sources.get(each.id, ()),
+            tags=labels.get(each.id, []),
+        )
+        for each in found
+    ]
+
+
+def read_changes(request: wire.QueueAttributes) -> Changes:
+    """The attributes that are given. Raises InvalidParameterValue; UnsupportedOperation.
+
+    Why no transactions: a transactional queue asks its senders what became of a message, and the
+    API has no call by which one of them could answer.
+    """
     for parameter, value in {
-        "RewindSeconds": request.rewind_seconds,
         "Transaction": request.transaction,
-        "DeadLetterQueueName": request.dead_letter_queue_name,
-        "RetentionSizeInMB": request.retention_size_in_mb,
+        "FirstQueryInterval": request.first_query_interval,
+        "MaxQueryCount": request.max_query_count,
     }.items():
         if value:
-            raise UnsupportedOperation(f"`{parameter}` of a queue is not served yet.")
+            raise UnsupportedOperation(f"`{parameter}`: there are no transactional queues here.")
+    rewind_mb = request.retention_size_in_mb
+    return Changes(
+        max_messages=limits.QUEUE_MESSAGES.check(request.max_msg_heap_num),
+        polling_wait_s=limits.POLLING_WAIT_S.check(request.polling_wait_seconds),
+        visibility_s=limits.VISIBILITY_S.check(request.visibility_timeout),
+        max_message_bytes=limits.MESSAGE_BYTES.check(request.max_msg_size),
+        retention_s=limits.QUEUE_RETENTION_S.check(request.msg_retention_seconds),
+        trace=request.trace,
+        rewind_s=limits.REWIND_S.check(request.rewind_seconds),
+        rewind_mb=limits.REWIND_MB.check(rewind_mb) if rewind_mb else rewind_mb,
+    )
+
+
+def read_dead_letters(request: wire.QueueAttributes) -> DeadLetters:
+    """Where dead letters shall go, and when. Raises InvalidParameterValue."""
+    policy = limits.DEAD_LETTER_POLICY.check(request.policy)
+    return DeadLetters(
+        queue_name=request.dead_letter_queue_name or None,
+        policy=None if policy is None else DeadLetterPolicy(policy),
+        max_receive_count=limits.RECEIVE_COUNT.check(request.max_receive_count),
+        max_time_to_live_s=limits.TIME_TO_LIVE_S.check(request.max_time_to_live),
+    )
+
+
+def read_start_time(number: int) -> datetime:
+    """The time that a queue is rewound to. Raises InvalidParameterValue.
+
+    Why both units: tdmq does not say which it means. Its other times are in milliseconds, the
+    classic API's in seconds; no time to rewind to is the same number in both.
+    """
+    seconds = number / 1_000 if number >= MILLISECONDS_MIN else number
+    if not 0 <= seconds <= _LAST_SECOND:
+        raise InvalidParameterValue(f"`StartConsumeTime` is no time: `{number}`.")
+    return _EPOCH + timedelta(seconds=seconds)

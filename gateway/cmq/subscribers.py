@@ -1,13 +1,19 @@
 """The relay's `Subscribers`: who gets a message, and what the broker must have for a topic."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from gateway.cmq import delivery_statements, queues, topic_statements
-from gateway.cmq.subscriptions import Protocol, Subscription, read, route_of
+from gateway.cmq import (
+    delivery_statements,
+    outcome_statements,
+    queue_messages,
+    topic_statements,
+)
+from gateway.cmq.endpoints import Protocol
+from gateway.cmq.subscriptions import Subscription, read, route_of
 from gateway.cmq.tables import DELIVERED, WAITING
 from gateway.events.bus import Message, Route, TopicAddress
 from gateway.store import Tx
@@ -48,7 +54,7 @@ def deliver(tx: Tx, messages: Sequence[Message], *, now: datetime) -> None:
     ]
     if not due:
         return
-    queues.put(tx, list(_puts(due, now=now)))
+    queue_messages.put(tx, list(_puts(due, now=now)))
     tx.execute(delivery_statements.ADD_DELIVERIES, [_delivery(*each, now=now) for each in due])
     if any(subscriber.subscription.protocol is Protocol.HTTP for _, subscriber in due):
         tx.wake(PUSH_SIGNAL)
@@ -70,6 +76,17 @@ def list_bound_topics(tx: Tx) -> Sequence[str]:
     return tx.execute(topic_statements.BOUND_TOPICS, parameters).scalars().all()
 
 
+def still_waiting(tx: Tx, positions: Collection[int]) -> set[int]:
+    """See `Subscribers.still_waiting`."""
+    parameters = {"positions": sorted(positions)}
+    return set(tx.execute(outcome_statements.WAITING_AT, parameters).scalars())
+
+
+def forget(tx: Tx, positions: Collection[int]) -> None:
+    """See `Subscribers.forget`; what still waits stays."""
+    tx.execute(outcome_statements.FORGET, {"positions": sorted(positions)})
+
+
 def _subscribed(tx: Tx, messages: Sequence[Message]) -> dict[str, list[Subscriber]]:
     """The subscribers that are rows here, by the key of their topic, the oldest first."""
     parameters = {
@@ -87,7 +104,7 @@ def _puts(due: Sequence[tuple[Message, Subscriber]], *, now: datetime) -> Iterat
     for message, subscriber in due:
         queue_id = subscriber.subscription.queue_id
         if queue_id is not None:
-            yield queues.message_row(
+            yield queue_messages.message_row(
                 message.id,
                 message.body,
                 queue_id=queue_id,

@@ -4,35 +4,28 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from enum import Enum
 from typing import Any
 
-from sqlalchemy import Row
+from sqlalchemy import Row, Select
 from sqlalchemy.exc import IntegrityError
 
-from gateway.cmq import queues, topic_statements
-from gateway.cmq.topics import Topic, lock_topic
-from gateway.errors import ResourceInUse, ResourceNotFound
+from gateway.cmq import backlog, dead_letters, limits, queues, topic_statements
+from gateway.cmq.endpoints import Protocol, check_content_format
+from gateway.cmq.refusals import NoSuchSubscription
+from gateway.cmq.topics import Topic, get_topic, lock_topic
+from gateway.errors import InvalidParameterValue, LimitExceeded, ResourceInUse
 from gateway.events import outbox
 from gateway.events.bus import Binding, Route, TopicAddress
 from gateway.events.routing import matches
 from gateway.store import Tx
 
 
-class Protocol(Enum):
-    """How a subscriber is reached. `amqp` is our own: a queue on the RabbitMQ broker."""
-
-    QUEUE = "queue"
-    HTTP = "http"
-    AMQP = "amqp"
-
-
 @dataclass(frozen=True, slots=True)
 class Subscription:
     """One subscription to a topic.
 
-    endpoint: the name of a CMQ queue, or of a queue on the broker. filter_tags: a message must
-    have one of them. binding_keys: one of them must match its routing key. Empty: everything.
+    endpoint: the name of a CMQ queue or of one on the broker, or a URL. filter_tags: a message
+    must have one of them. binding_keys: one of them must match its routing key. Empty: everything.
     """
 
     id: str
@@ -64,14 +57,32 @@ class Subscription:
         return tuple(Binding(queue, key) for key in self.binding_keys or ("#",))
 
 
-def subscribe(tx: Tx, subscription: Subscription) -> None:
-    """Add a subscription to a topic that the caller has locked. Raises ResourceInUse."""
+@dataclass(frozen=True, slots=True)
+class SubscriptionChanges:
+    """What of a subscription becomes different; None: nothing. An empty tuple: no filter."""
+
+    notify_strategy: str | None = None
+    notify_content_format: str | None = None
+    filter_tags: tuple[str, ...] | None = None
+    binding_keys: tuple[str, ...] | None = None
+
+
+def subscribe(tx: Tx, subscription: Subscription, *, limited: bool = False) -> None:
+    """Add a subscription to a topic that the caller has locked.
+
+    limited: to as many as a topic may have under the vendor's quotas. Raises
+    ResourceInUse.Subscription, LimitExceeded.Subscriptions.
+    """
+    if limited and count_of_topic(tx, subscription.topic_id) >= limits.SUBSCRIPTIONS_MAX:
+        raise LimitExceeded(
+            f"The topic has {limits.SUBSCRIPTIONS_MAX} subscriptions, which is the limit.",
+            detail="Subscriptions",
+        )
     row = {name: getattr(subscription, name) for name in Subscription.__slots__}
     row |= {
         "name_key": subscription.name.lower(),
         "protocol": subscription.protocol.value,
-        "filter_tags": json.dumps(subscription.filter_tags),
-        "binding_keys": json.dumps(subscription.binding_keys),
+        **_written_filters(subscription),
     }
     try:
         tx.execute(topic_statements.ADD_SUBSCRIPTION, row)
@@ -81,22 +92,81 @@ def subscribe(tx: Tx, subscription: Subscription) -> None:
         ) from error
 
 
-def unsubscribe(tx: Tx, owner_uin: str, *, region: str, topic_name: str, name: str) -> None:
+def change(
+    tx: Tx, topic: Topic, *, name: str, changes: SubscriptionChanges, now: datetime
+) -> Subscription:
+    """Change a subscription to a topic that the caller has locked; returns it as it is then.
+
+    What waits to be pushed is pushed as it says now, at once even if pushing was paused. On the
+    broker, a binding that is not wanted any more is taken away by the relay.
+    Raises NoSuchSubscription, NeedsSimplified, InvalidParameterValue.
+    """
+    old = _lock(tx, topic, name=name)
+    asked = {column: getattr(changes, column) for column in SubscriptionChanges.__slots__}
+    new = replace(old, **{column: value for column, value in asked.items() if value is not None})
+    check_filters(new.protocol, new.filter_tags)
+    check_content_format(new.protocol, new.notify_content_format)
+    changed = {
+        "id_": new.id,
+        "notify_strategy": new.notify_strategy,
+        "notify_content_format": new.notify_content_format,
+        "now": now,
+        **_written_filters(new),
+    }
+    tx.execute(topic_statements.CHANGE_SUBSCRIPTION, changed)
+    if new.protocol is Protocol.HTTP:
+        backlog.resume(tx, new.id, why="its owner has changed it", now=now)
+    if new.protocol is Protocol.AMQP:
+        unwanted = set(old.bindings(topic.address)) - set(new.bindings(topic.address))
+        outbox.retire(tx, topic.address, bindings=sorted(unwanted, key=lambda each: each.key))
+    return new
+
+
+def check_filters(protocol: Protocol, filter_tags: Sequence[str]) -> None:
+    """Refuse tags where the broker picks the messages, which knows of none."""
+    if protocol is Protocol.AMQP and filter_tags:
+        raise InvalidParameterValue("`amqp` filters by BindingKey, not by FilterTag.")
+
+
+def unsubscribe(
+    tx: Tx, owner_uin: str, *, region: str, topic_name: str, name: str, now: datetime
+) -> None:
     """End a subscription: nothing that is published from now on is delivered to it.
 
     Why the broker's queue stays: what a subscriber has been given is theirs, in a CMQ queue as in
-    one on the broker; it is unbound, so that it gets nothing more, and its owner deletes it.
-    Raises ResourceNotFound, with detail Topic if it is the topic that does not exist.
+    one on the broker; it is unbound, so that it gets nothing more, and its owner deletes it. What
+    still waits to be pushed becomes dead letters: nothing is ever gone.
+    Raises ResourceNotFound.Topic or NoSuchSubscription.
     """
     topic = lock_topic(tx, owner_uin, region=region, name=topic_name)
-    parameters = {"topic_id": topic.id, "name_key": name.lower()}
-    row = tx.execute(topic_statements.SUBSCRIPTION_BY_NAME, parameters).one_or_none()
-    if row is None or row.name != name:
-        raise ResourceNotFound(f"Subscription `{name}` of topic `{topic_name}` does not exist.")
-    subscription = read(row)
+    subscription = _lock(tx, topic, name=name)
+    if subscription.protocol is Protocol.HTTP:
+        why = dead_letters.Death.UNSUBSCRIBED.value
+        dead_letters.bury_all(tx, subscription.id, why=why, now=now)
     tx.execute(topic_statements.DROP_SUBSCRIPTION, {"id_": subscription.id})
     if subscription.protocol is Protocol.AMQP:
         outbox.retire(tx, topic.address, bindings=subscription.bindings(topic.address))
+
+
+def get_subscription(
+    tx: Tx, owner_uin: str, *, region: str, topic_name: str, name: str
+) -> Subscription:
+    """The subscription of this name. Raises ResourceNotFound.Topic or NoSuchSubscription."""
+    topic = get_topic(tx, owner_uin, region=region, name=topic_name)
+    return _named(tx, topic_statements.SUBSCRIPTION_BY_NAME, topic, name=name)
+
+
+def count_of_topic(tx: Tx, topic_id: str) -> int:
+    """How many subscriptions a topic has."""
+    row = tx.execute(topic_statements.COUNT_SUBSCRIPTIONS, {"topic_ids": [topic_id]}).one_or_none()
+    return 0 if row is None else int(row.subscriptions)
+
+
+def count_waiting(tx: Tx, subscriptions: Sequence[Subscription]) -> dict[str, int]:
+    """How many messages wait to be pushed, by the subscription's id; with none it is absent."""
+    ids = [each.id for each in subscriptions if each.protocol is Protocol.HTTP]
+    rows = tx.execute(topic_statements.COUNT_WAITING_OF, {"ids": ids})
+    return {row.subscription_id: row.messages for row in rows}
 
 
 def list_of_topic(tx: Tx, topic: Topic) -> list[Subscription]:
@@ -134,3 +204,24 @@ def read(row: Row[Any]) -> Subscription:
     columns["filter_tags"] = tuple(json.loads(columns["filter_tags"]))
     columns["binding_keys"] = tuple(json.loads(columns["binding_keys"]))
     return Subscription(**columns)
+
+
+def _lock(tx: Tx, topic: Topic, *, name: str) -> Subscription:
+    """A subscription, kept from being delivered to meanwhile."""
+    return _named(tx, topic_statements.LOCK_SUBSCRIPTION, topic, name=name)
+
+
+def _named(tx: Tx, statement: Select[Any], topic: Topic, *, name: str) -> Subscription:
+    """The subscription that is spelled like this: see `naming.key_of`."""
+    parameters = {"topic_id": topic.id, "name_key": name.lower()}
+    row = tx.execute(statement, parameters).one_or_none()
+    if row is None or row.name != name:
+        raise NoSuchSubscription(f"Subscription `{name}` of topic `{topic.name}` does not exist.")
+    return read(row)
+
+
+def _written_filters(subscription: Subscription) -> dict[str, str]:
+    return {
+        "filter_tags": json.dumps(subscription.filter_tags),
+        "binding_keys": json.dumps(subscription.binding_keys),
+    }

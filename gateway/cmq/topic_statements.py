@@ -1,13 +1,47 @@
 """The statements on topics and their subscriptions."""
 
-from sqlalchemy import bindparam, delete, func, insert, select
+from typing import Any
 
-from gateway.cmq.tables import queue, subscription, topic
+from sqlalchemy import BindParameter, bindparam, delete, func, insert, select, union, update
+
+from gateway.cmq.delivery_statements import IS_WAITING
+from gateway.cmq.tables import delivery, queue, subscription, topic
+from gateway.events.tables import message
 
 ADD_TOPIC = insert(topic)
 TOPIC_BY_KEY = select(topic).where(topic.c.key == bindparam("key"))
 LOCK_TOPIC = TOPIC_BY_KEY.with_for_update()
+CHANGE_TOPIC = (
+    update(topic)
+    .where(topic.c.id == bindparam("id_"))
+    .values(
+        max_message_bytes=bindparam("max_message_bytes"),
+        retention_s=bindparam("retention_s"),
+        trace=bindparam("trace"),
+        modified_at=bindparam("now"),
+    )
+)
 DROP_TOPIC = delete(topic).where(topic.c.id == bindparam("id_"))
+COUNT_TOPICS = (
+    select(func.count())
+    .select_from(topic)
+    .where(topic.c.owner_uin == bindparam("owner_uin"), topic.c.region == bindparam("region"))
+)
+
+_KEYS: BindParameter[Any] = bindparam("keys", expanding=True)
+_untold = union(
+    select(message.c.topic_key, message.c.position).where(
+        message.c.sent_at.is_(None), message.c.topic_key.in_(_KEYS)
+    ),
+    select(topic.c.key, delivery.c.position)
+    .join(subscription, subscription.c.topic_id == topic.c.id)
+    .join(delivery, delivery.c.subscription_id == subscription.c.id)
+    .where(IS_WAITING, topic.c.key.in_(_KEYS)),
+).subquery()
+COUNT_MESSAGES = select(_untold.c.topic_key, func.count().label("messages")).group_by(
+    _untold.c.topic_key
+)
+"""Each message once, whether the broker has yet to get it, an HTTP subscriber, or several."""
 
 ADD_SUBSCRIPTION = insert(subscription)
 SUBSCRIPTIONS_OF_TOPIC = (
@@ -24,6 +58,23 @@ SUBSCRIPTIONS_OF_QUEUE = (
 SUBSCRIPTION_BY_NAME = select(subscription).where(
     subscription.c.topic_id == bindparam("topic_id"),
     subscription.c.name_key == bindparam("name_key"),
+)
+LOCK_SUBSCRIPTION = SUBSCRIPTION_BY_NAME.with_for_update()
+CHANGE_SUBSCRIPTION = (
+    update(subscription)
+    .where(subscription.c.id == bindparam("id_"))
+    .values(
+        notify_strategy=bindparam("notify_strategy"),
+        notify_content_format=bindparam("notify_content_format"),
+        filter_tags=bindparam("filter_tags"),
+        binding_keys=bindparam("binding_keys"),
+        modified_at=bindparam("now"),
+    )
+)
+COUNT_WAITING_OF = (
+    select(delivery.c.subscription_id, func.count().label("messages"))
+    .where(IS_WAITING, delivery.c.subscription_id.in_(bindparam("ids", expanding=True)))
+    .group_by(delivery.c.subscription_id)
 )
 COUNT_SUBSCRIPTIONS = (
     select(subscription.c.topic_id, func.count().label("subscriptions"))

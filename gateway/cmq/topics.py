@@ -1,17 +1,20 @@
-"""Topics: made, found, listed and deleted."""
+"""Topics: made, found, listed, changed and deleted."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, func, select
+from sqlalchemy import Row
 from sqlalchemy.exc import IntegrityError
 
-from gateway.call import Scope
-from gateway.cmq import tables, topic_statements
-from gateway.cmq.naming import filter_by_name, key_of
-from gateway.errors import FailedOperation, ResourceInUse, ResourceNotFound
+from gateway.cmq import datatypes as wire
+from gateway.cmq import limits, tags, topic_statements
+from gateway.cmq.attributes import TOPIC
+from gateway.cmq.lists import Wanted, find_listed
+from gateway.cmq.naming import key_of
+from gateway.cmq.refusals import StillSubscribed
+from gateway.errors import LimitExceeded, ResourceInUse, ResourceNotFound
 from gateway.events import outbox
 from gateway.events.bus import TopicAddress
 from gateway.store import Tx
@@ -41,12 +44,36 @@ class Topic:
         return TopicAddress(self.owner_uin, self.region, self.name)
 
 
-def create(tx: Tx, topic: Topic) -> None:
-    """Add a topic. Raises ResourceInUse.Topic if its name is taken, in any case of letters."""
+@dataclass(frozen=True, slots=True)
+class TopicChanges:
+    """What of a topic becomes different; None: nothing."""
+
+    max_message_bytes: int | None = None
+    retention_s: int | None = None
+    trace: bool | None = None
+
+
+def create(
+    tx: Tx, topic: Topic, *, labels: Sequence[wire.Tag] | None = None, limited: bool = False
+) -> None:
+    """Add a topic with its tags.
+
+    limited: to as many as an account may have in a region under the vendor's quotas. Raises
+    ResourceInUse.Topic if its name is taken, in any case of letters; LimitExceeded.Topics.
+
+    Why a name is free at once when its topic is deleted, though CMQ gives it back only half a
+    minute later (6040/10660): that is the time its deletion takes; here it is one transaction.
+    """
+    if limited and count_topics(tx, topic.owner_uin, region=topic.region) >= limits.TOPICS_MAX:
+        raise LimitExceeded(
+            f"The account has {limits.TOPICS_MAX} topics in `{topic.region}`, which is the limit.",
+            detail="Topics",
+        )
     try:
         tx.execute(topic_statements.ADD_TOPIC, {**_columns(topic), "key": topic.address.key})
     except IntegrityError as error:
         raise ResourceInUse(f"Topic `{topic.name}` already exists.", detail="Topic") from error
+    tags.put(tx, topic.id, labels)
 
 
 def find_topic(tx: Tx, owner_uin: str, *, region: str, name: str) -> Topic | None:
@@ -77,43 +104,52 @@ def not_found(name: str) -> ResourceNotFound:
     return ResourceNotFound(f"Topic `{name}` does not exist.", detail="Topic")
 
 
+def change(
+    tx: Tx, owner_uin: str, *, region: str, name: str, changes: TopicChanges, now: datetime
+) -> None:
+    """Change a topic, for what is published from now on. Raises ResourceNotFound.Topic."""
+    topic = lock_topic(tx, owner_uin, region=region, name=name)
+    asked = {column: getattr(changes, column) for column in TopicChanges.__slots__}
+    changed = {
+        column: getattr(topic, column) if new is None else new for column, new in asked.items()
+    }
+    tx.execute(topic_statements.CHANGE_TOPIC, {"id_": topic.id, "now": now, **changed})
+
+
 def delete(tx: Tx, owner_uin: str, *, region: str, name: str) -> None:
     """Delete a topic, and its exchange on the broker.
 
-    Raises ResourceNotFound.Topic; FailedOperation while it has subscriptions, as CMQ does.
+    Raises ResourceNotFound.Topic; StillSubscribed while it has subscriptions, as CMQ does.
     """
     topic = lock_topic(tx, owner_uin, region=region, name=name)
     if count_subscriptions(tx, [topic]):
-        raise FailedOperation(f"Topic `{name}` still has subscriptions; delete them first.")
+        raise StillSubscribed(
+            f"there exists subscriptions under the topic `{name}`, please unsubscribe all of them"
+            " before deleting it"
+        )
+    tags.drop(tx, topic.id)
     tx.execute(topic_statements.DROP_TOPIC, {"id_": topic.id})
     outbox.retire(tx, topic.address, bindings=None)
 
 
-def list_topics(
-    tx: Tx,
-    owner_uin: str,
-    *,
-    region: str,
-    search: str,
-    names: Sequence[str],
-    scope: Scope | None,
-    page: tuple[int, int],
-) -> tuple[int, list[Topic]]:
-    """How many topics there are, and one page of them, by name.
-
-    search: a part of the name. names: only these, if any are given. scope: what the caller may
-    see. page: offset and limit.
-    """
-    found = select(tables.topic).where(
-        tables.topic.c.owner_uin == owner_uin, tables.topic.c.region == region
-    )
-    found = filter_by_name(
-        found, tables.topic.c.name, search=search, names=names, scope=scope, dialect=tx.dialect
-    )
-    total = tx.execute(select(func.count()).select_from(found.subquery())).scalar_one()
-    offset, limit = page
-    rows = tx.execute(found.order_by(tables.topic.c.name).offset(offset).limit(limit))
+def list_topics(tx: Tx, owner_uin: str, *, region: str, wanted: Wanted) -> tuple[int, list[Topic]]:
+    """How many topics there are, and one page of them, by name."""
+    total, rows = find_listed(tx, TOPIC, owner_uin=owner_uin, region=region, wanted=wanted)
     return total, [_read(row) for row in rows]
+
+
+def count_topics(tx: Tx, owner_uin: str, *, region: str) -> int:
+    """How many topics an account has in a region."""
+    where = {"owner_uin": owner_uin, "region": region}
+    count: int = tx.execute(topic_statements.COUNT_TOPICS, where).scalar_one()
+    return count
+
+
+def count_messages(tx: Tx, topics: Sequence[Topic]) -> dict[str, int]:
+    """How many messages of topics somebody has yet to get, by the topic's id; none: absent."""
+    ids = {topic.address.key: topic.id for topic in topics}
+    rows = tx.execute(topic_statements.COUNT_MESSAGES, {"keys": list(ids)})
+    return {ids[row.topic_key]: row.messages for row in rows}
 
 
 def count_subscriptions(tx: Tx, topics: Sequence[Topic]) -> dict[str, int]:

@@ -1,9 +1,11 @@
 """How topics, queues and subscriptions look on the wire. Pure."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from gateway.cmq import datatypes as wire
-from gateway.cmq.queues import Backlog, Queue
+from gateway.cmq.queue_messages import Backlog
+from gateway.cmq.queues import Queue
 from gateway.cmq.subscriptions import Subscription
 from gateway.cmq.topics import Topic
 
@@ -16,8 +18,10 @@ def milliseconds(moment: datetime) -> int:
     return (moment - _EPOCH) // timedelta(milliseconds=1)
 
 
-def view_topic(topic: Topic, *, subscriptions: int, waiting: int) -> wire.CmqTopic:
-    """One topic; `waiting`: messages that are not yet with the broker."""
+def view_topic(
+    topic: Topic, *, subscriptions: int, waiting: int, tags: list[wire.Tag]
+) -> wire.CmqTopic:
+    """One topic; `waiting`: messages that somebody has yet to get."""
     return wire.CmqTopic(
         topic_id=topic.id,
         topic_name=topic.name,
@@ -29,7 +33,7 @@ def view_topic(topic: Topic, *, subscriptions: int, waiting: int) -> wire.CmqTop
         last_modify_time=milliseconds(topic.modified_at),
         msg_count=waiting,
         create_uin=int(topic.created_by),
-        tags=[],
+        tags=tags,
         trace=topic.trace,
         tenant_id="",
         namespace_name="",
@@ -39,8 +43,19 @@ def view_topic(topic: Topic, *, subscriptions: int, waiting: int) -> wire.CmqTop
     )
 
 
-def view_queue(queue: Queue, *, backlog: Backlog) -> wire.CmqQueue:
-    """One queue and what it holds. Qps and Bps are 0: no rate is limited."""
+def view_queue(
+    queue: Queue,
+    *,
+    backlog: Backlog,
+    dead_letter_queue: str,
+    sources: Sequence[Queue],
+    tags: list[wire.Tag],
+) -> wire.CmqQueue:
+    """One queue and what it holds. Qps and Bps are 0: no rate is limited.
+
+    dead_letter_queue: the name of the one that takes its dead letters, if any.
+    sources: the queues whose dead letters it takes.
+    """
     return wire.CmqQueue(
         queue_id=queue.id,
         queue_name=queue.name,
@@ -52,39 +67,52 @@ def view_queue(queue: Queue, *, backlog: Backlog) -> wire.CmqQueue:
         msg_retention_seconds=queue.retention_s,
         visibility_timeout=queue.visibility_s,
         max_msg_size=queue.max_message_bytes,
-        rewind_seconds=0,
+        rewind_seconds=queue.rewind_s,
         create_time=milliseconds(queue.created_at),
         last_modify_time=milliseconds(queue.modified_at),
         active_msg_num=backlog.active,
         inactive_msg_num=backlog.inactive,
         delay_msg_num=backlog.delayed,
-        rewind_msg_num=0,
+        rewind_msg_num=backlog.kept,
         min_msg_time=milliseconds(backlog.oldest) if backlog.oldest else 0,
         transaction=False,
-        dead_letter_source=[],
-        dead_letter_policy=None,
+        dead_letter_source=[
+            wire.CmqDeadLetterSource(queue_id=each.id, queue_name=each.name) for each in sources
+        ],
+        dead_letter_policy=_view_policy(queue, dead_letter_queue),
         transaction_policy=None,
         create_uin=int(queue.created_by),
-        tags=[],
+        tags=tags,
         trace=queue.trace,
         tenant_id="",
         namespace_name="",
         status=NORMAL,
         max_unacked_msg_num=0,
         max_msg_backlog_size=0,
-        retention_size_in_mb=0,
+        retention_size_in_mb=queue.rewind_mb,
+    )
+
+
+def _view_policy(queue: Queue, dead_letter_queue: str) -> wire.CmqDeadLetterPolicy | None:
+    if queue.dead_letter_policy is None:
+        return None
+    return wire.CmqDeadLetterPolicy(
+        dead_letter_queue=dead_letter_queue,
+        policy=queue.dead_letter_policy.value,
+        max_time_to_live=queue.max_time_to_live_s or 0,
+        max_receive_count=queue.max_receive_count or 0,
     )
 
 
 def view_subscription(
-    subscription: Subscription, *, topic_name: str, owner_uin: str
+    subscription: Subscription, *, topic_name: str, owner_uin: str, waiting: int
 ) -> wire.CmqSubscription:
-    """One subscription."""
+    """One subscription; `waiting`: messages that are not yet pushed."""
     return wire.CmqSubscription(
         subscription_name=subscription.name,
         subscription_id=subscription.id,
         topic_owner=int(owner_uin),
-        msg_count=0,
+        msg_count=waiting,
         last_modify_time=milliseconds(subscription.modified_at),
         create_time=milliseconds(subscription.created_at),
         binding_key=list(subscription.binding_keys),

@@ -12,6 +12,7 @@ import click
 
 from gateway.clock import now
 from gateway.config import Settings, SettingsError, load
+from gateway.events.bus import TopicAddress
 
 T = TypeVar("T")
 
@@ -94,3 +95,9 @@ def misuse(text: str) -> NoReturn:
     """Say what was asked for wrongly, and end."""
     click.echo(f"qcs-gateway: {text}", err=True)
     sys.exit(2)
+
+
+def topic_key(settings: Settings, name: str, *, owner_uin: str | None, region: str | None) -> str:
+    """How the rows of a topic's messages name it; account and region of the settings by default."""
+    address = TopicAddress(owner_uin or settings.root_uin, region or settings.region, name)
+    return address.key

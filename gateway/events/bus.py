@@ -1,6 +1,6 @@
 """The bus: a broker that messages are published to. Every one passes `tests/conformance/bus.py`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -11,6 +11,10 @@ from gateway.events.routing import matches
 
 class BusUnavailable(Exception):
     """The broker cannot be reached now, or the line broke; try again later."""
+
+
+class LoginRefused(BusUnavailable):
+    """The broker does not let us in, or its certificate is not to be trusted."""
 
 
 class BusRefused(Exception):
@@ -151,6 +155,16 @@ class Bus(Protocol):
         """Take away an exchange, if it exists."""
         ...
 
-    async def publish(self, route: Route, messages: Sequence[Message]) -> list[Outcome]:
-        """Publish in this order, and say for each message what became of it. Never raises."""
+    async def publish(
+        self,
+        route: Route,
+        messages: Sequence[Message],
+        *,
+        written: Callable[[], None] = lambda: None,
+    ) -> list[Outcome]:
+        """Publish in this order, and say for each message what became of it. Never raises.
+
+        written: called once all are on their way, if they ever are: what is published to the same
+        exchange from then on comes after them, or is LOST.
+        """
         ...

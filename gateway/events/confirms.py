@@ -1,126 +1,183 @@
 """Publishing with confirms on one AMQP channel, many messages to a write.
 
-Why not the channel's own `basic_publish`: it takes a lock, a timer and a write to the socket for
-each message. Here a batch takes one of each, which is several times as many messages per second.
-The channel still does the rest: it resolves the futures that are entered in its `confirmations`.
+Why a channel of our own: aiormq's takes a lock, a timer, a write to the socket and a future with
+four callbacks for each message. Here a batch takes one of each, and the confirms are counted.
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import takewhile
 
 from aiormq import Channel
-from aiormq.abc import ChannelFrame, FrameType
-from aiormq.exceptions import DeliveryError, PublishError
-from pamqp.body import ContentBody
+from aiormq.abc import AbstractConnection, ChannelFrame, ConfirmationFrameType
 from pamqp.commands import Basic
-from pamqp.common import FieldValue
 from pamqp.header import ContentHeader
 
 from gateway.events.bus import Message, Outcome, Route
+from gateway.events.frames import FRAME_OVERHEAD, publish_frames
 
-BATCH = 50  # messages to a write; two batches are on their way at a time
-PERSISTENT = 2
+BATCH = 64  # messages to a write
+BATCHES_ON_THEIR_WAY = 4
 
-Confirmation = asyncio.Future[object]
+IsBlocked = Callable[[], Awaitable[bool]]
+
+
+class Batch:
+    """Messages that were written together, and what has become of each so far.
+
+    first: the delivery tag of the first one. settled: done when every outcome is known; fails when
+    the channel closes before.
+    """
+
+    __slots__ = ("_left", "first", "messages", "outcomes", "settled")
+
+    def __init__(
+        self, messages: Sequence[Message], *, first: int, settled: asyncio.Future[None]
+    ) -> None:
+        self.messages = messages
+        self.first = first
+        self.outcomes: list[Outcome | None] = [None] * len(messages)
+        self.settled = settled
+        self._left = len(messages)
+
+    def settle(self, tag: int, outcome: Outcome) -> None:
+        """Note the broker's last word on one message."""
+        index = tag - self.first
+        if self.outcomes[index] is None:  # what was returned is confirmed as well, and stays so
+            self.outcomes[index] = outcome
+        self._left -= 1
+        if not self._left and not self.settled.done():
+            self.settled.set_result(None)
+
+    def note_return(self, tag: int) -> None:
+        """Note that a message came back; its confirm follows."""
+        self.outcomes[tag - self.first] = Outcome.RETURNED
+
+    def final(self) -> list[Outcome]:
+        """What became of each message, as far as anybody will ever know."""
+        self.settled.cancel()
+        return [outcome or Outcome.LOST for outcome in self.outcomes]
+
+
+class PublishingChannel(Channel):
+    """A channel in confirm mode that only publishes."""
+
+    def __init__(self, connection: AbstractConnection, number: int) -> None:
+        super().__init__(connection, number, publisher_confirms=True)
+        self._unconfirmed: dict[int, Batch] = {}  # in the order of the tags
+        self._frame_max = self.max_content_size + FRAME_OVERHEAD
+
+    @classmethod
+    async def open_on(cls, connection: AbstractConnection) -> "PublishingChannel":
+        """A new channel of a connection.
+
+        Why not by its method `channel`: that makes channels of aiormq's own class only. Nothing is
+        awaited between the choice of the number and its being taken.
+        """
+        number = max(connection.channels, default=0) + 1
+        channel = cls(connection, number)
+        connection.channels[number] = channel
+        await channel.open()
+        return channel
+
+    async def write(self, route: Route, messages: Sequence[Message]) -> Batch:
+        """Write messages in one piece. Raises what aiormq raises if the channel is closed."""
+        async with self.lock:
+            piece = b"".join(self._frames(route, message) for message in messages)
+            first = self.delivery_tag + 1
+            self.delivery_tag += len(messages)
+            batch = Batch(messages, first=first, settled=self.create_future())
+            self._unconfirmed.update(dict.fromkeys(range(first, self.delivery_tag + 1), batch))
+            await self.write_queue.put(ChannelFrame(payload=piece, should_close=False))
+        return batch
+
+    def _frames(self, route: Route, message: Message) -> bytes:
+        exchange, routing_key, mandatory = route.destination(message)
+        return publish_frames(
+            message,
+            self.number,
+            exchange=exchange,
+            routing_key=routing_key,
+            mandatory=mandatory,
+            frame_max=self._frame_max,
+        )
+
+    async def _on_confirm_frame(self, frame: ConfirmationFrameType) -> None:
+        last = frame.delivery_tag or 0
+        outcome = Outcome.CONFIRMED if isinstance(frame, Basic.Ack) else Outcome.REFUSED
+        unconfirmed = self._unconfirmed
+        tags = [last]
+        if not isinstance(frame, Basic.Reject) and frame.multiple:
+            tags = list(takewhile(last.__ge__, unconfirmed))
+        for tag in tags:
+            batch = unconfirmed.pop(tag, None)
+            if batch is not None:
+                batch.settle(tag, outcome)
+
+    async def _on_return_frame(self, _: Basic.Return) -> None:
+        """Find the message that came back; its header and its body follow the frame.
+
+        Why by id and replay: the broker does not say the delivery tag.
+        """
+        header = await self._get_frame()
+        if not isinstance(header, ContentHeader):
+            raise TypeError(f"{header!r} instead of the header of what was returned")
+        left = header.body_size
+        while left > 0:
+            left -= len(getattr(await self._get_frame(), "value", b"") or b"\0" * left)
+        properties = header.properties
+        returned = properties.message_id, (properties.headers or {}).get("replay", 0)
+        for tag, batch in self._unconfirmed.items():
+            message = batch.messages[tag - batch.first]
+            if (message.id, message.replay) == returned:
+                batch.note_return(tag)
 
 
 async def publish(
-    channel: Channel, route: Route, messages: Sequence[Message], *, first_s: float, then_s: float
+    channel: PublishingChannel,
+    route: Route,
+    messages: Sequence[Message],
+    *,
+    first_s: float,
+    then_s: float,
+    is_blocked: IsBlocked,
+    written: Callable[[], None],
 ) -> list[Outcome]:
     """Publish in this order, and say for each message what became of it.
 
-    first_s, then_s: how long the confirms of the first batch, and of each later one, may take.
-    After a LOST message nothing more is published, and nothing waited for.
+    first_s, then_s: how long the confirms of the first batch, and of each later one, may take;
+    while the broker is blocked, no time runs. written: called once all are on their way. After a
+    LOST message nothing more is published, and nothing waited for.
     """
     outcomes: list[Outcome] = []
-    on_their_way: list[Sequence[Confirmation]] = []
+    on_their_way: list[Batch] = []
+
+    async def settle_oldest() -> None:
+        batch = on_their_way.pop(0)
+        if Outcome.LOST not in outcomes:
+            within_s = then_s if outcomes else first_s
+            await _until_settled(batch, within_s=within_s, is_blocked=is_blocked)
+        outcomes.extend(batch.final())
+
     for first in range(0, len(messages), BATCH):
-        on_their_way.append(await _send(channel, route, messages[first : first + BATCH]))
-        if len(on_their_way) > 1:
-            outcomes += await _settle(on_their_way.pop(0), within_s=then_s if outcomes else first_s)
+        if len(on_their_way) == BATCHES_ON_THEIR_WAY:
+            await settle_oldest()
             if Outcome.LOST in outcomes:
                 break
-    for confirmations in on_their_way:
-        within_s = 0.0 if Outcome.LOST in outcomes else then_s if outcomes else first_s
-        outcomes += await _settle(confirmations, within_s=within_s)
+        on_their_way.append(await channel.write(route, messages[first : first + BATCH]))
+    written()
+    while on_their_way:
+        await settle_oldest()
     return outcomes + [Outcome.LOST] * (len(messages) - len(outcomes))
 
 
-async def _send(
-    channel: Channel, route: Route, messages: Sequence[Message]
-) -> Sequence[Confirmation]:
-    """Write messages to the channel in one piece; returns what will be their confirms."""
-    async with channel.lock:
-        frames = [frame for each in messages for frame in _frames(channel, route, each)]
-        piece = ChannelFrame.marshall(channel.number, frames)
-        confirmations = [_expect(channel, message.id) for message in messages]
-        await channel.write_queue.put(piece)
-    return confirmations
+async def _until_settled(batch: Batch, *, within_s: float, is_blocked: IsBlocked) -> None:
+    """Wait for the confirms of a batch, until they are late.
 
-
-def _expect(channel: Channel, message_id: str) -> Confirmation:
-    """Enter the next message's confirm with the channel, which also finds returns by their id."""
-    channel.delivery_tag += 1
-    tag = channel.delivery_tag
-    confirmation = channel.create_future()
-    channel.confirmations[tag] = confirmation
-    channel.message_id_delivery_tag[message_id] = tag
-
-    def forget(_: Confirmation) -> None:
-        if channel.message_id_delivery_tag.get(message_id) == tag:
-            del channel.message_id_delivery_tag[message_id]
-
-    confirmation.add_done_callback(forget)
-    return confirmation
-
-
-def _frames(channel: Channel, route: Route, message: Message) -> Iterator[FrameType]:
-    exchange, routing_key, mandatory = route.destination(message)
-    yield Basic.Publish(exchange=exchange, routing_key=routing_key, mandatory=mandatory)
-    yield ContentHeader(properties=properties_of(message), body_size=len(message.body))
-    for start in range(0, len(message.body), channel.max_content_size):
-        yield ContentBody(message.body[start : start + channel.max_content_size])
-
-
-async def _settle(confirmations: Sequence[Confirmation], *, within_s: float) -> list[Outcome]:
-    """Wait for confirms; one that does not come in time is given up."""
-    await asyncio.wait(confirmations, timeout=within_s)
-    return [_outcome(confirmation) for confirmation in confirmations]
-
-
-def _outcome(confirmation: Confirmation) -> Outcome:
-    if not confirmation.done():
-        confirmation.cancel()
-        return Outcome.LOST
-    if confirmation.cancelled():
-        return Outcome.LOST
-    match confirmation.exception():
-        case None:
-            return Outcome.CONFIRMED
-        case PublishError():
-            return Outcome.RETURNED
-        case DeliveryError():
-            return Outcome.REFUSED
-        case _:
-            return Outcome.LOST
-
-
-def properties_of(message: Message) -> Basic.Properties:
-    """The AMQP properties of a message: enough to filter, to order and to see a duplicate."""
-    headers: dict[str, FieldValue] = {"uin": message.owner_uin, "region": message.region}
-    if message.seq is not None:
-        headers["seq"] = message.seq
-    if message.replay:
-        headers["replay"] = message.replay
-    if message.traceparent is not None:
-        headers["traceparent"] = message.traceparent
-    from_batch = message.event_name is not None
-    return Basic.Properties(
-        content_type="application/json" if from_batch else "text/plain",
-        content_encoding="base64" if from_batch else "utf-8",
-        delivery_mode=PERSISTENT,
-        message_id=message.id,
-        message_type=message.event_name,
-        timestamp=message.created_at,
-        headers=headers,
-    )
+    Why a blocked broker is waited for: it has what was written, and takes it when it can. To write
+    it again would only give its subscribers everything twice.
+    """
+    while True:
+        done, _ = await asyncio.wait([batch.settled], timeout=within_s)
+        if done or not await is_blocked():
+            return

@@ -1,6 +1,6 @@
-"""The nineteen events, and what each one is about.
+"""The events, and what each one is about: the nineteen of Batch, and those of subscriptions.
 
-Source: Batch guide, "Event Notice & Callback".
+Source: Batch guide, "Event Notice & Callback". Those of subscriptions are our own.
 """
 
 from collections.abc import Mapping
@@ -15,6 +15,7 @@ class Subject(Enum):
     INSTANCE = "instance"
     ENV = "env"
     NODE = "node"
+    SUBSCRIPTION = "subscription"
 
 
 class EventName(Enum):
@@ -39,6 +40,8 @@ class EventName(Enum):
     COMPUTE_NODE_RUNNING = "COMPUTE_NODE_RUNNING"
     COMPUTE_NODE_ABNORMAL = "COMPUTE_NODE_ABNORMAL"
     COMPUTE_NODE_DELETING = "COMPUTE_NODE_DELETING"
+    SUBSCRIPTION_PAUSED = "SUBSCRIPTION_PAUSED"
+    SUBSCRIPTION_RESUMED = "SUBSCRIPTION_RESUMED"
 
     @property
     def subject(self) -> Subject:
@@ -52,6 +55,7 @@ _PREFIXES: Mapping[str, Subject] = {
     "TASK_": Subject.TASK,
     "COMPUTE_ENV_": Subject.ENV,
     "COMPUTE_NODE_": Subject.NODE,
+    "SUBSCRIPTION_": Subject.SUBSCRIPTION,
 }
 
 SUBJECTS: Mapping[EventName, Subject] = {
@@ -59,12 +63,18 @@ SUBJECTS: Mapping[EventName, Subject] = {
     for name in EventName
 }
 
+BATCH_EVENTS: tuple[EventName, ...] = tuple(
+    name for name in EventName if name.subject is not Subject.SUBSCRIPTION
+)
+"""The nineteen that a notification may ask for."""
+
 ALIASES: Mapping[str, EventName] = {
-    "".join(word.capitalize() for word in name.value.split("_")): name for name in EventName
+    "".join(word.capitalize() for word in name.value.split("_")): name for name in BATCH_EVENTS
 }
 """The guide's snippet writes `JobFailed` where its table writes `JOB_FAILED`: both are read."""
 
 
 def parse_event_name(text: str) -> EventName | None:
-    """The event of a public name, or of its CamelCase alias; None if there is no such event."""
-    return EventName.__members__.get(text) or ALIASES.get(text)
+    """The event of a public name, or of its CamelCase alias; None if Batch has no such event."""
+    name = EventName.__members__.get(text)
+    return name if name in BATCH_EVENTS else ALIASES.get(text)

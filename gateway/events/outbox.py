@@ -2,7 +2,7 @@
 
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -74,7 +74,7 @@ def append(
     ]
     if rows:
         tx.execute(tables.ADD_MESSAGES, rows)
-        tx.wake(SIGNAL)
+        _wake(tx, {row["topic_key"] for row in rows})
 
 
 def publish(
@@ -98,7 +98,7 @@ def publish(
         "created_at": now,
     }
     tx.execute(tables.ADD_MESSAGES, row)
-    tx.wake(SIGNAL)
+    _wake(tx, {topic.key})
 
 
 def retire(tx: Tx, topic: TopicAddress, *, bindings: Sequence[Binding] | None) -> None:
@@ -109,7 +109,12 @@ def retire(tx: Tx, topic: TopicAddress, *, bindings: Sequence[Binding] | None) -
     elif bindings:
         rows = [{**where, "queue": each.queue, "binding_key": each.key} for each in bindings]
         tx.execute(tables.ADD_REMOVAL, rows)
-    tx.wake(SIGNAL)
+    _wake(tx, {topic.key})
+
+
+def signal_of(topic_key: str) -> str:
+    """Woken, besides `SIGNAL`, when there is something to do for this topic."""
+    return f"{SIGNAL}/{topic_key}"
 
 
 def shard_of(stream_id: str) -> int:
@@ -171,6 +176,12 @@ def count_unsent_of(tx: Tx, topic_keys: Sequence[str]) -> dict[str, int]:
     """How many messages of topics wait for their confirm; topics with none are absent."""
     rows = tx.execute(tables.COUNT_UNSENT_OF, {"keys": list(topic_keys)})
     return {row.topic_key: row.messages for row in rows}
+
+
+def _wake(tx: Tx, topic_keys: Collection[str]) -> None:
+    tx.wake(SIGNAL)
+    for topic_key in topic_keys:
+        tx.wake(signal_of(topic_key))
 
 
 def _take_numbers(tx: Tx, stream: Stream, *, count: int) -> int:

@@ -1,6 +1,6 @@
-"""What the relay needs to know of who is subscribed; the CMQ service answers it."""
+"""What the relay and retention need to know of who is subscribed; the CMQ service answers it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -9,7 +9,7 @@ from gateway.store import Tx
 
 
 class Subscribers(Protocol):
-    """The subscriptions of every topic. A module with these three functions is one."""
+    """The subscriptions of every topic. A module with these functions is one."""
 
     def deliver(self, tx: Tx, messages: Sequence[Message], *, now: datetime) -> None:
         """Write the deliveries of messages, in their order, in the transaction `tx`."""
@@ -21,4 +21,12 @@ class Subscribers(Protocol):
 
     def list_bound_topics(self, tx: Tx) -> Sequence[str]:
         """The keys of the topics with a subscriber on the broker."""
+        ...
+
+    def still_waiting(self, tx: Tx, positions: Collection[int]) -> set[int]:
+        """Which of these messages still wait to be delivered to somebody."""
+        ...
+
+    def forget(self, tx: Tx, positions: Collection[int]) -> None:
+        """Delete what is known of the deliveries of messages that wait for nobody any more."""
         ...

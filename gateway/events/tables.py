@@ -41,13 +41,12 @@ event = Table(
     Column("subject_id", String(32), nullable=False),
     Column("batch", LargeBinary, nullable=False),
     Column("happened_at", Moment, nullable=False, index=True),
-    Column("writer", BigInteger, nullable=False, server_default="0"),
     UniqueConstraint("stream_id", "seq"),
 )
 """The ledger: every event, asked for or not. `batch`: the members of `Batch`, as JSON.
 
-`position` numbers the events of all streams. `writer`: on PostgreSQL the id of the transaction that
-wrote the row, by which a reader sees whether a smaller position may still be committed.
+`position` numbers the events of all streams. On PostgreSQL a smaller one may be committed after a
+larger one: see `ledger.find_settled`.
 """
 
 message = Table(

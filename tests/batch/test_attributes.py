@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete, insert
 
-from gateway.batch.attributes import Attributes
+from gateway.batch.attributes import attributes_of
 from gateway.batch.tables import job, tag
 from gateway.call import AttributeTest, Clause, Principal, Resource, Scope
 from gateway.errors import InvalidParameter
@@ -283,7 +283,7 @@ async def test_thousands_of_tags_are_one_list(store: Store, batch: Batch) -> Non
 async def test_the_decision_is_told_what_every_kind_of_resource_carries(
     store: Store, batch: Batch
 ) -> None:
-    attributes = Attributes(store)
+    attributes = attributes_of(store)
     job_id = await make(batch, "Job", [BLUE, {"Key": "k", "Value": ""}], who=ALICE)
     env_id = await make(batch, "ComputeEnv", [])
     template_id = await make(batch, "TaskTemplate", [RED], who=ALICE)
@@ -316,9 +316,9 @@ async def test_nothing_is_told_of_what_is_elsewhere_or_does_not_exist(
     store: Store, batch: Batch
 ) -> None:
     job_id = await make(batch, "Job", [BLUE])
-    assert await Attributes(store)([]) == {}
+    assert await attributes_of(store)([]) == {}
     assert (
-        await Attributes(store)(
+        await attributes_of(store)(
             [
                 named(f"job/{job_id}", owner_uin=STRANGER),
                 named(f"job/{job_id}", region="ap-beijing"),

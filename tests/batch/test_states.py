@@ -24,7 +24,7 @@ from gateway.batch.states import (
     can,
     outcome,
 )
-from gateway.events.names import EventName, Subject
+from gateway.events.names import BATCH_EVENTS, Subject
 
 ROOM = Path(__file__).parents[2] / "gateway" / "batch"
 ASKS_FOR_ONE_STATE = {
@@ -79,7 +79,7 @@ def test_what_waits_has_not_been_started() -> None:
 
 def test_every_event_but_the_environments_own_tells_of_a_move() -> None:
     told = {*EVENTS.values(), *(event for _, event in NODE.values() if event is not None)}
-    assert told == {name for name in EventName if name.subject is not Subject.ENV}
+    assert told == {name for name in BATCH_EVENTS if name.subject is not Subject.ENV}
 
 
 @given(triggers=st.lists(st.sampled_from(NodeTrigger), max_size=30))

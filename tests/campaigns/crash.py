@@ -21,7 +21,7 @@ import click
 
 from gateway.batch.executor.processes import all_processes
 from gateway.events.bus import TopicAddress
-from gateway.events.names import EventName
+from gateway.events.names import BATCH_EVENTS
 from tests.batch.executor.executors import is_gone, kill_process, processes_that_say
 from tests.campaigns import audit
 from tests.campaigns.load import MARK, Accepted, Reader, User, Workload, working
@@ -147,7 +147,7 @@ class Campaign:
                 Endpoint=endpoint,
                 NotifyContentFormat="SIMPLIFIED",
             )
-        configs = [{"EventName": name.value} for name in EventName]
+        configs = [{"EventName": name.value} for name in BATCH_EVENTS]
         asked = [{"TopicName": self._name, "EventConfigs": configs}]
         env = {"EnvName": self._name, "DesiredComputeNodeCount": NODES, "Notifications": asked}
         made = sdk("CreateComputeEnv", ComputeEnv={**env, **SMALL}, Placement=PLACEMENT)

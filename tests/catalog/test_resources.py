@@ -47,6 +47,16 @@ def test_an_action_on_one_job_names_it() -> None:
     assert found.lists is None
 
 
+def test_the_stream_of_events_names_what_is_asked_for_and_lists_jobs_if_nothing_is() -> None:
+    found = batch("DescribeEvents", {"EnvId": ["env-a"]})
+    assert (texts(found.resources), found.lists) == ([BATCH + "computeenv/env-a"], None)
+    found = batch("DescribeEvents", {"JobId": ["job-a", "job-b"], "EnvId": ["env-a"]})
+    named = ["job/job-a", "job/job-b", "computeenv/env-a"]
+    assert texts(found.resources) == [BATCH + one for one in named]
+    found = batch("DescribeEvents", {"EventName": ["JOB_FAILED"]})
+    assert (texts(found.resources), found.lists) == ([BATCH + "job/*"], "job")
+
+
 def test_creating_names_the_type_with_a_literal_star() -> None:
     assert texts(batch("CreateComputeEnv", {}).resources) == [BATCH + "computeenv/*"]
     assert texts(batch("SubmitJob", {}).resources) == [BATCH + "job/*"]

@@ -164,7 +164,10 @@ async def test_wrong_parameters_have_numbers_of_their_own(cmq: Cmq) -> None:
     assert await refuses(cmq, "SendMessage", msgBody="") == (4000, 10120)
     assert await refuses(cmq, "SendMessage", msgBody="x" * 1_048_577) == (4400, 10230)
     assert await refuses(cmq, "ReceiveMessage", queueName="absent") == (4440, 10100)
-    assert await refuses(cmq, "RewindQueue") == (4000, 10430)
+    assert await refuses(cmq, "RewindQueue") == (4000, 10390)
+    assert await refuses(cmq, "SendMessage", msgBody="m", colour="red") == (4000, 10320)
+    assert await refuses(cmq, "SendMessage", **{"msgBody.1": "m"}) == (4000, 10330)
+    assert await refuses(cmq, "RenameQueue") == (4000, 10430)
 
 
 async def test_a_waiting_receiver_gets_a_message_as_soon_as_it_is_sent(cmq: Cmq) -> None:

@@ -1,8 +1,10 @@
-"""Lists of topics and queues: what a policy lets be seen of things that carry no attributes."""
+"""Lists of topics and queues: what a policy lets be seen, with tags and without."""
 
 import pytest
 
 from gateway.call import AttributeTest, Clause, Scope
+from gateway.cmq.datatypes import Filter
+from gateway.cmq.lists import Wanted
 from gateway.cmq.queues import list_queues
 from gateway.cmq.topics import list_topics
 from gateway.store import Tx
@@ -13,9 +15,11 @@ pytestmark = pytest.mark.anyio
 NAMES = ["a", "ab", "b"]
 PROD = AttributeTest("string_equal", "qcs:resource_tag", ("env&prod",))
 PROD_IF_EXIST = AttributeTest("string_equal_if_exist", "qcs:resource_tag", ("env&prod",))
+MINE = AttributeTest("string_equal", "qcs:create_uin", (OWNER,))
 NOT_MINE = AttributeTest("string_not_equal", "qcs:create_uin", (OWNER,))
 UNTAGGED = AttributeTest("null_equal", "qcs:tag/env", ("true",))
 CANNOT_BE_READ = AttributeTest("numeric_equal", "qcs:create_uin", ("${app_id}",))
+NO_SUCH_TAG = AttributeTest("numeric_equal", "qcs:tag/level", ("${app_id}",))
 
 
 def layer(*clauses: Clause) -> tuple[Clause, ...]:
@@ -34,21 +38,71 @@ def layer(*clauses: Clause) -> tuple[Clause, ...]:
         (Scope((layer(Clause("a*", (PROD_IF_EXIST, UNTAGGED))),)), ["a", "ab"]),
         (Scope((layer(Clause("*", (NOT_MINE,))),)), []),
         (Scope(deny=(Clause("*", (PROD,)), Clause("*", (NOT_MINE,)))), NAMES),
-        (Scope(deny=(Clause("b", (UNTAGGED,)), Clause("*", (CANNOT_BE_READ,)))), ["a", "ab"]),
+        (Scope(deny=(Clause("b", (UNTAGGED,)), Clause("*", (NO_SUCH_TAG,)))), ["a", "ab"]),
+        (Scope(deny=(Clause("a*", (CANNOT_BE_READ,)),)), ["b"]),
     ],
 )
-async def test_what_has_no_attributes_is_listed_as_a_decision_on_it_would_be(
+async def test_what_has_no_tags_is_listed_as_a_decision_on_it_would_be(
     cmq: Cmq, scope: Scope, shown: list[str]
 ) -> None:
     for name in NAMES:
         await cmq.call("CreateCmqTopic", TopicName=name)
         await cmq.call("CreateCmqQueue", QueueName=name)
+    assert await lists(cmq, Wanted(scope=scope)) == [(len(shown), shown)] * 2
+
+
+@pytest.mark.parametrize(
+    ("scope", "shown"),
+    [
+        (Scope((layer(Clause("*", (PROD,))),)), ["a"]),
+        (Scope((layer(Clause("*", (PROD_IF_EXIST,))),)), ["a", "b"]),
+        (Scope((layer(Clause("*", (UNTAGGED,))),)), ["b"]),
+        (Scope(deny=(Clause("*", (PROD,)),)), ["ab", "b"]),
+        (Scope((layer(Clause("a*", (MINE,)), Clause("b")),), deny=(Clause("ab"),)), ["a", "b"]),
+    ],
+)
+async def test_what_has_tags_is_listed_as_a_decision_on_it_would_be(
+    cmq: Cmq, scope: Scope, shown: list[str]
+) -> None:
+    await make_tagged(cmq)
+    assert await lists(cmq, Wanted(scope=scope)) == [(len(shown), shown)] * 2
+
+
+@pytest.mark.parametrize(
+    ("filters", "shown"),
+    [
+        ([Filter(name="tag:env", values=["prod", "dev"])], ["a", "ab"]),
+        ([Filter(name="tag:env", values=["prod"]), Filter(name="tag:team", values=["x"])], ["a"]),
+        ([Filter(name="tag:env", values=["Prod"])], []),
+        ([Filter(name="tag:env", values=[])], []),
+        ([Filter(name="tag:", values=["prod"])], []),
+    ],
+)
+async def test_a_filter_by_tags_narrows_a_list(
+    cmq: Cmq, filters: list[Filter], shown: list[str]
+) -> None:
+    await make_tagged(cmq)
+    assert await lists(cmq, Wanted(filters=filters)) == [(len(shown), shown)] * 2
+
+
+async def make_tagged(cmq: Cmq) -> None:
+    """Topic and queue `a` of production, `ab` of development, `b` without tags."""
+    for name, env in {"a": "prod", "ab": "dev"}.items():
+        tags = [{"TagKey": "env", "TagValue": env}, {"TagKey": "team", "TagValue": "x"}]
+        await cmq.call("CreateCmqTopic", TopicName=name, Tags=tags)
+        await cmq.call("CreateCmqQueue", QueueName=name, Tags=tags)
+    await cmq.call("CreateCmqTopic", TopicName="b")
+    await cmq.call("CreateCmqQueue", QueueName="b")
+
+
+async def lists(cmq: Cmq, wanted: Wanted) -> list[tuple[int, list[str]]]:
+    """What the list of topics shows, and what the list of queues does."""
 
     def read(tx: Tx) -> list[tuple[int, list[str]]]:
-        lists = [
-            list_all(tx, OWNER, region=REGION, search="", names=(), scope=scope, page=(0, 10))
+        found = [
+            list_all(tx, OWNER, region=REGION, wanted=wanted)
             for list_all in (list_topics, list_queues)
         ]
-        return [(total, [each.name for each in found]) for total, found in lists]
+        return [(total, [each.name for each in page]) for total, page in found]
 
-    assert await cmq.store.read_list(read) == [(len(shown), shown)] * 2
+    return await cmq.store.read_list(read)

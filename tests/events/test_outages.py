@@ -2,19 +2,23 @@
 
 import itertools
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, MutableMapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.to_thread
 import pytest
+from pika.exceptions import ChannelClosedByBroker
 from sqlalchemy import func, select
+from structlog.testing import capture_logs
 
 from gateway import clock
 from gateway.events import outbox, relay, tables
 from gateway.events.bus import Binding, Route, TopicAddress
+from gateway.events.lane import CHECK_S
 from gateway.events.messages import Event
 from gateway.events.rabbitmq import open_rabbitmq
 from gateway.store import Store, open_store
@@ -59,12 +63,14 @@ def route_of(topic: TopicAddress) -> Route:
 
 
 @asynccontextmanager
-async def relaying(store: Store, url: str, topic: TopicAddress) -> AsyncIterator[None]:
+async def relaying(
+    store: Store, url: str, topic: TopicAddress, *, route: Route | None = None
+) -> AsyncIterator[None]:
     async with (
         open_rabbitmq(url, confirm_s=CONFIRM_S) as bus,
         anyio.create_task_group() as tasks,
     ):
-        subscribers = Routed((topic, route_of(topic)))
+        subscribers = Routed((topic, route or route_of(topic)))
         await tasks.start(partial(relay.run, store, bus, subscribers=subscribers, clock=clock.now))
         yield
         tasks.cancel_scope.cancel()
@@ -151,6 +157,88 @@ async def test_a_line_dropped_in_mid_stream_loses_nothing(
             found = await read(rabbitmq, topic, distinct=2 * COUNT)
             await eventually(lambda: none_waits(store))
     check_contract(found)
+
+
+async def test_an_exchange_deleted_in_mid_stream_loses_nothing(
+    store: Store, rabbitmq: RabbitMQ, topic: TopicAddress
+) -> None:
+    jobs = ["job-00000001", "job-00000002"]
+    async with relaying(store, rabbitmq.url, topic), anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(append, store, topic, jobs=jobs, count=COUNT))
+        await eventually(partial(sent_more, store, than=COUNT // 2))
+        with amqp.open_channel(rabbitmq.url) as channel:
+            channel.exchange_delete(topic.exchange)
+        found = await read(rabbitmq, topic, distinct=2 * COUNT)
+        await eventually(lambda: none_waits(store))
+    check_contract(found)
+
+
+async def test_a_queue_deleted_beside_another_is_made_again_and_the_other_misses_nothing(
+    store: Store, rabbitmq: RabbitMQ, topic: TopicAddress
+) -> None:
+    (binding,) = route_of(topic).bindings
+    deleted = Binding(f"{binding.queue}-2", "#")
+    both = Route(topic.exchange, (binding, deleted))
+    job = "job-00000001"
+    told = 0
+    async with relaying(store, rabbitmq.url, topic, route=both):
+        await append(store, topic, jobs=[job], count=20)
+        await eventually(lambda: none_waits(store))
+        with amqp.open_channel(rabbitmq.url) as channel:
+            channel.queue_delete(deleted.queue)
+        told = 20
+        deadline = anyio.current_time() + CHECK_S + CONFIRM_S
+        while not exists(rabbitmq, deleted.queue):
+            assert anyio.current_time() < deadline
+            await append(store, topic, jobs=[job], count=1)
+            told += 1
+            await eventually(lambda: none_waits(store))
+        await append(store, topic, jobs=[job], count=20)
+        told += 20
+        found = await read(rabbitmq, topic, distinct=told)
+    check_contract(found)
+    assert {each.id for each in read_now(rabbitmq, deleted.queue)} >= {
+        each.id for each in found[-20:]
+    }
+
+
+async def test_a_login_that_is_refused_is_tried_again_until_it_is_allowed(
+    store: Store, rabbitmq: RabbitMQ, topic: TopicAddress
+) -> None:
+    user, password = f"late-{next(numbers)}", "not-a-secret"
+    await anyio.to_thread.run_sync(rabbitmq.control, "add_user", user, "another")
+    permissions = (".*", ".*", ".*")
+    await anyio.to_thread.run_sync(rabbitmq.control, "set_permissions", user, *permissions)
+    url = rabbitmq.url.replace("guest:guest", f"{user}:{password}")
+    with capture_logs() as logs:
+        async with relaying(store, url, topic):
+            await append(store, topic, jobs=["job-00000001"], count=3)
+            await eventually(lambda: any(is_refusal(each) for each in logs))
+            await anyio.to_thread.run_sync(rabbitmq.control, "change_password", user, password)
+            await eventually(lambda: none_waits(store))
+    refusals = [each for each in logs if is_refusal(each)]
+    assert {each["log_level"] for each in refusals} == {"error"}
+    assert len(refusals) <= 4
+    assert password not in str(logs)
+
+
+def is_refusal(entry: MutableMapping[str, Any]) -> bool:
+    return entry["event"] == "publishing_stopped" and "ACCESS_REFUSED" in entry["why"]
+
+
+def exists(rabbitmq: RabbitMQ, queue: str) -> bool:
+    with amqp.open_channel(rabbitmq.url) as channel:
+        try:
+            channel.queue_declare(queue, passive=True)
+        except ChannelClosedByBroker:
+            return False
+    return True
+
+
+def read_now(rabbitmq: RabbitMQ, queue: str) -> list[Delivered]:
+    with amqp.open_channel(rabbitmq.url) as channel:
+        ready = channel.queue_declare(queue, passive=True).method.message_count
+    return amqp.read(rabbitmq.url, queue, until=lambda found: len(found) >= ready)
 
 
 async def sent_more(store: Store, *, than: int) -> bool:

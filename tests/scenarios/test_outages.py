@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.events.names import EventName
+from gateway.events.names import BATCH_EVENTS
 from tests.batch.executor.executors import kill_process, processes_that_say, sleeper
 from tests.support.amqp import read
 from tests.support.classic import ClassicClient
@@ -30,7 +30,7 @@ ONE_RUN = [
     "JOB_SUCCEED",
 ]
 ALL_EVENTS = [
-    {"TopicName": TOPIC, "EventConfigs": [{"EventName": name.value} for name in EventName]}
+    {"TopicName": TOPIC, "EventConfigs": [{"EventName": name.value} for name in BATCH_EVENTS]}
 ]
 
 

@@ -5,28 +5,39 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from cryptography.fernet import Fernet
+
 from gateway import ids
 from gateway.call import Call, Decision, Effect, Grant, Principal, Reason
 from gateway.clock import Clock
 from gateway.cmq import subscribers
 from gateway.cmq.api import build_service
 from gateway.cmq.classic import ClassicService
+from gateway.cmq.secrets import Secrets
 from gateway.events import relay
 from gateway.store import Store
 from tests.support.events import NOW, OWNER, REGION
 from tests.support.fake_bus import FakeBus
 
 
+def new_secrets() -> Secrets:
+    """Secrets that are sealed with a key of their own."""
+    sealer = Fernet(Fernet.generate_key())
+    return Secrets(sealer.encrypt, sealer.decrypt)
+
+
 class Cmq:
     """A caller of both services, and the time they go by."""
 
-    def __init__(self, store: Store, bus: FakeBus | None) -> None:
+    def __init__(self, store: Store, bus: FakeBus | None, *, cloud_limits: bool = False) -> None:
         self.store = store
         self.bus = bus
         self.now: datetime = NOW
         self.clock: Clock = lambda: self.now
-        self._api = build_service(store, bus, clock=self._read_clock, new_id=ids.new_id)
-        self._classic = ClassicService(store, clock=self._read_clock)
+        world: dict[str, Any] = {"clock": self._read_clock, "new_id": ids.new_id}
+        world["cloud_limits"] = cloud_limits
+        self._api = build_service(store, bus, secrets=new_secrets(), **world)
+        self._classic = ClassicService(store, bus, **world)
 
     async def call(
         self, action: str, /, *, owner: str = OWNER, region: str = REGION, **params: Any
@@ -92,3 +103,20 @@ class Cmq:
     def _grant(owner: str) -> Grant:
         decision = Decision(Effect.ALLOW, Reason.ROOT, resource=None, generation=1)
         return Grant(Principal(owner_uin=owner, uin=owner, name="root"), decision)
+
+
+def topic_row(number: int) -> dict[str, Any]:
+    """The row of a topic that only takes a place."""
+    name = f"n{number}"
+    row: dict[str, Any] = {"id": f"topic-{number}", "name": name, "key": f"{OWNER}/{REGION}/{name}"}
+    row |= {"owner_uin": OWNER, "region": REGION, "max_message_bytes": 1_024, "filter_type": 1}
+    row |= {"retention_s": 60, "trace": False, "created_by": OWNER}
+    return row | {"created_at": NOW, "modified_at": NOW}
+
+
+def subscription_row(number: int, topic_id: str) -> dict[str, Any]:
+    """The row of a subscription that only takes a place."""
+    row: dict[str, Any] = {"id": f"subsc-{number}", "topic_id": topic_id, "protocol": "http"}
+    row |= {"name": f"n{number}", "name_key": f"n{number}", "endpoint": "http://example.com/"}
+    row |= {"notify_strategy": "BACKOFF_RETRY", "notify_content_format": "JSON"}
+    return row | {"filter_tags": "[]", "binding_keys": "[]", "created_at": NOW, "modified_at": NOW}

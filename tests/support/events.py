@@ -1,6 +1,6 @@
 """Events, messages and subscriptions that tests are made of."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import UTC, datetime
 
 import anyio
@@ -61,6 +61,8 @@ class Routed:
     def __init__(self, *routes: tuple[TopicAddress, Route]) -> None:
         self.routes = {address.key: route for address, route in routes}
         self.delivered: list[Message] = []
+        self.waiting: set[int] = set()
+        self.forgotten: set[int] = set()
 
     def deliver(self, tx: Tx, messages: Sequence[Message], *, now: datetime) -> None:
         self.delivered.extend(messages)
@@ -70,3 +72,9 @@ class Routed:
 
     def list_bound_topics(self, tx: Tx) -> Sequence[str]:
         return [key for key, route in self.routes.items() if route.bindings]
+
+    def still_waiting(self, tx: Tx, positions: Collection[int]) -> set[int]:
+        return self.waiting & set(positions)
+
+    def forget(self, tx: Tx, positions: Collection[int]) -> None:
+        self.forgotten.update(positions)

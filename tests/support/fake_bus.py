@@ -1,7 +1,7 @@
 """A broker in memory that passes the bus's conformance suite, and can be told to fail."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from gateway.events.bus import Binding, BusRefused, BusUnavailable, Message, Outcome, Route
 from gateway.events.routing import matches
@@ -42,7 +42,14 @@ class FakeBus:
         self._answer()
         self.exchanges.pop(exchange, None)
 
-    async def publish(self, route: Route, messages: Sequence[Message]) -> list[Outcome]:
+    async def publish(
+        self,
+        route: Route,
+        messages: Sequence[Message],
+        *,
+        written: Callable[[], None] = lambda: None,
+    ) -> list[Outcome]:
+        written()
         return [self._publish_one(route, message) for message in messages]
 
     def restart(self) -> None:

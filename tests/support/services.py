@@ -7,6 +7,7 @@ installed fails the test that asks for it; nothing is skipped.
 import contextlib
 import itertools
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -20,9 +21,12 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from gateway.store.migrations import migrate
+
 START_S = 60
 STOP_S = 30
 LOOPBACK = "127.0.0.1"
+PORTS = range(10_000, 32_768)  # below those that Linux gives to outgoing connections
 AMQP_GREETING = b"AMQP\x00\x00\x09\x01"
 POSTGRESQL_SETTINGS = {
     "listen_addresses": LOOPBACK,
@@ -31,15 +35,21 @@ POSTGRESQL_SETTINGS = {
     "fsync": "off",  # tests kill the server, never the machine under it
 }
 
+MIGRATED = "migrated"
 _DATABASE_NUMBERS = itertools.count(1)
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody listens on now, nor is likely to take before its server does.
+
+    Why not one of the system's choice: it gives the same ones to every outgoing connection, and
+    there are many of those, of this run and of the ones beside it.
+    """
+    while True:
+        port = secrets.choice(PORTS)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind((LOOPBACK, port))
+            return port
 
 
 def find_program(name: str, *, pattern: str) -> Path:
@@ -175,6 +185,21 @@ class RabbitMQ(Server):
             self.stop()
         finally:
             self._mapper.end(signal.SIGTERM)
+
+    def control(self, *command: str) -> str:
+        """Run rabbitmqctl on the node, and return what it prints."""
+        done = subprocess.run(
+            [self._script.with_name("rabbitmqctl"), "--quiet", *command],
+            env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8", **self._environment()},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=START_S,
+            check=False,
+        )
+        if done.returncode:
+            pytest.fail(f"rabbitmqctl {command[0]} failed:\n{done.stdout}{done.stderr}")
+        return done.stdout
 
     def _launch(self) -> Program:
         return Program([str(self._script)], log=self.folder / "output.log", env=self._environment())
@@ -312,8 +337,30 @@ def postgresql(postgresql_server: Postgresql) -> Postgresql:
 @pytest.fixture
 def postgresql_url(postgresql: Postgresql) -> Iterator[str]:
     """A new, empty PostgreSQL database."""
+    with _new_database(postgresql, template="template0") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def migrated_template(postgresql_server: Postgresql) -> str:
+    """The name of a database with every room's tables, to be copied: migrating takes longer."""
+    postgresql_server.start()
+    postgresql_server.execute(f"CREATE DATABASE {MIGRATED} TEMPLATE template0")
+    migrate(postgresql_server.url_of(MIGRATED))
+    return MIGRATED
+
+
+@pytest.fixture
+def migrated_postgresql_url(migrated_template: str, postgresql: Postgresql) -> Iterator[str]:
+    """A new PostgreSQL database with every room's tables."""
+    with _new_database(postgresql, template=migrated_template) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def _new_database(server: Postgresql, *, template: str) -> Iterator[str]:
     name = f"test_{next(_DATABASE_NUMBERS)}"
-    postgresql.execute(f"CREATE DATABASE {name} TEMPLATE template0")
-    yield postgresql.url_of(name)
-    postgresql.start()
-    postgresql.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    server.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield server.url_of(name)
+    server.start()
+    server.execute(f"DROP DATABASE {name} WITH (FORCE)")

@@ -1,4 +1,4 @@
-"""A line between a client and a server that can be dropped."""
+"""A line between a client and a server that can be dropped, or fall silent."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -15,6 +15,7 @@ class Line:
         self.port = 0
         self._server_port = port
         self._scopes: set[anyio.CancelScope] = set()
+        self._silent: set[anyio.CancelScope] = set()
 
     @classmethod
     @asynccontextmanager
@@ -33,6 +34,10 @@ class Line:
         for scope in tuple(self._scopes):
             scope.cancel()
 
+    def fall_silent(self) -> None:
+        """Swallow whatever is sent on the connections there are, both ways; new ones work."""
+        self._silent.update(self._scopes)
+
     async def _pass_on(self, client: SocketStream) -> None:
         with anyio.CancelScope() as scope:
             self._scopes.add(scope)
@@ -42,14 +47,18 @@ class Line:
                     await anyio.connect_tcp("127.0.0.1", self._server_port) as server,
                     anyio.create_task_group() as tasks,
                 ):
-                    tasks.start_soon(_copy, client, server, scope)
-                    tasks.start_soon(_copy, server, client, scope)
+                    tasks.start_soon(self._copy, client, server, scope)
+                    tasks.start_soon(self._copy, server, client, scope)
             finally:
                 self._scopes.discard(scope)
+                self._silent.discard(scope)
 
-
-async def _copy(source: SocketStream, target: SocketStream, scope: anyio.CancelScope) -> None:
-    with contextlib.suppress(anyio.EndOfStream, anyio.BrokenResourceError):
-        while True:
-            await target.send(await source.receive())
-    scope.cancel()
+    async def _copy(
+        self, source: SocketStream, target: SocketStream, scope: anyio.CancelScope
+    ) -> None:
+        with contextlib.suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+            while True:
+                data = await source.receive()
+                if scope not in self._silent:
+                    await target.send(data)
+        scope.cancel()

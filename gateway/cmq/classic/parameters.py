@@ -1,8 +1,9 @@
 """The parameters of the classic API, which are plain text, and its numbered errors. Pure."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
+from gateway.cmq import limits
 from gateway.errors import ClassicError
 
 BATCH_MAX = 16
@@ -17,6 +18,23 @@ def failure(number: int, module: int, message: str) -> ClassicError:
 def not_existed() -> ClassicError:
     """The error for a queue that does not exist."""
     return failure(4440, 10100, "queue is not existed, or deleted")
+
+
+def check_names(params: Params, *, single: Collection[str], repeatable: Collection[str]) -> None:
+    """Refuse parameters that an action has not, for they are misspelled ones.
+
+    single, repeatable: those with one value, and those with a list. Raises ClassicError
+    4000/10320; 10330 for a list where one value is meant, 10310 for the opposite.
+    """
+    for name in params:
+        stem, dot, _ = name.partition(".")
+        if name in single or (dot and stem in repeatable):
+            continue
+        if name in repeatable:
+            raise failure(4000, 10310, f"parameter {name} key format error")
+        if dot and stem in single:
+            raise failure(4000, 10330, f"{stem} is NOT a repeatable parameter")
+        raise failure(4000, 10320, f"no such parameter: {name}")
 
 
 def required(params: Params, name: str) -> str:
@@ -41,6 +59,17 @@ def number(
     return value
 
 
+def read_page(params: Params, *, most: int = limits.LIMIT.high) -> tuple[int, int]:
+    """Offset and limit of a list. Raises ClassicError 4000; 10390 for an offset without a limit."""
+    if params.get("offset"):
+        required(params, "limit")
+    offset, limit = limits.OFFSET, limits.LIMIT
+    return (
+        number(params, "offset", low=offset.low, high=offset.high, default=offset.default),
+        number(params, "limit", low=limit.low, high=most, default=limit.default),
+    )
+
+
 def array(params: Params, name: str) -> list[str]:
     """A list written `name.1`, `name.2`, …, from 0 or 1 on.
 
@@ -62,3 +91,10 @@ def array(params: Params, name: str) -> list[str]:
     if first > 1 or max(found) - first + 1 != len(found):
         raise failure(4000, 10380, f"parameter {name}.n is not consequent")
     return [found[index] for index in sorted(found)]
+
+
+def optional_array(params: Params, name: str) -> list[str] | None:
+    """A list as `array` reads it; None if nothing of it is given. Raises ClassicError."""
+    if any(key.partition(".")[0] == name and "." in key for key in params):
+        return array(params, name)
+    return None

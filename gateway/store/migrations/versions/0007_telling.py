@@ -7,13 +7,28 @@ revision = "0007"
 down_revision = "0006"
 
 POSITION = sa.BigInteger().with_variant(sa.Integer, "sqlite")
-_WRITER = "((pg_current_xact_id())::text)::bigint"
 _EVENT = ("stream_id", "seq", "name", "subject_id", "batch", "happened_at")
 _MESSAGE = (
     *("position", "id", "topic_key", "shard", "stream_id", "seq", "event_name", "routing_key"),
     *("tags", "body", "traceparent", "created_at", "expanded_at", "sent_at"),
 )
 _INDEXES = ("ix_event_message_unexpanded", "ix_event_message_unsent")
+_REGISTER = """
+CREATE FUNCTION event_register_writer() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF current_setting('qcs_gateway.writes_events', true) IS DISTINCT FROM 'yes' THEN
+        PERFORM pg_advisory_xact_lock_shared(
+            20803::bigint << 48
+            | coalesce(pg_sequence_last_value(
+                pg_get_serial_sequence('event', 'position')::regclass
+            ), 0)
+        );
+        PERFORM set_config('qcs_gateway.writes_events', 'yes', true);
+    END IF;
+    RETURN NULL;
+END $$
+"""
+"""Before a transaction takes its first positions, a lock says after which one they will be."""
 
 
 def upgrade() -> None:
@@ -58,17 +73,17 @@ def _rebuild_events() -> None:
         sa.Column("subject_id", sa.String(32), nullable=False),
         sa.Column("batch", sa.LargeBinary, nullable=False),
         sa.Column("happened_at", sa.BigInteger, nullable=False),
-        sa.Column(
-            "writer",
-            sa.BigInteger,
-            nullable=False,
-            server_default=sa.text(_WRITER if _is_postgresql() else "0"),
-        ),
         sa.PrimaryKeyConstraint("position", name="pk_event"),
         sa.UniqueConstraint("stream_id", "seq", name="uq_event_stream_id_seq"),
     )
     op.create_index("ix_event_happened_at", "event", ["happened_at"])
     _take_over("event", _EVENT, order="happened_at, stream_id, seq")
+    if _is_postgresql():
+        op.execute(_REGISTER)
+        op.execute(
+            "CREATE TRIGGER event_register_writer BEFORE INSERT ON event"
+            " FOR EACH STATEMENT EXECUTE FUNCTION event_register_writer()"
+        )
 
 
 def _rebuild_messages() -> None:

@@ -1,0 +1,107 @@
+"""Subscribing, changing and unsubscribing: one transaction, then the broker.
+
+Why the broker comes after the commit: an absent one must not keep a subscriber out. What is
+published meanwhile waits in the outbox until the relay has declared the queue.
+"""
+
+from dataclasses import dataclass
+
+import anyio
+
+from gateway.clock import Clock
+from gateway.cmq import queues, subscriptions, topics
+from gateway.cmq.endpoints import Protocol
+from gateway.cmq.subscribers import PUSH_SIGNAL
+from gateway.cmq.subscriptions import Subscription, SubscriptionChanges
+from gateway.cmq.topics import Topic
+from gateway.errors import FailedOperation, UnsupportedOperation
+from gateway.events.bus import Bus, BusRefused, BusUnavailable, TopicAddress
+from gateway.store import Store, Tx
+from gateway.telemetry import log
+
+DECLARE_S = 3.0  # how long a subscriber waits for the broker; the relay goes on trying
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribing:
+    """What both APIs do with subscriptions.
+
+    bus: without one, subscriptions of protocol `amqp` are refused. cloud_limits: whether the
+    vendor's quotas hold.
+    """
+
+    store: Store
+    bus: Bus | None
+    clock: Clock
+    cloud_limits: bool = False
+
+    def check_served(self, protocol: Protocol) -> None:
+        """Refuse a subscriber on a broker that there is not. Raises UnsupportedOperation."""
+        if protocol is Protocol.AMQP and self.bus is None:
+            raise UnsupportedOperation("`amqp` needs a broker, and none is configured here.")
+
+    async def subscribe(self, address: TopicAddress, draft: Subscription) -> None:
+        """Add a subscription that has no place yet to a topic.
+
+        Raises what `topics.lock_topic`, `queues.hold_queue` and `subscriptions.subscribe` raise.
+        """
+
+        def add(tx: Tx) -> Topic:
+            where = {"owner_uin": address.owner_uin, "region": address.region}
+            topic = topics.lock_topic(tx, **where, name=address.name)
+            queue_id = None
+            if draft.protocol is Protocol.QUEUE:
+                queue_id = queues.hold_queue(tx, **where, name=draft.endpoint).id
+            placed = draft.placed(topic_id=topic.id, queue_id=queue_id)
+            subscriptions.subscribe(tx, placed, limited=self.cloud_limits)
+            return topic
+
+        topic = await self.store.write(add)
+        try:
+            await self._declare(topic, draft)
+        except BusRefused as error:
+            await self.unsubscribe(topic.address, draft.name)
+            raise FailedOperation(
+                f"The broker refuses the queue `{draft.endpoint}`: {error}",
+                detail="CreateSubscription",
+            ) from error
+
+    async def change(self, address: TopicAddress, name: str, changes: SubscriptionChanges) -> None:
+        """Change a subscription. Raises what `subscriptions.change` raises."""
+
+        def change(tx: Tx) -> tuple[Topic, Subscription]:
+            topic = topics.lock_topic(
+                tx, address.owner_uin, region=address.region, name=address.name
+            )
+            now = self.clock()
+            changed = subscriptions.change(tx, topic, name=name, changes=changes, now=now)
+            if changed.protocol is Protocol.HTTP:
+                tx.wake(PUSH_SIGNAL)
+            return topic, changed
+
+        topic, changed = await self.store.write(change)
+        try:
+            await self._declare(topic, changed)
+        except BusRefused as error:  # the relay says so, too, and goes on trying
+            log.warning("subscription_not_declared", topic=topic.address.key, why=str(error))
+
+    async def unsubscribe(self, address: TopicAddress, name: str) -> None:
+        """End a subscription. Raises what `subscriptions.unsubscribe` raises."""
+        where = {"region": address.region, "topic_name": address.name, "name": name}
+        await self.store.write(
+            lambda tx: subscriptions.unsubscribe(tx, address.owner_uin, **where, now=self.clock())
+        )
+
+    async def _declare(self, topic: Topic, subscription: Subscription) -> None:
+        """Have the queue on the broker before the answer, if the broker is there.
+
+        Raises BusRefused if the broker has something else by that name.
+        """
+        if self.bus is None or subscription.protocol is not Protocol.AMQP:
+            return
+        route = subscriptions.route_of(topic.address, [subscription])
+        try:
+            with anyio.fail_after(DECLARE_S):
+                await self.bus.declare(route)
+        except (BusUnavailable, TimeoutError):
+            log.warning("subscription_not_yet_declared", exchange=route.exchange)

@@ -10,7 +10,6 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from gateway.authn.replay import ReplayGuard
 from gateway.authn.signed import ClassicAuthenticator, Tc3Authenticator
 from gateway.batch.api import BatchApi
 from gateway.batch.attributes import attributes_of as batch_attributes_of
+from gateway.batch.auditor import Auditor
 from gateway.batch.engines import Engine
 from gateway.batch.engines.local import open_local_engine
 from gateway.batch.redirection import Redirector
@@ -38,12 +38,13 @@ from gateway.cam import identities, keys, sts
 from gateway.cam.decisions import retention as decision_retention
 from gateway.cam.decisions.log import DecisionLog, Overflow
 from gateway.clock import now
-from gateway.cmq import delivery, retention, subscribers, topics
-from gateway.cmq.addresses import Reach
-from gateway.cmq.api import build_service
+from gateway.cmq import completeness, retention, subscribers, topics
 from gateway.cmq.attributes import attributes_of as cmq_attributes_of
 from gateway.cmq.classic import ClassicService
-from gateway.cmq.secrets import Secrets
+from gateway.cmq.push import pusher
+from gateway.cmq.push.addresses import Reach
+from gateway.cmq.push.secrets import Secrets
+from gateway.cmq.tdmq.api import build_service
 from gateway.config import Settings, SettingsError
 from gateway.context import Edge
 from gateway.events import relay
@@ -51,6 +52,7 @@ from gateway.events import retention as event_retention
 from gateway.events.bus import Bus
 from gateway.events.rabbitmq import open_rabbitmq
 from gateway.following import Follower
+from gateway.health import Health
 from gateway.pipeline import Pipeline
 from gateway.policy.decision_point import DecisionPoint
 from gateway.server import HttpProtocol, create_api, create_management
@@ -61,13 +63,6 @@ from gateway.telemetry import POLICY_GENERATION, configure_logging, log
 
 DRAIN_S = 20
 BACKLOG = 2_048
-
-
-@dataclass(slots=True)
-class State:
-    """What readiness has to know of the process itself."""
-
-    problems: list[str] = field(default_factory=lambda: ["starting"])
 
 
 class Server(uvicorn.Server):
@@ -98,7 +93,6 @@ def _holding(folder: Path) -> Iterator[None]:
 
 
 async def _run(settings: Settings) -> None:
-    state = State()
     async with AsyncExitStack() as stack:
         api_socket = stack.enter_context(_listen(settings.host, settings.port))
         management_socket = stack.enter_context(_listen(settings.host, settings.management_port))
@@ -120,8 +114,16 @@ async def _run(settings: Settings) -> None:
         )
         streams = Streams(pipeline, Follower(store), clock=now)
         api = create_api(pipeline, streams=streams, clock=now, new_request_id=ids.new_request_id)
-        management = create_management(partial(_problems, state, store))
+        health = Health(
+            store,
+            data=settings.data,
+            embedded=not settings.database_url,
+            with_broker=bus is not None,
+            clock=now,
+        )
+        management = create_management(health.readiness)
         async with anyio.create_task_group() as tasks:
+            await tasks.start(health.run)
             await tasks.start(decisions.run)
             await tasks.start(_build_decision_retention(settings, store=store, decisions=decisions))
             await tasks.start(
@@ -138,8 +140,9 @@ async def _run(settings: Settings) -> None:
             await tasks.start(partial(retention.run, store, clock=now))
             await tasks.start(_build_event_retention(settings, store=store))
             await tasks.start(_build_scheduler(settings, store=store, engine=engine).run)
+            await tasks.start(_build_auditor(settings, store=store).run)
             apps = [(api, api_socket), (management, management_socket)]
-            await _serve_until_signal(state, apps, drain=streams.drain)
+            await _serve_until_signal(health, apps, drain=streams.drain)
             tasks.cancel_scope.cancel()
 
 
@@ -194,10 +197,14 @@ def _build_scheduler(settings: Settings, *, store: Store, engine: Engine) -> Sch
     return Scheduler(store, engine, Redirector(engine, storage), clock=now, new_id=ids.new_id)
 
 
+def _build_auditor(settings: Settings, *, store: Store) -> Auditor:
+    return Auditor(store, deliveries=completeness, keep_days=settings.events_keep_days, clock=now)
+
+
 def _build_pushing(settings: Settings, *, store: Store) -> Callable[..., Coroutine[Any, Any, None]]:
     """The loop that pushes to HTTP subscribers. Raises SettingsError for what is no network."""
     return partial(
-        delivery.run,
+        pusher.run,
         store,
         secrets=_open_secrets(settings),
         reach=Reach.of(settings),
@@ -279,17 +286,6 @@ def root_key(settings: Settings) -> Key:
     )
 
 
-async def _problems(state: State, store: Store) -> list[str]:
-    """Why the process cannot take calls now."""
-    problems = list(state.problems)
-    try:
-        with anyio.fail_after(5):
-            await store.ping()
-    except Exception as error:  # whatever it is, the answer is "not ready"
-        problems.append(f"the database does not answer: {type(error).__name__}")
-    return problems
-
-
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -305,7 +301,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 async def _serve_until_signal(
-    state: State, apps: list[tuple[Any, socket.socket]], *, drain: Callable[[], None]
+    health: Health, apps: list[tuple[Any, socket.socket]], *, drain: Callable[[], None]
 ) -> None:
     servers = [
         (
@@ -331,12 +327,12 @@ async def _serve_until_signal(
         async with anyio.create_task_group() as tasks:
             for server, listener in servers:
                 tasks.start_soon(partial(server.serve, sockets=[listener]))
-            state.problems.clear()
+            health.problems.clear()
             host, port = apps[0][1].getsockname()[:2]
             log.info("serving", host=host, port=port, management_port=apps[1][1].getsockname()[1])
             async for number in signals:
                 log.info("draining", signal=number.name)
-                state.problems.append("draining")
+                health.problems.append("draining")
                 drain()
                 for server, _ in servers:
                     server.should_exit = True

@@ -4,7 +4,8 @@ Errors become envelopes here and nowhere else; what is no ApiError is a bug and 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from time import perf_counter
 
 import anyio
@@ -41,8 +42,19 @@ STREAM_STATUSES: Mapping[str, int] = {
 ABORT = "gateway.abort"
 """The ASGI extension by which `HttpProtocol` lets an application drop its connection."""
 
-Ready = Callable[[], Awaitable[list[str]]]
-"""Says what is not ready; nothing means ready."""
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """How the service does. problems: why it can take no calls now; none: it can.
+
+    degraded: what else is not as it should be, and keeps nobody from calling.
+    """
+
+    problems: Sequence[str]
+    degraded: Sequence[str]
+
+
+Ready = Callable[[], Awaitable[Readiness]]
 
 
 class Endpoint:
@@ -310,9 +322,10 @@ def create_management(ready: Ready) -> Starlette:
         return PlainTextResponse("ok\n")
 
     async def readyz(request: Request) -> Response:
-        problems = await ready()
-        text = "".join(f"{problem}\n" for problem in problems) or "ok\n"
-        return PlainTextResponse(text, status_code=503 if problems else 200)
+        found = await ready()
+        lines = [*(found.problems or ["ok"]), *(f"degraded: {each}" for each in found.degraded)]
+        text = "".join(f"{line}\n" for line in lines)
+        return PlainTextResponse(text, status_code=503 if found.problems else 200)
 
     async def metrics(request: Request) -> Response:
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.batch import datatypes as batch_datatypes
 from gateway.call import Call, HttpRequest, Principal
-from gateway.cmq import datatypes as cmq_datatypes
+from gateway.cmq.tdmq import datatypes as cmq_datatypes
 from gateway.config import Settings, SettingsError
 from gateway.context import TAG_LISTS, TAGS_MAX, Edge, context_of
 from gateway.errors import InvalidParameterValue

@@ -13,8 +13,8 @@ from gateway.cam import sts
 from gateway.cam.decisions.log import DecisionLog
 from gateway.catalog import ACTIONS, CLASSIC, STREAMED, UNBUILT, Action
 from gateway.clock import now
-from gateway.cmq.api import build_service
 from gateway.cmq.classic import ClassicService
+from gateway.cmq.tdmq.api import build_service
 from gateway.ids import new_id
 from gateway.policy.snapshot import Snapshot, build_snapshot
 from gateway.store import open_store

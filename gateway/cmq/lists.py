@@ -8,8 +8,8 @@ from sqlalchemy import Row, func, select
 
 from gateway.attributes import Kind, ListJudge
 from gateway.call import Scope
-from gateway.cmq import datatypes as wire
 from gateway.cmq import limits, tags
+from gateway.cmq.tdmq import datatypes as wire
 from gateway.store import Tx, escape_like, visible
 
 

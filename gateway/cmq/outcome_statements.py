@@ -2,7 +2,7 @@
 
 from sqlalchemy import SmallInteger, String, bindparam, delete, func, insert, select, update
 
-from gateway.cmq.delivery_statements import IS_WAITING
+from gateway.cmq.push.statements import IS_WAITING
 from gateway.cmq.tables import dead_letter, delivery, subscription, topic
 from gateway.events.tables import message
 

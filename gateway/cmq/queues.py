@@ -9,11 +9,11 @@ from typing import Any
 from sqlalchemy import Row, Select
 from sqlalchemy.exc import IntegrityError
 
-from gateway.cmq import datatypes as wire
 from gateway.cmq import limits, queue_statements, tags, topic_statements
 from gateway.cmq.attributes import QUEUE
 from gateway.cmq.lists import Wanted, find_listed
 from gateway.cmq.naming import key_of
+from gateway.cmq.tdmq import datatypes as wire
 from gateway.errors import (
     FailedOperation,
     InvalidParameterValue,

@@ -6,13 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from gateway.cmq import (
-    delivery_statements,
-    outcome_statements,
-    queue_messages,
-    topic_statements,
-)
+from gateway.cmq import outcome_statements, queue_messages, topic_statements
 from gateway.cmq.endpoints import Protocol
+from gateway.cmq.push import statements as delivery_statements
 from gateway.cmq.subscriptions import Subscription, read, route_of
 from gateway.cmq.tables import DELIVERED, WAITING
 from gateway.events.bus import Message, Route, TopicAddress

@@ -9,8 +9,9 @@ from typing import Any
 from sqlalchemy import Row, Select
 from sqlalchemy.exc import IntegrityError
 
-from gateway.cmq import backlog, dead_letters, limits, queues, topic_statements
+from gateway.cmq import limits, queues, topic_statements
 from gateway.cmq.endpoints import Protocol, check_content_format
+from gateway.cmq.push import backlog, dead_letters
 from gateway.cmq.refusals import NoSuchSubscription
 from gateway.cmq.topics import Topic, get_topic, lock_topic
 from gateway.errors import InvalidParameterValue, LimitExceeded, ResourceInUse

@@ -6,8 +6,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Select, bindparam, delete, exists, insert, select
 
-from gateway.cmq import datatypes as wire
 from gateway.cmq.tables import tag
+from gateway.cmq.tdmq import datatypes as wire
 from gateway.errors import InvalidFilter, InvalidParameterValue
 from gateway.store import Tx
 

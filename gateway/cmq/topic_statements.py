@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import BindParameter, bindparam, delete, func, insert, select, union, update
 
-from gateway.cmq.delivery_statements import IS_WAITING
+from gateway.cmq.push.statements import IS_WAITING
 from gateway.cmq.tables import delivery, queue, subscription, topic
 from gateway.events.tables import message
 

@@ -8,12 +8,12 @@ from typing import Any
 from sqlalchemy import Row
 from sqlalchemy.exc import IntegrityError
 
-from gateway.cmq import datatypes as wire
 from gateway.cmq import limits, tags, topic_statements
 from gateway.cmq.attributes import TOPIC
 from gateway.cmq.lists import Wanted, find_listed
 from gateway.cmq.naming import key_of
 from gateway.cmq.refusals import StillSubscribed
+from gateway.cmq.tdmq import datatypes as wire
 from gateway.errors import LimitExceeded, ResourceInUse, ResourceNotFound
 from gateway.events import outbox
 from gateway.events.bus import TopicAddress

@@ -11,6 +11,7 @@ import click
 
 from gateway.commands.dead_letters import dead_letters
 from gateway.commands.event_answers import event_line, event_text
+from gateway.commands.event_audit import audit
 from gateway.commands.options import (
     Time,
     config_option,
@@ -78,6 +79,7 @@ def events() -> None:
     """What happened, and who was told."""
 
 
+events.add_command(audit)
 events.add_command(dead_letters)
 
 

@@ -32,8 +32,10 @@ HEARTBEAT_S = 10
 """Why not aiormq's own 60: a line that swallows everything in silence is given up after three
 heartbeats. The URL may say otherwise, by `?heartbeat=`.
 """
-LINE_ERRORS = (AMQPError, OSError, RuntimeError, TimeoutError)
-"""How the libraries say that the line is gone; RuntimeError is theirs for a closed connection."""
+LINE_ERRORS = (AMQPError, OSError, RuntimeError, TimeoutError, StopAsyncIteration)
+"""How the libraries say that the line is gone; RuntimeError is theirs for a closed connection, and
+StopAsyncIteration for one that is closed before the broker has said who it is.
+"""
 LOGIN_ERRORS = (AuthenticationError, ConnectionNotAllowed, ProbableAuthenticationError)
 
 

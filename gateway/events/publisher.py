@@ -14,7 +14,7 @@ from gateway.events.lane import Lane, Topology
 from gateway.events.marker import Marker
 from gateway.events.subscribers import Subscribers
 from gateway.store import Store, StoreUnavailable
-from gateway.telemetry import log
+from gateway.telemetry import BROKER_CONNECTED, log
 
 LANES_MAX = 64
 POLL_S = 1.0  # how late a message is seen that another process wrote
@@ -63,6 +63,7 @@ class Publisher:
                 if not reachable:
                     log.info("publishing_again")
                 reachable = True
+                BROKER_CONNECTED.set(1)
                 await self._until_more(seen)
 
     async def _until_more(self, seen: int) -> None:
@@ -127,6 +128,8 @@ class Publisher:
 
 def _report(error: Exception, *, first: bool) -> float:
     """Log why nothing is published: an absence once, a refusal at every try. Returns the pause."""
+    if isinstance(error, BusUnavailable):
+        BROKER_CONNECTED.set(0)
     if isinstance(error, LoginRefused):
         log.error("publishing_stopped", why=str(error), retry_s=LOGIN_S)
         return LOGIN_S

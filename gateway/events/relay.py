@@ -20,6 +20,10 @@ from gateway.store import Store, StoreUnavailable, Tx
 from gateway.telemetry import MESSAGES_WAITING, log
 
 EXPANDED_AT_ONCE = 256
+REST_S = 0.005
+"""The least time between two transactions: what a stream of messages brings meanwhile shares one,
+and leaves the database to the calls.
+"""
 POLL_S = 1.0  # how late a message is seen that another process wrote
 COUNT_EVERY_S = 5.0
 
@@ -53,6 +57,7 @@ async def _expand_forever(
             await anyio.sleep(POLL_S)
             continue
         if count < EXPANDED_AT_ONCE:
+            await anyio.sleep(REST_S)
             await store.signals.wait(outbox.SIGNAL, seen=seen, at_most_s=POLL_S)
 
 

@@ -101,14 +101,21 @@ class Books:
 
 
 @contextmanager
-def open_books(url: str) -> Iterator[Books]:
-    """The rows at a database's URL."""
+def connected(url: str) -> Iterator[Connection]:
+    """A connection to the database at a URL."""
     engine = create_engine(url if url.startswith("sqlite") else driver_url(url))
     try:
         with engine.connect() as connection:
-            yield Books(connection)
+            yield connection
     finally:
         engine.dispose()
+
+
+@contextmanager
+def open_books(url: str) -> Iterator[Books]:
+    """The rows at a database's URL."""
+    with connected(url) as connection:
+        yield Books(connection)
 
 
 def audit_jobs(books: Books, accepted: Mapping[str, str], findings: Findings) -> None:

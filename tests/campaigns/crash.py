@@ -199,6 +199,7 @@ class Campaign:
         audit.audit_runs(books, runs, terminated=accepted.terminated, findings=findings)
         audit.audit_events(books, findings)
         audit.audit_messages(books, findings)
+        findings.events_wrong += _discrepancies(self._gateway)
         self.report.jobs = len(accepted.jobs)
         self.report.runs = sum(len(each) for each in runs.values())
         self.report.lost = sum(row.losses for row in books.instances())
@@ -221,8 +222,13 @@ class Campaign:
 
     def audit_machine(self) -> None:
         """Look at what a gateway that has stopped left behind."""
-        self.report.findings.surprises += _errors_in(self._gateway.log)
+        self.report.findings.surprises += errors_in(self._gateway.log)
         self.report.findings.orphans += _processes_marked(self._name)
+
+
+def _discrepancies(gateway: Gateway) -> list[str]:
+    """What the gateway's own audit finds, a line each; the last one says how much it compared."""
+    return gateway.verb("events", "audit").stdout.splitlines()[:-1]
 
 
 def _settle(books: audit.Books) -> None:
@@ -260,7 +266,7 @@ def _read_broker(broker: RabbitMQ, queue: str, wanted: set[str]) -> audit.Arriva
     return found
 
 
-def _errors_in(log: str) -> list[str]:
+def errors_in(log: str) -> list[str]:
     """The lines of a log that ask for a person, and those that are no log lines at all."""
     errors = []
     for line in log.splitlines():

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.cmq import datatypes
+from gateway.cmq.tdmq import datatypes
 from gateway.errors import (
     ApiError,
     FailedOperation,

@@ -3,9 +3,9 @@
 import pytest
 
 from gateway.call import AttributeTest, Clause, Scope
-from gateway.cmq.datatypes import Filter
 from gateway.cmq.lists import Wanted
 from gateway.cmq.queues import list_queues
+from gateway.cmq.tdmq.datatypes import Filter
 from gateway.cmq.topics import list_topics
 from gateway.store import Tx
 from tests.support.cmq import Cmq

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from gateway.cmq import dead_letters, outcomes, subscribers, tables
+from gateway.cmq import outcomes, subscribers, tables
 from gateway.cmq.outcomes import Graveyard
+from gateway.cmq.push import dead_letters
 from gateway.events import ledger, outbox, retention
 from gateway.events.ledger import Wanted
 from gateway.events.tables import message

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from gateway.cmq.addresses import AddressRefused, Reach
+from gateway.cmq.push.addresses import AddressRefused, Reach
 from gateway.config import Settings, SettingsError
 from gateway.store import Store
 from tests.support.events import eventually

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.cmq.schedules import (
+from gateway.cmq.push.schedules import (
     LONGEST_GAP,
     WELL,
     Standing,

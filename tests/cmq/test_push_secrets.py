@@ -9,7 +9,7 @@ from cryptography.fernet import Fernet
 from standardwebhooks import Webhook
 
 from gateway.clock import now
-from gateway.cmq.secrets import Secret, Secrets
+from gateway.cmq.push.secrets import Secret, Secrets
 from gateway.errors import ResourceNotFound
 from gateway.store import Store
 from tests.support.pushing import Pushing

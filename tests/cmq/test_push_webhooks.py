@@ -7,7 +7,7 @@ import pytest
 from standardwebhooks import Webhook
 
 from gateway.clock import now
-from gateway.cmq.webhooks import Addressee, ContentFormat, Letter, body_of, headers_of, sign
+from gateway.cmq.push.webhooks import Addressee, ContentFormat, Letter, body_of, headers_of, sign
 from tests.support.events import NOW, OWNER
 
 KEY, OLD_KEY = bytes(range(32)), bytes(range(32, 64))

@@ -11,9 +11,9 @@ from gateway import ids
 from gateway.call import Call, Decision, Effect, Grant, Principal, Reason
 from gateway.clock import Clock
 from gateway.cmq import subscribers
-from gateway.cmq.api import build_service
 from gateway.cmq.classic import ClassicService
-from gateway.cmq.secrets import Secrets
+from gateway.cmq.push.secrets import Secrets
+from gateway.cmq.tdmq.api import build_service
 from gateway.events import relay
 from gateway.store import Store
 from tests.support.events import NOW, OWNER, REGION

@@ -13,11 +13,12 @@ from cryptography.fernet import Fernet
 from sqlalchemy import select
 
 from gateway import ids
-from gateway.cmq import delivery, subscribers, subscriptions, tables, topics
-from gateway.cmq.addresses import Reach
+from gateway.cmq import subscribers, subscriptions, tables, topics
 from gateway.cmq.endpoints import Protocol
-from gateway.cmq.schedules import Fraction
-from gateway.cmq.secrets import Secrets
+from gateway.cmq.push import pusher
+from gateway.cmq.push.addresses import Reach
+from gateway.cmq.push.schedules import Fraction
+from gateway.cmq.push.secrets import Secrets
 from gateway.cmq.subscribers import PUSH_SIGNAL
 from gateway.cmq.subscriptions import Subscription
 from gateway.cmq.topics import Topic
@@ -62,7 +63,7 @@ class Pushing:
     ) -> AsyncIterator[None]:
         """The pusher at work."""
         run = partial(
-            delivery.run,
+            pusher.run,
             self.store,
             secrets=self.secrets,
             reach=reach,

@@ -7,7 +7,7 @@ from functools import partial
 
 from gateway.call import Call, Grant
 from gateway.clock import Clock
-from gateway.cmq import limits, queue_calls, queue_messages, queues
+from gateway.cmq import limits, queue_messages, queues
 from gateway.cmq.classic.answers import (
     BatchReceiveMessageAnswer,
     BatchSendMessageAnswer,
@@ -44,6 +44,7 @@ from gateway.cmq.lists import Wanted
 from gateway.cmq.naming import check_name
 from gateway.cmq.queue_messages import CannotRewind, QueueFull
 from gateway.cmq.queues import Queue, QueueInUse
+from gateway.cmq.tdmq import queue_calls
 from gateway.errors import (
     ApiError,
     InvalidParameterValue,

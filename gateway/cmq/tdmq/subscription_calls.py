@@ -6,7 +6,6 @@ from functools import partial
 
 from gateway.call import Call, Grant
 from gateway.clock import Clock
-from gateway.cmq import datatypes as wire
 from gateway.cmq import limits, queues, subscriptions, topics
 from gateway.cmq.endpoints import (
     Protocol,
@@ -17,10 +16,11 @@ from gateway.cmq.endpoints import (
 )
 from gateway.cmq.lists import read_page
 from gateway.cmq.naming import check_name
-from gateway.cmq.secrets import Secret, Secrets
+from gateway.cmq.push.secrets import Secret, Secrets
 from gateway.cmq.subscribing import Subscribing
 from gateway.cmq.subscriptions import Subscription, SubscriptionChanges
-from gateway.cmq.views import milliseconds, view_subscription
+from gateway.cmq.tdmq import datatypes as wire
+from gateway.cmq.tdmq.views import milliseconds, view_subscription
 from gateway.errors import MissingParameter, UnsupportedOperation
 from gateway.events.bus import TopicAddress
 from gateway.ids import NewId

@@ -7,13 +7,13 @@ from functools import partial
 
 from gateway.call import Call, Grant
 from gateway.clock import Clock
-from gateway.cmq import datatypes as wire
 from gateway.cmq import dead_letter_queues, limits, queue_messages, queues, tags
 from gateway.cmq.dead_letter_queues import DeadLetters
 from gateway.cmq.lists import Wanted, read_page
 from gateway.cmq.naming import check_name
 from gateway.cmq.queues import Changes, DeadLetterPolicy, Queue
-from gateway.cmq.views import view_queue
+from gateway.cmq.tdmq import datatypes as wire
+from gateway.cmq.tdmq.views import view_queue
 from gateway.errors import InvalidParameterValue, UnsupportedOperation
 from gateway.ids import NewId, new_request_id
 from gateway.service import Empty, Operation

@@ -1,11 +1,11 @@
 """The service of tdmq 2020-02-17: its `*Cmq*` actions."""
 
 from gateway.clock import Clock
-from gateway.cmq.queue_calls import QueueCalls
-from gateway.cmq.secrets import Secrets
+from gateway.cmq.push.secrets import Secrets
 from gateway.cmq.subscribing import Subscribing
-from gateway.cmq.subscription_calls import SubscriptionCalls
-from gateway.cmq.topic_calls import TopicCalls
+from gateway.cmq.tdmq.queue_calls import QueueCalls
+from gateway.cmq.tdmq.subscription_calls import SubscriptionCalls
+from gateway.cmq.tdmq.topic_calls import TopicCalls
 from gateway.events.bus import Bus
 from gateway.ids import NewId
 from gateway.service import Service

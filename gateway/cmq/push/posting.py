@@ -15,7 +15,7 @@ import aiohttp
 import anyio
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from gateway.cmq.addresses import AddressRefused, Reach
+from gateway.cmq.push.addresses import AddressRefused, Reach
 from gateway.telemetry import log
 
 ANSWER_S = 15.0

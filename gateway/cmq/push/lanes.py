@@ -7,13 +7,13 @@ from functools import partial
 import anyio
 
 from gateway.clock import Clock, optional_wire_time
-from gateway.cmq import backlog, dead_letters
-from gateway.cmq.backlog import Delivery, Page, Pausing, Subscriber
-from gateway.cmq.marking import Marker, write_surely
-from gateway.cmq.posting import Outcome, Poster
-from gateway.cmq.schedules import WELL
-from gateway.cmq.secrets import Secrets, SecretUnreadable
-from gateway.cmq.webhooks import body_of, headers_of
+from gateway.cmq.push import backlog, dead_letters
+from gateway.cmq.push.backlog import Delivery, Page, Pausing, Subscriber
+from gateway.cmq.push.marking import Marker, write_surely
+from gateway.cmq.push.posting import Outcome, Poster
+from gateway.cmq.push.schedules import WELL
+from gateway.cmq.push.secrets import Secrets, SecretUnreadable
+from gateway.cmq.push.webhooks import body_of, headers_of
 from gateway.errors import ResourceNotFound
 from gateway.store import Store
 from gateway.telemetry import PUSH_SECONDS, PUSHES, log

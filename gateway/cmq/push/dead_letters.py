@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from enum import Enum
 
-from gateway.cmq import delivery_statements as statements
+from gateway.cmq.push import statements
 from gateway.store import Tx
 
 

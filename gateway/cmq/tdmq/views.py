@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from gateway.cmq import datatypes as wire
 from gateway.cmq.queue_messages import Backlog
 from gateway.cmq.queues import Queue
 from gateway.cmq.subscriptions import Subscription
+from gateway.cmq.tdmq import datatypes as wire
 from gateway.cmq.topics import Topic
 
 NORMAL = 1  # the only status: what is not made is not there

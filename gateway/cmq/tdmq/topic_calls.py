@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 from gateway.call import Call, Grant
 from gateway.clock import Clock
-from gateway.cmq import datatypes as wire
 from gateway.cmq import limits, publishing, tags, topics
 from gateway.cmq.lists import Wanted, read_page
 from gateway.cmq.naming import check_name
+from gateway.cmq.tdmq import datatypes as wire
+from gateway.cmq.tdmq.views import view_topic
 from gateway.cmq.topics import Topic, TopicChanges
-from gateway.cmq.views import view_topic
 from gateway.errors import InvalidParameterValue
 from gateway.ids import NewId, new_request_id
 from gateway.service import Empty, Operation

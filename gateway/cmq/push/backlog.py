@@ -9,9 +9,9 @@ from typing import Any
 from sqlalchemy import Row
 
 from gateway.clock import optional_wire_time
-from gateway.cmq import delivery_statements as statements
-from gateway.cmq.dead_letters import Death, bury
-from gateway.cmq.schedules import (
+from gateway.cmq.push import statements
+from gateway.cmq.push.dead_letters import Death, bury
+from gateway.cmq.push.schedules import (
     WELL,
     Fraction,
     Standing,
@@ -20,8 +20,8 @@ from gateway.cmq.schedules import (
     is_due,
     judge_failure,
 )
-from gateway.cmq.secrets import Secrets, SecretUnreadable
-from gateway.cmq.webhooks import Addressee, ContentFormat, Letter
+from gateway.cmq.push.secrets import Secrets, SecretUnreadable
+from gateway.cmq.push.webhooks import Addressee, ContentFormat, Letter
 from gateway.events import outbox
 from gateway.events.messages import Event
 from gateway.events.names import EventName

@@ -15,14 +15,14 @@ from anyio.abc import TaskGroup, TaskStatus
 from sqlalchemy.exc import OperationalError
 
 from gateway.clock import Clock
-from gateway.cmq import backlog
-from gateway.cmq.addresses import Reach
-from gateway.cmq.backlog import Pausing, Waiting
-from gateway.cmq.lanes import Lane, Office
-from gateway.cmq.marking import Marker
-from gateway.cmq.posting import ANSWER_S, Poster, open_poster
-from gateway.cmq.schedules import Fraction
-from gateway.cmq.secrets import Secrets
+from gateway.cmq.push import backlog
+from gateway.cmq.push.addresses import Reach
+from gateway.cmq.push.backlog import Pausing, Waiting
+from gateway.cmq.push.lanes import Lane, Office
+from gateway.cmq.push.marking import Marker
+from gateway.cmq.push.posting import ANSWER_S, Poster, open_poster
+from gateway.cmq.push.schedules import Fraction
+from gateway.cmq.push.secrets import Secrets
 from gateway.cmq.subscribers import PUSH_SIGNAL
 from gateway.store import Store, StoreUnavailable
 from gateway.telemetry import PUSHES_WAITING, SUBSCRIPTIONS_PAUSED, log

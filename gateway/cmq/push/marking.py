@@ -9,7 +9,7 @@ import anyio
 from sqlalchemy.exc import OperationalError
 
 from gateway.clock import Clock
-from gateway.cmq import backlog
+from gateway.cmq.push import backlog
 from gateway.store import Store, StoreUnavailable, Tx
 from gateway.telemetry import log
 

@@ -13,7 +13,7 @@ from cryptography.fernet import InvalidToken
 from sqlalchemy import Row
 
 from gateway import ids
-from gateway.cmq import delivery_statements as statements
+from gateway.cmq.push import statements
 from gateway.errors import ResourceNotFound
 from gateway.store import Tx
 

@@ -1,0 +1,71 @@
+"""`qcs-gateway events audit`: whether the ledger says what the states are, and all was told."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gateway.commands.answers import printable
+from gateway.commands.options import (
+    config_option,
+    data_option,
+    json_option,
+    run_or_explain,
+    settings_from,
+)
+from gateway.config import Settings
+
+if TYPE_CHECKING:  # slow to import, and other verbs start without them
+    from gateway.batch.auditor import Account
+
+
+@click.command("audit")
+@click.option("--job", "stream_id", help="Only this job, or this environment.")
+@config_option
+@data_option
+@json_option
+def audit(stream_id: str | None, as_json: bool, config: Path | None, data: Path | None) -> None:
+    """Hold the events against the states, and messages and deliveries against the events.
+
+    Reads, changes nothing, and may run beside the server. Ends with 1 if anything disagrees.
+    """
+    settings = settings_from(config=config, data=data)
+    account = run_or_explain(lambda: _audit(settings, stream_id))
+    if as_json:
+        click.echo(json.dumps(_members(account)))
+    else:
+        for each in account.found:
+            click.echo(printable(f"{each.stream_id or '-'}  {each.flaw.value}  {each.what}"))
+    click.echo(
+        f"{account.streams} streams, {account.events} events, {account.messages} messages"
+        f" compared: {len(account.found)} discrepancies",
+        err=as_json,
+    )
+    if account.found:
+        sys.exit(1)
+
+
+def _audit(settings: Settings, stream_id: str | None) -> "Account":
+    from gateway.administration import with_store  # noqa: PLC0415
+    from gateway.batch.auditor import audit_everything, audit_named, rules_of  # noqa: PLC0415
+    from gateway.clock import now  # noqa: PLC0415
+    from gateway.cmq import completeness  # noqa: PLC0415
+
+    rules = rules_of(completeness, keep_days=settings.events_keep_days, clock=now)
+    if stream_id is None:
+        return with_store(settings, lambda store: audit_everything(store, rules=rules))
+    return with_store(settings, lambda store: audit_named(store, stream_id, rules=rules))
+
+
+def _members(account: "Account") -> dict[str, Any]:
+    return {
+        "Streams": account.streams,
+        "Events": account.events,
+        "Messages": account.messages,
+        "Discrepancies": [
+            {"StreamId": each.stream_id, "Flaw": each.flaw.value, "What": each.what}
+            for each in account.found
+        ],
+    }

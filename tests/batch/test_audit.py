@@ -1,0 +1,478 @@
+"""The audit finds nothing where the code did its work, and whatever is changed behind its back."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from functools import partial
+from itertools import pairwise
+from random import Random
+from typing import Any
+
+import anyio
+import pytest
+from sqlalchemy import delete, insert, select, update
+
+from gateway import clock
+from gateway.batch import auditor
+from gateway.batch.audit import COURSES, Flaw
+from gateway.batch.auditor import Account, Auditor, audit_everything, audit_one
+from gateway.batch.engines import Cause, Ended, Started
+from gateway.batch.environments import bring_nodes_up
+from gateway.batch.outcomes import Policy
+from gateway.batch.states import EVENTS, Kind, NodeState, State
+from gateway.batch.stream_audit import PAGE, Rules, StreamAudit, audit_stream
+from gateway.batch.tables import compute_env, compute_node, job, task, task_instance
+from gateway.cmq import completeness
+from gateway.cmq.tables import dead_letter, delivery, subscription
+from gateway.events import ledger
+from gateway.events.names import BATCH_EVENTS, EventName, Subject
+from gateway.events.tables import event, event_stream, message
+from gateway.store import Store, Tx
+from gateway.telemetry import LEDGER_DISCREPANCIES
+from tests.support.batch import KEEPS, START, Batch, Turns, a_task, eventually
+from tests.support.cmq import Cmq
+
+pytestmark = pytest.mark.anyio
+RULES = Rules(completeness, kept_since=None)
+CONFIGS = [{"EventName": name.value} for name in BATCH_EVENTS]
+ASKED = [
+    {"TopicName": "job-message", "EventConfigs": CONFIGS},
+    {
+        "TopicName": "other",
+        "EventConfigs": [
+            {"EventName": "JOB_RUNNING", "EventVars": [{"Name": "a", "Value": "b"}]},
+            {"EventName": "JOB_SUCCEED"},
+        ],
+    },
+]
+
+
+@pytest.fixture
+async def cmq(store: Store) -> Cmq:
+    """A queue that is subscribed to the topic since long ago."""
+    cmq = Cmq(store, None)
+    await cmq.subscribe_queue()
+    cmq.pass_time(hours=1)
+    return cmq
+
+
+async def audited(store: Store) -> Account:
+    return await audit_everything(store, rules=RULES)
+
+
+async def flaws(store: Store) -> set[Flaw]:
+    return {each.flaw for each in (await audited(store)).found}
+
+
+async def make_env(store: Store, batch: Batch, *, nodes: int) -> str:
+    env_id = await batch.create_env(nodes, Notifications=ASKED)
+    await store.write(lambda tx: bring_nodes_up(tx, now=START))
+    return env_id
+
+
+async def a_finished_job(store: Store, batch: Batch, cmq: Cmq, **members: Any) -> str:
+    job_id = await batch.submit(a_task("a", 2), Notifications=ASKED, **members)
+    await Turns(store, job_id).run()
+    await cmq.expand()
+    return job_id
+
+
+# What the table says -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_a_state_with_an_event_has_it_as_its_last_and_no_other(kind: Kind) -> None:
+    ends = COURSES[Subject[kind.name]].ends
+    for state in State:
+        if name := EVENTS.get((kind, state)):
+            assert {last for end, last in ends if end is state} == {name}
+
+
+def test_only_an_instance_can_wait_again_after_it_ran() -> None:
+    def can_wait_after_running(subject: Subject, name: EventName) -> bool:
+        return (State.RUNNABLE, name) in COURSES[subject].ends
+
+    assert can_wait_after_running(Subject.INSTANCE, EventName.TASK_INSTANCE_RUNNING)
+    assert not can_wait_after_running(Subject.TASK, EventName.TASK_RUNNING)
+    assert not can_wait_after_running(Subject.JOB, EventName.JOB_RUNNING)
+
+
+# What the code did ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_whatever_happens_the_ledger_agrees_with_the_states_after_every_transaction(
+    store: Store, batch: Batch, cmq: Cmq, seed: int
+) -> None:
+    random = Random(seed)  # noqa: S311  # nothing secret
+    env_id = await make_env(store, batch, nodes=2)
+    names = ["a", "b", "c", "d"]
+    tasks = [
+        a_task(name, random.randint(1, 4), **random.choice([{}, {"EnvId": env_id}]))
+        for name in names
+    ]
+    edges = [f"{a} {b}" for a, b in pairwise(names) if random.random() < 0.6]
+    job_id = await batch.submit(*tasks, after=edges, Notifications=ASKED)
+    policy = Policy(retries_max=random.randint(0, 2), keeps_node=random.random() < 0.4)
+    turns = Turns(store, job_id, policy=policy)
+    known: list[str] = []
+    for step in range(60):
+        if step == 45:
+            await batch.call("TerminateJob", JobId=job_id)
+        known += await turns.turn(*reports(turns, known, random), slots=random.randint(0, 3))
+        if random.random() < 0.5:
+            await cmq.expand()
+        for stream_id in (job_id, env_id):
+            look = partial(audit_stream, stream_id=stream_id, rules=RULES)
+            assert await store.read_list(look) == []
+    done = await audited(store)
+    assert (done.found, done.streams) == ((), 2)
+    assert done.events > 10
+    assert done.messages > done.events
+
+
+def reports(turns: Turns, known: list[str], random: Random) -> list[Started | Ended]:
+    """What an engine may say: of some attempts, again, too late, in any order."""
+    said: list[Started | Ended] = [
+        turns.ended(each, cause=Cause.TERMINATED) for each in turns.stopping
+    ]
+    for each in random.sample(known, min(len(known), random.randint(0, 3))):
+        cause = random.choice([None, None, Cause.USER_EXIT, Cause.INFRA_LOST])
+        ended = turns.ended(each, 1 if cause is Cause.USER_EXIT else 0, cause=cause)
+        said.append(ended if random.random() < 0.6 else turns.started(each))
+    return said
+
+
+async def test_a_deleted_job_and_a_deleted_environment_leave_nothing_to_complain_of(
+    store: Store, batch: Batch, cmq: Cmq
+) -> None:
+    job_id = await a_finished_job(store, batch, cmq)
+    env_id = await make_env(store, batch, nodes=1)
+    answer = await batch.call("DescribeComputeEnv", EnvId=env_id)
+    node_ids = [each["ComputeNodeId"] for each in answer["ComputeNodeSet"]]
+    await batch.call("TerminateComputeNodes", EnvId=env_id, ComputeNodeIds=node_ids)
+    assert await flaws(store) == set()
+    await batch.call("DeleteComputeEnv", EnvId=env_id)
+    await batch.call("DeleteJob", JobId=job_id)
+    done = await audited(store)
+    assert (done.streams, done.found) == (2, ())
+
+
+async def test_a_job_that_is_deleted_with_a_part_that_is_not_over_is_found(
+    store: Store, batch: Batch
+) -> None:
+    job_id = await batch.submit(a_task("a", 2))
+    await Turns(store, job_id).turn(slots=2)
+    await store.write(lambda tx: tx.execute(delete(job).where(job.c.id == job_id)))
+    assert await flaws(store) == {Flaw.STATE}
+
+
+async def test_a_large_job_is_audited_in_pages_that_see_the_ledger_of_their_moment(
+    store: Store, batch: Batch
+) -> None:
+    job_id = await batch.submit(a_task("a", PAGE + 50), a_task("b", PAGE), after=["a b"])
+    turns = Turns(store, job_id)
+    placed = await turns.turn(slots=10)
+    audit = StreamAudit(job_id, rules=RULES)
+    steps = 0
+    while not audit.done:
+        await store.read_list(audit.step)
+        steps += 1
+        if placed:  # the job goes on between one page and the next
+            placed = await turns.turn(*map(turns.ended, placed), slots=200)
+    assert audit.found == []
+    assert steps > 5
+    assert audit.events > 2 * PAGE
+
+
+async def test_a_subscription_that_is_paused_and_deleted_is_no_matter(
+    store: Store, cmq: Cmq
+) -> None:
+    def tell(tx: Tx) -> None:
+        tx.execute(insert(event_stream).values(id="subsc-1", owner_uin="1", region="r", seq=1))
+        tx.execute(
+            insert(event).values(
+                stream_id="subsc-1",
+                seq=1,
+                name="SUBSCRIPTION_PAUSED",
+                subject_id="subsc-1",
+                batch=b'{"TopicName":"t"}',
+                happened_at=START,
+            )
+        )
+
+    await store.write(tell)
+    assert await flaws(store) == set()
+
+
+# What somebody else did ----------------------------------------------------------------------
+
+
+def _drop(number: int) -> Callable[[Tx, str], Any]:
+    return lambda tx, job_id: tx.execute(
+        delete(event).where(event.c.stream_id == job_id, event.c.seq == number)
+    )
+
+
+def _swap(one: int, two: int) -> Callable[[Tx, str], Any]:
+    def swap(tx: Tx, job_id: str) -> None:
+        for old, new in ((one, -1), (two, one), (-1, two)):
+            tx.execute(
+                update(event).where(event.c.stream_id == job_id, event.c.seq == old).values(seq=new)
+            )
+
+    return swap
+
+
+def _set(table: Any, **values: Any) -> Callable[[Tx, str], Any]:
+    column = table.c.job_id if "job_id" in table.c else table.c.id
+    return lambda tx, job_id: tx.execute(update(table).where(column == job_id).values(**values))
+
+
+def _in_messages(**values: Any) -> Callable[[Tx, str], Any]:
+    return lambda tx, job_id: tx.execute(
+        update(message)
+        .where(message.c.stream_id == job_id, message.c.seq == 3, message.c.id.endswith("-0"))
+        .values(**values)
+    )
+
+
+def _drop_message(tx: Tx, job_id: str) -> None:
+    tx.execute(delete(message).where(message.c.id == f"{job_id}-4-0"))
+
+
+def _drop_delivery(tx: Tx, job_id: str) -> None:
+    position = select(message.c.position).where(message.c.id == f"{job_id}-4-0").scalar_subquery()
+    tx.execute(delete(delivery).where(delivery.c.position == position))
+
+
+def _add_message(tx: Tx, job_id: str) -> None:
+    row = dict(tx.execute(select(message).where(message.c.id == f"{job_id}-4-0")).mappings().one())
+    del row["position"]
+    tx.execute(insert(message).values({**row, "id": f"{job_id}-4-7"}))
+
+
+MUTATIONS: dict[str, tuple[Callable[[Tx, str], Any], set[Flaw]]] = {
+    "the first event goes": (_drop(1), {Flaw.GAP, Flaw.ORDER, Flaw.MESSAGE_UNASKED}),
+    "an event in the middle goes": (_drop(5), {Flaw.GAP}),
+    "the last event goes": (_drop(14), {Flaw.GAP, Flaw.STATE}),
+    "an event and the next change places": (_swap(5, 6), {Flaw.MESSAGE_ALTERED}),
+    "the first and the last change places": (_swap(1, 14), {Flaw.ORDER, Flaw.STATE}),
+    "a job is set back": (_set(job, state="RUNNING"), {Flaw.STATE}),
+    "a job is set to what it never was": (_set(job, state="PENDING"), {Flaw.STATE}),
+    "a task is set back": (_set(task, state="RUNNABLE"), {Flaw.STATE}),
+    "an instance fails in silence": (_set(task_instance, state="FAILED"), {Flaw.STATE}),
+    "an instance starts in silence": (_set(task_instance, state="STARTING"), {Flaw.STATE}),
+    "the instances go": (
+        lambda tx, job_id: tx.execute(delete(task).where(task.c.job_id == job_id)),
+        {Flaw.STRANGER},
+    ),
+    "the count of events is wrong": (_set(event_stream, seq=99), {Flaw.GAP}),
+    "an event says another state": (
+        lambda tx, job_id: tx.execute(
+            update(event)
+            .where(event.c.stream_id == job_id, event.c.name == "JOB_SUCCEED")
+            .values(batch=b'{"JobId":"' + job_id.encode() + b'","JobState":"FAILED"}')
+        ),
+        {Flaw.GARBLED, Flaw.STATE, Flaw.MESSAGE_ALTERED},
+    ),
+    "an event is no JSON": (
+        lambda tx, job_id: tx.execute(
+            update(event)
+            .where(event.c.stream_id == job_id, event.c.name == "JOB_SUCCEED")
+            .values(batch=b"{")
+        ),
+        {Flaw.GARBLED, Flaw.STATE, Flaw.MESSAGE_ALTERED},
+    ),
+    "a message goes": (_drop_message, {Flaw.MESSAGE_MISSING}),
+    "a message nobody asked for": (_add_message, {Flaw.MESSAGE_UNASKED, Flaw.DELIVERY_MISSING}),
+    "a message has other bytes": (_in_messages(body=b"e30="), {Flaw.MESSAGE_ALTERED}),
+    "a message is to another topic": (
+        _in_messages(topic_key="1/r/elsewhere"),
+        {Flaw.MESSAGE_ALTERED},
+    ),
+    "a message has another key": (_in_messages(routing_key="a.b"), {Flaw.MESSAGE_ALTERED}),
+    "a delivery goes": (_drop_delivery, {Flaw.DELIVERY_MISSING}),
+}
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+async def test_what_is_changed_behind_its_back_is_found(
+    store: Store, batch: Batch, cmq: Cmq, mutation: str
+) -> None:
+    job_id = await a_finished_job(store, batch, cmq)
+    assert await flaws(store) == set()
+    mutate, expected = MUTATIONS[mutation]
+    await store.write(lambda tx: mutate(tx, job_id))
+    done = await audited(store)
+    assert {each.flaw for each in done.found} >= expected
+    assert {each.stream_id for each in done.found} == {job_id}
+
+
+async def test_a_node_that_is_there_in_silence_or_gone_in_silence_is_found(
+    store: Store, batch: Batch
+) -> None:
+    env_id = await make_env(store, batch, nodes=2)
+    assert await flaws(store) == set()
+    for change in (
+        update(compute_node).values(state=NodeState.ABNORMAL.value),
+        update(compute_node).values(state=NodeState.RUNNING.value),
+        delete(compute_node),
+    ):
+        await store.write(partial(Tx.execute, statement=change))
+        found = await audit_one(store, env_id, rules=RULES)
+        wrong = "RUNNING" not in str(change.compile().params)
+        assert {each.flaw for each in found.found} == ({Flaw.STATE} if wrong else set())
+    await store.write(lambda tx: tx.execute(delete(compute_env)))
+    assert await flaws(store) == {Flaw.STATE}
+
+
+async def test_an_elastic_node_that_nobody_holds_is_found(store: Store, batch: Batch) -> None:
+    job_id = await batch.submit(a_task("a"))
+    turns = Turns(store, job_id, policy=KEEPS)
+    [placed] = await turns.turn(slots=1)
+    await turns.turn(turns.ended(placed, 1))
+    assert await flaws(store) == set()
+    await store.write(lambda tx: tx.execute(update(task_instance).values(node_id="node-elsewhere")))
+    found = (await audited(store)).found
+    assert len(found) == 2, found
+    assert {each.flaw for each in found} == {Flaw.STATE}
+
+
+async def test_a_job_that_went_on_without_any_event_is_found(store: Store, batch: Batch) -> None:
+    job_id = await batch.submit(a_task("a"))
+    assert await flaws(store) == set()
+    await store.write(_set_state_of(job_id))
+    assert await flaws(store) == {Flaw.STATE}
+
+
+def _set_state_of(job_id: str) -> Callable[[Tx], Any]:
+    return lambda tx: tx.execute(update(job).where(job.c.id == job_id).values(state="RUNNING"))
+
+
+# Retention, dead letters, replays --------------------------------------------------------------
+
+
+async def test_what_retention_may_have_taken_is_not_missed(
+    store: Store, batch: Batch, cmq: Cmq
+) -> None:
+    job_id = await a_finished_job(store, batch, cmq)
+
+    def prune(tx: Tx) -> None:
+        of_job = message.c.stream_id == job_id
+        tx.execute(delete(delivery))
+        tx.execute(delete(message).where(of_job, message.c.seq <= 7))
+        tx.execute(delete(event).where(event.c.stream_id == job_id, event.c.seq <= 6))
+        tx.execute(update(message).values(expanded_at=None))
+
+    await store.write(prune)
+    rules = Rules(completeness, kept_since=clock.now() + timedelta(days=1))
+    assert (await audit_everything(store, rules=rules)).found == ()
+    assert await flaws(store) >= {Flaw.GAP, Flaw.MESSAGE_MISSING}
+    await store.write(lambda tx: (tx.execute(delete(message)), tx.execute(delete(event))))
+    assert (await audit_everything(store, rules=rules)).found == ()
+    recent = Rules(completeness, kept_since=clock.now() - timedelta(days=1))
+    assert {each.flaw for each in (await audit_everything(store, rules=recent)).found} >= {Flaw.GAP}
+
+
+async def test_a_dead_letter_is_no_missing_delivery(store: Store, batch: Batch, cmq: Cmq) -> None:
+    job_id = await a_finished_job(store, batch, cmq)
+    await store.write(lambda tx: _drop_delivery(tx, job_id))
+    assert await flaws(store) == {Flaw.DELIVERY_MISSING}
+
+    def bury(tx: Tx) -> None:
+        row: dict[str, Any] = {"message_id": f"{job_id}-4-0", "topic_key": "t", "attempts": 1}
+        row["subscription_id"] = tx.execute(select(subscription.c.id)).scalar_one()
+        row |= {"subscription_name": "s1", "endpoint": "e", "routing_key": "k", "tags": "[]"}
+        row |= {"body": b"", "created_at": START, "why": "", "died_at": START}
+        tx.execute(insert(dead_letter).values(row))
+
+    await store.write(bury)
+    assert await flaws(store) == set()
+
+
+async def test_a_subscription_made_or_changed_later_is_owed_nothing_from_before(
+    store: Store, batch: Batch, cmq: Cmq
+) -> None:
+    job_id = await a_finished_job(store, batch, cmq)
+    await store.write(lambda tx: _drop_delivery(tx, job_id))
+    later = cmq.now + timedelta(seconds=1)
+    await store.write(lambda tx: tx.execute(update(subscription).values(modified_at=later)))
+    assert await flaws(store) == set()
+
+
+async def test_a_message_that_a_user_published_must_be_delivered_too(
+    store: Store, cmq: Cmq
+) -> None:
+    await cmq.call("PublishCmqMsg", TopicName="job-message", MsgContent="hello")
+    await cmq.expand()
+    assert await flaws(store) == set()
+    await store.write(lambda tx: tx.execute(delete(delivery)))
+    done = await audited(store)
+    assert [(each.stream_id, each.flaw) for each in done.found] == [("", Flaw.DELIVERY_MISSING)]
+
+
+# The loop --------------------------------------------------------------------------------------
+
+
+def discrepancies() -> float:
+    """What the metric says now."""
+    [metric] = LEDGER_DISCREPANCIES.collect()
+    return metric.samples[0].value
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """An auditor that does not rest."""
+    monkeypatch.setattr(auditor, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(auditor, "SETTLE_S", 0.01)
+    monkeypatch.setattr(auditor, "SHARE", 1.0)
+    return monkeypatch
+
+
+@asynccontextmanager
+async def auditing(store: Store) -> AsyncIterator[None]:
+    """An auditor that runs meanwhile."""
+    LEDGER_DISCREPANCIES.set(0)
+    watching = Auditor(store, deliveries=completeness, keep_days=0, clock=clock.now)
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(watching.run)
+        yield
+        tasks.cancel_scope.cancel()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async def holds() -> bool:
+        return condition()
+
+    await eventually(holds)
+
+
+@pytest.mark.usefixtures("quick")
+async def test_the_auditor_finds_what_was_there_before_it_and_sees_it_mended(
+    store: Store, batch: Batch, cmq: Cmq
+) -> None:
+    job_id = await a_finished_job(store, batch, cmq)
+    await store.write(_set_state_of(job_id))
+    async with auditing(store):
+        await until(lambda: discrepancies() == 1)
+        mend = update(job).where(job.c.id == job_id).values(state="SUCCEED")
+        await store.write(lambda tx: tx.execute(mend))
+        await until(lambda: discrepancies() == 0)
+
+
+async def test_the_auditor_looks_at_what_changes_without_waiting_for_its_turn(
+    store: Store, batch: Batch, cmq: Cmq, quick: pytest.MonkeyPatch
+) -> None:
+    quick.setattr(auditor, "SWEPT_AT_ONCE", 0)
+    job_id = await batch.submit(a_task("a"), Notifications=ASKED)
+    turns = Turns(store, job_id)
+    placed = await turns.turn(slots=1)
+    await store.write(lambda tx: _drop(1)(tx, job_id))
+    settled = await store.read_list(ledger.find_settled)
+    async with auditing(store):
+        watched = await batch.submit(a_task("a"))
+        await Turns(store, watched).run()
+        await turns.turn(*map(turns.ended, placed))
+        await until(lambda: discrepancies() > 0)
+    assert await store.read_list(ledger.find_settled) > settled

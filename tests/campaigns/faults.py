@@ -73,7 +73,7 @@ class Plan:
     well: int = 18
     hostile: int = 1
     users: int = 2
-    pause_s: float = 2.0
+    pause_s: float = 5.0
     late_s: float = 1.0
 
 
@@ -121,8 +121,8 @@ def run_campaign(folder: Path, plan: Plan, *, broker: RabbitMQ, database_url: st
             **clock.settings,
         }
         gateway = Gateway(folder, settings=settings)
-        gateway.start()
         stack.callback(gateway.remove)
+        gateway.start()
         random = Random(plan.seed)  # noqa: S311  # repeatable on purpose
         report = Report(plan.seed, plan.cycles)
         world = World(

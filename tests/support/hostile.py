@@ -16,6 +16,7 @@ from tests.support.services import LOOPBACK
 
 LATE_S = 16.0  # later than any push waits for an answer
 REFUSE_S = 1.5
+FLOOD_S = 0.002  # between two pieces of what has no end: the loop has others to serve
 OFTEN = 4  # every so manieth message is answered wrongly twice
 REFUSES = "refuses connections"
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -95,8 +96,8 @@ NOT_HTTP: dict[str, Answer] = {
     "speaks TLS": says(TLS_HELLO),
     "has a status of letters": says(b"HTTP/1.1 abc OK\r\nContent-Length: 0\r\n\r\n"),
     "has a status of four digits": says(b"HTTP/1.1 2000 OK\r\nContent-Length: 0\r\n\r\n"),
-    "has an endless reason": repeats(b"very " * 1_000, first=b"HTTP/1.1 200 "),
-    "has headers without end": repeats(b"A: x\r\n" * 100, first=OK),
+    "has an endless reason": repeats(b"very " * 1_000, first=b"HTTP/1.1 200 ", every_s=FLOOD_S),
+    "has headers without end": repeats(b"A: x\r\n" * 1_000, first=OK, every_s=FLOOD_S),
     "has a huge header": says(OK + b"A: " + b"x" * 100_000 + b"\r\n\r\n"),
     "has a line without a colon": says(OK + b"no header\r\n\r\n"),
     "slips a header in": says(OK + b"A: b\rContent-Length: 7\r\n\r\n"),
@@ -113,7 +114,7 @@ TAKEN_AS_GOOD: dict[str, Answer] = {
     "says less than its length": says(OK + b"Content-Length: 1000\r\n\r\nok"),
     "hangs in the body": says(OK + b"Content-Length: 1000\r\n\r\nok", then="hang"),
     "resets in the body": says(OK + b"Content-Length: 1000\r\n\r\nok", then="reset"),
-    "has a body without end": repeats(b"x" * 10_000, first=OK + b"\r\n"),
+    "has a body without end": repeats(b"x" * 10_000, first=OK + b"\r\n", every_s=FLOOD_S),
     "packs a bomb": says(
         OK + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(BOMB) + BOMB
     ),

@@ -6,6 +6,7 @@ way are answered, then the loops end. Running commands go on; the next start fin
 
 import fcntl
 import os
+import resource
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
@@ -16,6 +17,8 @@ from typing import Any
 
 import anyio
 import uvicorn
+from anyio.abc import TaskStatus
+from cryptography.fernet import MultiFernet
 
 from gateway import ids
 from gateway.administration import migrate_database
@@ -26,7 +29,7 @@ from gateway.authn.replay import ReplayGuard
 from gateway.authn.signed import ClassicAuthenticator, Tc3Authenticator
 from gateway.batch.api import BatchApi
 from gateway.batch.attributes import attributes_of as batch_attributes_of
-from gateway.batch.auditor import Auditor
+from gateway.batch.auditing.auditor import Auditor
 from gateway.batch.engines import Engine
 from gateway.batch.engines.local import open_local_engine
 from gateway.batch.redirection import Redirector
@@ -53,6 +56,7 @@ from gateway.events.bus import Bus
 from gateway.events.rabbitmq import open_rabbitmq
 from gateway.following import Follower
 from gateway.health import Health
+from gateway.loops import Loop, keep_running
 from gateway.pipeline import Pipeline
 from gateway.policy.decision_point import DecisionPoint
 from gateway.server import HttpProtocol, create_api, create_management
@@ -63,6 +67,7 @@ from gateway.telemetry import POLICY_GENERATION, configure_logging, log
 
 DRAIN_S = 20
 BACKLOG = 2_048
+FILES_KEPT = 512  # open files for all that is no push: calls, streams, the database, commands
 
 
 class Server(uvicorn.Server):
@@ -76,9 +81,24 @@ class Server(uvicorn.Server):
 def serve(settings: Settings) -> None:
     """Serve until told to stop. Raises what makes a start impossible."""
     configure_logging()
+    _raise_file_limit()
     migrate_database(settings)
     with _holding(settings.data):
         anyio.run(_run, settings, backend_options={"use_uvloop": True})
+
+
+def _raise_file_limit() -> None:
+    """Take as many open files as this process may have: a thousand subscribers hold a thousand."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _push_places() -> int:
+    """How many pushes of each kind may be under way, for calls to find open files left."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return pusher.PLACES_MAX
+    return max(1, min(pusher.PLACES_MAX, (files - FILES_KEPT) // 2))
 
 
 @contextmanager
@@ -109,38 +129,43 @@ async def _run(settings: Settings) -> None:
         decisions = DecisionLog(
             store, clock=now, new_id=ids.new_id, overflow=Overflow(settings.decisions_overflow)
         )
+        sealer = keys.open_sealer(settings.data / "sealing.key")
+        secrets = Secrets(sealer.encrypt, sealer.decrypt)
+        batch = BatchApi(store, engine, _topic_exists, clock=now, new_id=ids.new_id)
+        upstreams: Mapping[str, Upstream] = {
+            "batch": Service(batch.operations),
+            **_build_cam(store, sealer=sealer, policies=policies, decisions=decisions),
+            **_build_cmq(settings, store=store, bus=bus, secrets=secrets),
+        }
         pipeline = _build_pipeline(
-            settings, store=store, engine=engine, bus=bus, policies=policies, decisions=decisions
+            settings,
+            store=store,
+            sealer=sealer,
+            upstreams=upstreams,
+            policies=policies,
+            decisions=decisions,
         )
         streams = Streams(pipeline, Follower(store), clock=now)
         api = create_api(pipeline, streams=streams, clock=now, new_request_id=ids.new_request_id)
-        health = Health(
-            store,
-            data=settings.data,
-            embedded=not settings.database_url,
-            with_broker=bus is not None,
-            clock=now,
-        )
+        health = _build_health(settings, store=store, bus=bus)
         management = create_management(health.readiness)
+        loops: dict[str, Loop] = {
+            "health": health.run,
+            "decisions": decisions.run,
+            "decision_retention": _build_decision_retention(
+                settings, store=store, decisions=decisions
+            ),
+            "policies": _build_watch(folder, policies=policies, loaded=loaded),
+            "relay": partial(relay.run, store, bus, subscribers=subscribers, clock=now),
+            "pusher": _build_pushing(settings, store=store, secrets=secrets),
+            "queue_retention": partial(retention.run, store, clock=now),
+            "event_retention": _build_event_retention(settings, store=store),
+            "scheduler": _build_scheduling(settings, store=store, engine=engine),
+            "auditor": _build_auditor(settings, store=store).run,
+        }
         async with anyio.create_task_group() as tasks:
-            await tasks.start(health.run)
-            await tasks.start(decisions.run)
-            await tasks.start(_build_decision_retention(settings, store=store, decisions=decisions))
-            await tasks.start(
-                partial(
-                    identities.watch,
-                    folder,
-                    current=policies.snapshot,
-                    loaded=loaded,
-                    swap=policies.swap,
-                )
-            )
-            await tasks.start(partial(relay.run, store, bus, subscribers=subscribers, clock=now))
-            await tasks.start(_build_pushing(settings, store=store))
-            await tasks.start(partial(retention.run, store, clock=now))
-            await tasks.start(_build_event_retention(settings, store=store))
-            await tasks.start(_build_scheduler(settings, store=store, engine=engine).run)
-            await tasks.start(_build_auditor(settings, store=store).run)
+            for name, loop in loops.items():
+                await tasks.start(partial(keep_running, loop, name=name))
             apps = [(api, api_socket), (management, management_socket)]
             await _serve_until_signal(health, apps, drain=streams.drain)
             tasks.cancel_scope.cancel()
@@ -171,18 +196,14 @@ async def _open_bus(settings: Settings, stack: AsyncExitStack) -> Bus | None:
     return bus
 
 
-def _build_event_retention(
-    settings: Settings, *, store: Store
-) -> Callable[..., Coroutine[Any, Any, None]]:
+def _build_event_retention(settings: Settings, *, store: Store) -> Loop:
     keep_days = settings.events_keep_days
     return partial(
         event_retention.run, store, subscribers=subscribers, keep_days=keep_days, clock=now
     )
 
 
-def _build_decision_retention(
-    settings: Settings, *, store: Store, decisions: DecisionLog
-) -> Callable[..., Coroutine[Any, Any, None]]:
+def _build_decision_retention(settings: Settings, *, store: Store, decisions: DecisionLog) -> Loop:
     return partial(
         decision_retention.run,
         store,
@@ -192,73 +213,96 @@ def _build_decision_retention(
     )
 
 
-def _build_scheduler(settings: Settings, *, store: Store, engine: Engine) -> Scheduler:
+def _build_watch(
+    folder: identities.PolicyFolder, *, policies: DecisionPoint, loaded: identities.Fingerprint
+) -> Loop:
+    def watch(*, task_status: TaskStatus[None]) -> Coroutine[Any, Any, None]:
+        return identities.watch(
+            folder,
+            current=policies.snapshot,
+            loaded=loaded,
+            swap=policies.swap,
+            task_status=task_status,
+        )
+
+    return watch
+
+
+def _build_scheduling(settings: Settings, *, store: Store, engine: Engine) -> Loop:
+    """A scheduler, and a new one if it fails: what the old one knew may be wrong."""
     storage = LocalStorage(settings.data.absolute() / "cos")
-    return Scheduler(store, engine, Redirector(engine, storage), clock=now, new_id=ids.new_id)
+    redirector = Redirector(engine, storage)
+
+    def schedule(*, task_status: TaskStatus[None]) -> Coroutine[Any, Any, None]:
+        scheduler = Scheduler(store, engine, redirector, clock=now, new_id=ids.new_id)
+        return scheduler.run(task_status=task_status)
+
+    return schedule
 
 
 def _build_auditor(settings: Settings, *, store: Store) -> Auditor:
     return Auditor(store, deliveries=completeness, keep_days=settings.events_keep_days, clock=now)
 
 
-def _build_pushing(settings: Settings, *, store: Store) -> Callable[..., Coroutine[Any, Any, None]]:
+def _build_pushing(settings: Settings, *, store: Store, secrets: Secrets) -> Loop:
     """The loop that pushes to HTTP subscribers. Raises SettingsError for what is no network."""
     return partial(
         pusher.run,
         store,
-        secrets=_open_secrets(settings),
+        secrets=secrets,
         reach=Reach.of(settings),
         clock=now,
         fraction=ids.random_fraction,
         new_request_id=ids.new_request_id,
         pause_after_s=settings.push_pause_after_s,
+        places=_push_places(),
     )
 
 
-def _open_secrets(settings: Settings) -> Secrets:
-    """The secrets of HTTP subscribers, sealed as access keys are."""
-    sealer = keys.open_sealer(settings.data / "sealing.key")
-    return Secrets(sealer.encrypt, sealer.decrypt)
+def _build_health(settings: Settings, *, store: Store, bus: Bus | None) -> Health:
+    return Health(
+        store,
+        data=settings.data,
+        embedded=not settings.database_url,
+        with_broker=bus is not None,
+        clock=now,
+    )
+
+
+def _build_cam(
+    store: Store, *, sealer: MultiFernet, policies: DecisionPoint, decisions: DecisionLog
+) -> dict[str, Upstream]:
+    """The APIs of identities and of temporary keys."""
+    tokens = sts.build_service(store, sealer=sealer, snapshot=lambda: policies.snapshot, clock=now)
+    return {"cam": cam_api.build_service(store, decisions), "sts": tokens}
+
+
+def _build_cmq(
+    settings: Settings, *, store: Store, bus: Bus | None, secrets: Secrets
+) -> dict[str, Upstream]:
+    """Both APIs of topics and queues."""
+    cloud_limits = settings.limits == "cloud"
+    tdmq = build_service(
+        store, bus, secrets=secrets, clock=now, new_id=ids.new_id, cloud_limits=cloud_limits
+    )
+    classic = ClassicService(store, bus, clock=now, new_id=ids.new_id, cloud_limits=cloud_limits)
+    return {"tdmq": tdmq, "cmq": classic}
 
 
 def _build_pipeline(
     settings: Settings,
     *,
     store: Store,
-    engine: Engine,
-    bus: Bus | None,
+    sealer: MultiFernet,
+    upstreams: Mapping[str, Upstream],
     policies: DecisionPoint,
     decisions: DecisionLog,
 ) -> Pipeline:
     root = root_key(settings)
-    sealer = keys.open_sealer(settings.data / "sealing.key")
-    ring = keys.KeyRing(
-        store,
-        sealer=sealer,
-        fixed={root.secret_id: root},
-        clock=now,
-    )
+    ring = keys.KeyRing(store, sealer=sealer, fixed={root.secret_id: root}, clock=now)
     authenticators: list[Authenticator] = [Tc3Authenticator(ring), ClassicAuthenticator(ring)]
     if settings.jwt_issuers:
         authenticators.append(JwtAuthenticator(read_issuers(Path(settings.jwt_issuers))))
-    batch = BatchApi(store, engine, _topic_exists, clock=now, new_id=ids.new_id)
-    cloud_limits = settings.limits == "cloud"
-    upstreams: Mapping[str, Upstream] = {
-        "batch": Service(batch.operations),
-        "cam": cam_api.build_service(store, decisions),
-        "sts": sts.build_service(
-            store, sealer=sealer, snapshot=lambda: policies.snapshot, clock=now
-        ),
-        "tdmq": build_service(
-            store,
-            bus,
-            secrets=_open_secrets(settings),
-            clock=now,
-            new_id=ids.new_id,
-            cloud_limits=cloud_limits,
-        ),
-        "cmq": ClassicService(store, bus, clock=now, new_id=ids.new_id, cloud_limits=cloud_limits),
-    }
     tagged = cmq_attributes_of(store)  # a classic call is decided on the names of tdmq
     return Pipeline(
         authenticators=authenticators,
@@ -327,12 +371,12 @@ async def _serve_until_signal(
         async with anyio.create_task_group() as tasks:
             for server, listener in servers:
                 tasks.start_soon(partial(server.serve, sockets=[listener]))
-            health.problems.clear()
+            health.ready()
             host, port = apps[0][1].getsockname()[:2]
             log.info("serving", host=host, port=port, management_port=apps[1][1].getsockname()[1])
             async for number in signals:
                 log.info("draining", signal=number.name)
-                health.problems.append("draining")
+                health.draining()
                 drain()
                 for server, _ in servers:
                     server.should_exit = True

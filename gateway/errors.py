@@ -194,3 +194,8 @@ class ClassicError(ApiError):
         super().__init__(message)
         self.number = number
         self.module = module
+
+    @property
+    def code(self) -> str:
+        """The pair as one word, for logs and metrics; on the wire it stays a pair."""
+        return f"classic-{self.number}-{self.module}"

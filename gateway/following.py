@@ -6,11 +6,14 @@ memory; the others find it there. A stream that is behind reads by itself until 
 
 import itertools
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import anyio
+from sqlalchemy import bindparam, select
 
 from gateway.call import Resource
+from gateway.cmq.tables import subscription
 from gateway.events import ledger
 from gateway.events.ledger import Entry
 from gateway.events.names import EventName, parse_event_name
@@ -23,6 +26,9 @@ KEPT_MAX = 2_048
 LOOK_EVERY_S = 0.5  # how late an event is kept that another process wrote
 IDLE_S = 30.0  # who comes after nobody looked for so long begins anew
 EVERYTHING = ledger.Wanted()
+SUBSCRIPTIONS = select(subscription.c.id).where(
+    subscription.c.id.in_(bindparam("ids", expanding=True))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +83,18 @@ class Follower:
                 self._start = self._end = settled
                 self._looked_at = anyio.current_time()
         return settled
+
+    async def find_next(self, position: int) -> int | None:
+        """See `Ledger.find_next`."""
+        page = await ledger.read_following(self._store, after=position, limit=1, wanted=EVERYTHING)
+        return page.entries[0].position if page.entries else None
+
+    async def find_subscriptions(self, ids: Collection[str]) -> Collection[str]:
+        """See `Ledger.find_subscriptions`."""
+        found = await self._store.read_list(
+            lambda tx: tx.execute(SUBSCRIPTIONS, {"ids": sorted(ids)}).scalars().all()
+        )
+        return frozenset(found)
 
     async def read_after(self, position: int, *, limit: int, wanted: Wanted) -> Page:
         """See `Ledger.read_after`."""
@@ -137,7 +155,8 @@ def find_told(entry: Entry) -> Told | None:
     about = _find_about(entry)
     if about is None:
         return None
-    service, action, path = about
+    service, action, (path, *denied) = about
+    is_of_subscription = entry.stream_id.startswith("subsc-")
     return Told(
         position=entry.position,
         name=entry.name,
@@ -145,20 +164,24 @@ def find_told(entry: Entry) -> Told | None:
         action=f"{service}:{action}",
         resource=Resource(service, entry.region, entry.owner_uin, path),
         is_last=entry.name == EventName.COMPUTE_ENV_DELETED.value,
+        deny_only=tuple(Resource(service, entry.region, entry.owner_uin, one) for one in denied),
+        subscription_id=entry.stream_id if is_of_subscription else "",
     )
 
 
-def _find_about(entry: Entry) -> tuple[str, str, str] | None:
-    """Service and name of the action that describes what an event is about, and its path.
+def _find_about(entry: Entry) -> tuple[str, str, tuple[str, ...]] | None:
+    """Service and name of the action that describes what an event is about, and its paths.
 
+    The first path must be allowed, none may be denied.
     A node's events are among those of the job, or of the environment, that it was made for.
     """
     prefix, _, _ = entry.stream_id.partition("-")
     if prefix == "job":
-        return "batch", "DescribeJob", f"job/{entry.stream_id}"
+        return "batch", "DescribeJob", (f"job/{entry.stream_id}",)
     if prefix == "env":
-        return "batch", "DescribeComputeEnv", f"computeenv/{entry.stream_id}"
-    topic = entry.batch.get("TopicName")
-    if prefix == "subsc" and isinstance(topic, str):
-        return "tdmq", "DescribeCmqSubscriptionDetail", f"topic/{topic}"
+        return "batch", "DescribeComputeEnv", (f"computeenv/{entry.stream_id}",)
+    topic, name = entry.batch.get("TopicName"), entry.batch.get("SubscriptionName")
+    if prefix == "subsc" and isinstance(topic, str) and isinstance(name, str):
+        paths = (f"topic/{topic}", f"subscription/{topic}/{name}")
+        return "tdmq", "DescribeCmqSubscriptionDetail", paths
     return None

@@ -21,8 +21,9 @@ from sqlalchemy.exc import OperationalError
 
 from gateway import telemetry
 from gateway.clock import Clock
-from gateway.cmq import completeness
-from gateway.events import inspection
+from gateway.cmq.push import backlog
+from gateway.cmq.push.backlog import Load
+from gateway.events import outbox
 from gateway.server import Readiness
 from gateway.store import Store, StoreUnavailable, Tx
 from gateway.telemetry import log
@@ -31,7 +32,7 @@ LOOK_EVERY_S = 2.0
 PING_S = 5.0
 LATE_S = 60.0
 """A message that waits for longer is worth a line."""
-DISK_LOW_BYTES = 256.0 * 1_024 * 1_024
+DISK_LOW_BYTES = 256 * 1_024 * 1_024
 DISK_PROBE_BYTES = 1_024 * 1_024
 """While there is no room for so much, the disk counts as full: SQLite's log grows by pages."""
 PROBE = "room.probe"
@@ -55,39 +56,66 @@ _ALWAYS = (
         telemetry.POLICY_BROKEN, bool, "the policies on disk are refused; the last good ones hold"
     ),
     Concern(
-        telemetry.OLDEST_PUSH_SECONDS, LATE_S.__lt__, "a message waits to be pushed for {:.0f} s"
+        telemetry.OLDEST_PUSH_SECONDS,
+        lambda seconds: seconds > LATE_S,
+        "a message waits to be pushed for {:.0f} s",
     ),
     Concern(
-        telemetry.DISK_FREE_BYTES, DISK_LOW_BYTES.__gt__, "only {:.0f} bytes left for the data"
+        telemetry.DISK_FREE_BYTES,
+        lambda free: free < DISK_LOW_BYTES,
+        "only {:.0f} bytes left for the data",
     ),
 )
 _WITH_BROKER = (
-    Concern(telemetry.BROKER_CONNECTED, (0.0).__eq__, "no line to the broker: messages wait"),
-    Concern(telemetry.BROKER_BLOCKED, bool, "the broker is short of memory or disk: messages wait"),
     Concern(
-        telemetry.OLDEST_MESSAGE_SECONDS, LATE_S.__lt__, "a message waits to be sent for {:.0f} s"
+        telemetry.BROKER_CONNECTED,
+        lambda connected: not connected,
+        "no line to the broker: messages wait",
+    ),
+    Concern(telemetry.BROKER_BLOCKED, bool, "the broker is short of memory or disk: messages wait"),
+    Concern(telemetry.TOPICS_HELD, bool, "the broker refuses what {:.0f} topics need: they wait"),
+    Concern(
+        telemetry.OLDEST_MESSAGE_SECONDS,
+        lambda seconds: seconds > LATE_S,
+        "a message waits to be sent for {:.0f} s",
     ),
 )
 
 
-class Health:
-    """What /readyz and the metrics say.
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What waits: how many messages for the broker, since when the oldest does, and pushes."""
 
-    problems: why the process itself takes no calls; to be changed by whoever knows. data: the
-    folder of all state. embedded: whether the database is in it; if not, calls are taken while it
-    is full, and only no job can start. with_broker: whether one is configured.
+    unsent: int
+    unsent_since: datetime | None
+    pushes: Load
+
+
+class Health:
+    """What /readyz and the metrics say; unready before `ready` and from `draining` on.
+
+    data: the folder of all state. embedded: whether the database is in it; if not, calls are taken
+    while it is full, and only no job can start. with_broker: whether one is configured.
     """
 
     def __init__(
         self, store: Store, *, data: Path, embedded: bool, with_broker: bool, clock: Clock
     ) -> None:
-        self.problems = ["starting"]
         self._store = store
         self._data = data
         self._embedded = embedded
         self._clock = clock
-        self._concerns = _ALWAYS + _WITH_BROKER * with_broker
+        self._concerns = (*_ALWAYS, *_WITH_BROKER) if with_broker else _ALWAYS
+        self._refusing = "starting"
         self._full = ""
+
+    def ready(self) -> None:
+        """Say from now on that calls are taken."""
+        self._refusing = ""
+
+    def draining(self) -> None:
+        """Say from now on that no calls are taken."""
+        self._refusing = "draining"
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Keep the metrics up to date, until cancelled."""
@@ -103,9 +131,12 @@ class Health:
 
     async def readiness(self) -> Readiness:
         """Why calls cannot be taken now, and what else is not well."""
-        full = [self._full] if self._full else []
-        problems = [*self.problems, *(full if self._embedded else ())]
-        degraded = [*(() if self._embedded else full), *list_concerns(self._concerns)]
+        problems = [self._refusing] if self._refusing else []
+        degraded = list_concerns(self._concerns)
+        if self._full and self._embedded:
+            problems.append(self._full)
+        elif self._full:
+            degraded.insert(0, self._full)
         try:
             with anyio.fail_after(PING_S):
                 await self._store.ping()
@@ -123,9 +154,12 @@ class Health:
         self._full = full
 
     async def _look_at_backlog(self) -> None:
-        unsent, waiting = await self._store.read_list(_read_backlog)
-        telemetry.OLDEST_MESSAGE_SECONDS.set(self._age_s(unsent))
-        telemetry.OLDEST_PUSH_SECONDS.set(self._age_s(waiting))
+        found = await self._store.read_list(_read_backlog)
+        telemetry.MESSAGES_WAITING.set(found.unsent)
+        telemetry.OLDEST_MESSAGE_SECONDS.set(self._age_s(found.unsent_since))
+        telemetry.PUSHES_WAITING.set(found.pushes.waiting)
+        telemetry.OLDEST_PUSH_SECONDS.set(self._age_s(found.pushes.since))
+        telemetry.SUBSCRIPTIONS_PAUSED.set(found.pushes.paused)
 
     def _age_s(self, since: datetime | None) -> float:
         return 0.0 if since is None else max(0.0, (self._clock() - since).total_seconds())
@@ -155,8 +189,8 @@ def list_concerns(concerns: Sequence[Concern]) -> list[str]:
     return [concern.words.format(value) for concern, value in values if concern.holds(value)]
 
 
-def _read_backlog(tx: Tx) -> tuple[datetime | None, datetime | None]:
-    return inspection.oldest_unsent(tx), completeness.oldest_waiting(tx)
+def _read_backlog(tx: Tx) -> Backlog:
+    return Backlog(outbox.count_unsent(tx), outbox.oldest_unsent(tx), backlog.measure(tx))
 
 
 def _value_of(gauge: Gauge) -> float:

@@ -374,7 +374,8 @@ def _encodable(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
-# Source: CMQ 2017 error table. What the table has no pair for is an internal error.
+# Source: CMQ 2017 error table. What the table has no pair for is an internal error. It leaves out
+# the number that goes with 4460 (a queue exists already): 10210 is the one that is free beside it.
 _INTERNAL_PAIR = (6000, 10050)
 _CLASSIC_PAIRS: Mapping[str, tuple[int, int]] = {
     "AuthFailure": (4100, 10030),

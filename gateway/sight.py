@@ -1,10 +1,11 @@
 """What one reader of events may be told: each event is decided on what it is about.
 
 Job, task and instance events, and those of a job's own nodes, are for whoever may describe the
-job; those of an environment and its nodes, for whoever may describe the environment.
+job; those of an environment and its nodes, for whoever may describe the environment. Those of a
+subscription are for whoever may describe the subscriptions of its topic, as long as it is there.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import anyio
@@ -20,8 +21,10 @@ from gateway.policy.snapshot import Snapshot
 KNOWN_MAX = 1_024
 KNOWN_FOR_S = 5.0  # how late it is seen that a tag has changed, or that a thing was deleted
 
-About = tuple[str, Resource, bool]
-"""What decides on an event: its action, its resource, whether that is gone with it."""
+About = tuple[str, Resource, tuple[Resource, ...], bool]
+"""What decides on an event: its action, its resources, whether the first is gone with it."""
+FindSubscriptions = Callable[[Collection[str]], Awaitable[Collection[str]]]
+"""Tells which of the subscriptions with these ids there still are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,8 @@ class Told:
 
     data: the event as one line of JSON. action: the policy action that describes `resource`, such
     as "batch:DescribeJob". is_last: the resource ended with this event.
+    deny_only: what must not be denied to whom it is told, besides the resource.
+    subscription_id: whose it is, or "".
     """
 
     position: int
@@ -38,6 +43,8 @@ class Told:
     action: str
     resource: Resource
     is_last: bool = False
+    deny_only: tuple[Resource, ...] = ()
+    subscription_id: str = ""
 
 
 class Sight:
@@ -53,12 +60,14 @@ class Sight:
         lists: str | None,
         policies: DecisionPoint,
         attributes: Mapping[str, Attributes],
+        find_subscriptions: FindSubscriptions,
         clock: Clock,
     ) -> None:
         self._opening = query
         self._lists = lists
         self._policies = policies
         self._attributes = attributes
+        self._find_subscriptions = find_subscriptions
         self._clock = clock
         self._known: dict[Resource, Context] = {}
         self._known_until = 0.0
@@ -77,6 +86,7 @@ class Sight:
     async def visible(self, told: Sequence[Told]) -> list[Told]:
         """The events that the reader may be told, decided now."""
         await self._get_to_know(each.resource for each in told)
+        told = await self._without_lost(told)
         self._enter_moment()
         return [each for each in told if self._shows(each)]
 
@@ -100,7 +110,7 @@ class Sight:
         return decision.allowed
 
     def _shows(self, told: Told) -> bool:
-        about = (told.action, told.resource, told.is_last)
+        about = (told.action, told.resource, told.deny_only, told.is_last)
         if about not in self._verdicts:
             self._verdicts[about] = self._decide(told)
         return self._verdicts[about]
@@ -116,7 +126,7 @@ class Sight:
             principal=self._opening.principal,
             action=told.action,
             resources=(told.resource,),
-            deny_only=(told.resource,),
+            deny_only=(told.resource, *told.deny_only),
             context=self._context(),
             attributes={} if known is None else {told.resource: known},
             deny_only_action=self._opening.action,
@@ -128,6 +138,20 @@ class Sight:
 
     def _context(self) -> Context:
         return {**self._opening.context, "qcs:current_time": (self._time,)}
+
+    async def _without_lost(self, told: Sequence[Told]) -> Sequence[Told]:
+        """Leave out what is told of subscriptions that are there no more.
+
+        Why: policies know a topic by its name, and whoever makes one of that name anew, with other
+        tags or none, must not be shown what was of the old one. A subscription's id comes only
+        once, and no subscription outlives its topic. It is looked for after what the topic carries,
+        and every time: the other way round the topic could be another one by then.
+        """
+        ids = {each.subscription_id for each in told if each.subscription_id}
+        if not ids:
+            return told
+        there = await self._find_subscriptions(ids)
+        return [each for each in told if not each.subscription_id or each.subscription_id in there]
 
     async def _get_to_know(self, resources: Iterable[Resource]) -> None:
         """Learn what resources carry; what does not exist is asked for again."""

@@ -5,8 +5,7 @@ anew, on what it is about, by the policies of that moment. The ledger remembers,
 reader who lost the line says the id of the last event and misses nothing.
 """
 
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -14,7 +13,7 @@ from typing import Protocol
 import anyio
 
 from gateway.authn import Identity
-from gateway.call import HttpRequest
+from gateway.call import HttpRequest, Principal
 from gateway.clock import Clock
 from gateway.errors import (
     AuthFailure,
@@ -74,6 +73,14 @@ class Ledger(Protocol):
         """The position of the newest event that may be read; 0 if there is none."""
         ...
 
+    async def find_next(self, position: int) -> int | None:
+        """The position of the next event after one, wanted or not, that is kept; None for none."""
+        ...
+
+    async def find_subscriptions(self, ids: Collection[str]) -> Collection[str]:
+        """The ids, of these, of the subscriptions that there still are."""
+        ...
+
     async def read_after(self, position: int, *, limit: int, wanted: Wanted) -> Page:
         """The next events after a position, none of them skipped. Raises ServiceUnavailable."""
         ...
@@ -102,11 +109,14 @@ class Ending(Enum):
 class Limits:
     """How many streams there may be, and how long each thing may take.
 
+    streams_per_account_max: of all users of an account together. The root has streams of its own,
+    as many as one user, so that users cannot keep it out.
     write_s: for a reader to make room. recheck_s: how late it is seen that a key was taken away.
     """
 
     streams_max: int = 256
     streams_per_account_max: int = 16
+    streams_per_user_max: int = 8
     lifetime_s: float = 600.0
     idle_s: float = 15.0
     write_s: float = 30.0
@@ -153,6 +163,7 @@ class Stream:
         credential: Credential,
         wanted: Wanted,
         position: int,
+        next_kept: int | None,
         limits: Limits,
         pause_s: Callable[[], float],
     ) -> None:
@@ -163,6 +174,7 @@ class Stream:
         self._credential = credential
         self._pause_s = pause_s
         self._reached = position
+        self._next_kept = next_kept
         self._told = position
         self._written_at = 0.0
         self._ends_at = anyio.current_time() + limits.lifetime_s
@@ -179,7 +191,7 @@ class Stream:
 
     async def run(self, write: Write) -> Ending:
         """Tell until there is a reason to end. Raises TimeoutError if the reader does not read."""
-        await self._write(write, b"retry: 1000\nid: %d\n\n" % self._reached)
+        await self._write(write, b"retry: 1000\nid: %d\n\n" % self._reached + self._gap())
         ending: Ending | None = None
         while ending is None:
             try:
@@ -188,6 +200,18 @@ class Stream:
                 ending = Ending.UNAVAILABLE
         await self._write(write, b'event: end\ndata: {"Reason":"%b"}\n\n' % ending.value.encode())
         return ending
+
+    def _gap(self) -> bytes:
+        """What the reader is told if the events that followed its own are no longer kept.
+
+        Why an event and no comment: clients of server-sent events never see a comment, and who
+        has missed something must be able to act on it. It has no id, so that it is said again to
+        who loses the line right after it. A position that was never used, as PostgreSQL leaves
+        behind now and then, counts as one that is gone: better said once too often.
+        """
+        if self._next_kept is None or self._next_kept == self._reached + 1:
+            return b""
+        return b'event: gap\ndata: {"After":%d,"Next":%d}\n\n' % (self._reached, self._next_kept)
 
     async def _tell_next(self, write: Write) -> Ending | None:
         """Look once at the ledger. Every piece is decided on just before it is written."""
@@ -277,7 +301,7 @@ class Streams:
         self._ledger = ledger
         self._clock = clock
         self._limits = limits
-        self._open: dict[Stream, str] = {}
+        self._open: dict[Stream, Principal] = {}
         self._is_draining = False
 
     async def open(self, request: HttpRequest, *, request_id: str) -> Stream:
@@ -299,10 +323,11 @@ class Streams:
             credential=credential,
             wanted=wanted,
             position=position,
+            next_kept=await self._ledger.find_next(position) if position < last else None,
             limits=self._limits,
             pause_s=self._pause_s,
         )
-        self._enter(stream, owner_uin=wanted.owner_uin)
+        self._enter(stream, principal=admitted.query.principal)
         return stream
 
     def drain(self) -> None:
@@ -326,6 +351,7 @@ class Streams:
             lists=admitted.lists,
             policies=self._pipeline.policies,
             attributes=self._pipeline.attributes,
+            find_subscriptions=self._ledger.find_subscriptions,
             clock=self._clock,
         )
 
@@ -344,15 +370,19 @@ class Streams:
             stream_ids=frozenset((*params.get("JobId", ()), *params.get("EnvId", ()))),
         )
 
-    def _enter(self, stream: Stream, *, owner_uin: str) -> None:
+    def _enter(self, stream: Stream, *, principal: Principal) -> None:
         if self._is_draining:
             raise ServiceUnavailable("The service is stopping. Try again.")
-        of_account = Counter(self._open.values())[owner_uin]
         if len(self._open) >= self._limits.streams_max:
             raise RequestLimitExceeded("Too many streams of events are open. Try again later.")
-        if of_account >= self._limits.streams_per_account_max:
+        of_account = [one for one in self._open.values() if one.owner_uin == principal.owner_uin]
+        own = sum(one.uin == principal.uin for one in of_account)
+        if own >= self._limits.streams_per_user_max:
+            raise RequestLimitExceeded(f"You have {own} streams of events open; close one.")
+        of_users = sum(not one.is_root for one in of_account)
+        if not principal.is_root and of_users >= self._limits.streams_per_account_max:
             raise RequestLimitExceeded(
-                f"The account has {of_account} streams of events open already; close one."
+                f"The users of the account have {of_users} streams of events open; close one."
             )
-        self._open[stream] = owner_uin
+        self._open[stream] = principal
         EVENT_STREAMS.set(len(self._open))

@@ -19,7 +19,8 @@ MESSAGES_WAITING = Gauge("qcs_gateway_messages_waiting", "Messages not yet sent.
 OLDEST_MESSAGE_SECONDS = Gauge(
     "qcs_gateway_oldest_message_seconds", "How long the oldest unsent message has waited."
 )
-PUSHES = Counter("qcs_gateway_pushes", "HTTP pushes, by what became of them.", ["outcome"])
+PUSHES = Counter("qcs_gateway_pushes", "HTTP pushes, delivered or failed.", ["outcome"])
+DEAD_LETTERS = Counter("qcs_gateway_dead_letters", "Messages given up, by why.", ["why"])
 PUSH_SECONDS = Histogram(
     "qcs_gateway_push_seconds",
     "Time from a push's connecting to the head of its answer.",
@@ -33,10 +34,16 @@ SUBSCRIPTIONS_PAUSED = Gauge(
     "qcs_gateway_subscriptions_paused", "HTTP subscriptions that are only probed."
 )
 BROKER_CONNECTED = Gauge("qcs_gateway_broker_connected", "1 while there is a line to the broker.")
+TOPICS_HELD = Gauge(
+    "qcs_gateway_topics_held", "Topics with an exchange or a queue that the broker refuses."
+)
 BROKER_BLOCKED = Gauge("qcs_gateway_broker_blocked", "1 while the broker takes no messages.")
 POLICY_GENERATION = Gauge("qcs_gateway_policy_generation", "The policy snapshot in force.")
 POLICY_BROKEN = Gauge("qcs_gateway_policy_broken", "1 while the policy files on disk are refused.")
 DECISIONS_DROPPED = Counter("qcs_gateway_decisions_dropped", "Decisions answered and not kept.")
+LOOP_FAILURES = Counter(
+    "qcs_gateway_loop_failures", "Loops that failed and were begun anew.", ["loop"]
+)
 LEDGER_DISCREPANCIES = Gauge(
     "qcs_gateway_ledger_discrepancies", "What the ledger and the states disagree on: must be 0."
 )

@@ -53,7 +53,7 @@ def a_health(
     store: Store, folder: Path, *, with_broker: bool = False, embedded: bool = True
 ) -> Health:
     made = Health(store, data=folder, embedded=embedded, with_broker=with_broker, clock=now)
-    made.problems.clear()
+    made.ready()
     return made
 
 

@@ -4,6 +4,7 @@ import ast
 import importlib.metadata
 import re
 import subprocess
+import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -151,6 +152,29 @@ def test_every_runtime_dependency_says_why_it_is_there() -> None:
     assert block
     silent = [line for line in block[1].splitlines() if not re.search(r'",\s+# \w', line)]
     assert silent == []
+
+
+def test_everything_imported_is_a_dependency_that_is_declared() -> None:
+    """Or it is gone one day with what needed it too."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {canonicalize_name(Requirement(text).name) for text in project["dependencies"]}
+    installed = importlib.metadata.packages_distributions()
+    roots = {root for name in modules("gateway") for root in imported_roots(name)}
+    undeclared = {
+        root
+        for root in roots - sys.stdlib_module_names - {"gateway"}
+        if not declared & {canonicalize_name(name) for name in installed.get(root, ())}
+    }
+    assert undeclared == set()
+
+
+def imported_roots(module: str) -> Iterator[str]:
+    """The first words of the names of what a module imports."""
+    for node in ast.walk(syntax(module)):
+        if isinstance(node, ast.Import):
+            yield from (name.name.split(".")[0] for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.split(".")[0]
 
 
 def test_constraints_pin_exactly_and_nothing_but_names_and_versions() -> None:

@@ -379,6 +379,24 @@ CLASSIC_REFUSED: dict[str, tuple[Callable[[Gateway], Request], int]] = {
 }
 
 
+def counted(gateway: Gateway, code: str) -> float:
+    """How many calls were answered with a code."""
+    _, text = gateway.management("/metrics")
+    name = f'qcs_gateway_calls_total{{code="{code}"}} '
+    found = [line.removeprefix(name) for line in text.splitlines() if line.startswith(name)]
+    return float(found[0]) if found else 0
+
+
+def test_a_classic_refusal_is_counted_by_its_numbers_and_not_as_an_error_of_ours(
+    gateway: Gateway,
+) -> None:
+    before = counted(gateway, "classic-4000-10390"), counted(gateway, "InternalError")
+    make, _ = CLASSIC_REFUSED["no action"]
+    send(gateway, make(gateway))
+    after = counted(gateway, "classic-4000-10390"), counted(gateway, "InternalError")
+    assert after == (before[0] + 1, before[1])
+
+
 @pytest.mark.parametrize("case", CLASSIC_REFUSED)
 def test_a_bad_classic_request_gets_its_number_in_an_envelope(gateway: Gateway, case: str) -> None:
     make, number = CLASSIC_REFUSED[case]
@@ -405,11 +423,6 @@ def test_management_says_that_it_lives_is_ready_and_what_it_counts(gateway: Gate
 
 
 def test_calls_are_counted_by_their_public_code(gateway: Gateway) -> None:
-    def counted() -> str:
-        _, text = gateway.management("/metrics")
-        name = 'qcs_gateway_calls_total{code="NoSuchProduct"}'
-        return next((line for line in text.splitlines() if line.startswith(name)), "")
-
-    before = counted()
+    before = counted(gateway, "NoSuchProduct")
     send(gateway, signed(gateway, gateway.root, "X", service="cvm", version="2017-03-12"))
-    assert counted() != before
+    assert counted(gateway, "NoSuchProduct") == before + 1

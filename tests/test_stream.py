@@ -22,6 +22,7 @@ from tests.support.running import Credentials, wait_until
 from tests.support.services import LOOPBACK
 from tests.support.stream_alone import (
     ANN,
+    BOB,
     ENV,
     EVERYTHING,
     OTHER,
@@ -120,6 +121,30 @@ def tell_often(world: World, job_id: str) -> None:
         world.tell(job_id)
 
 
+def test_who_was_away_for_longer_than_events_are_kept_is_told_of_the_gap(lasting: World) -> None:
+    for _ in range(5):
+        lasting.tell(A)
+    lasting.forget()
+    lasting.tell(A)
+    for after, gap in ((0, {"After": 0, "Next": 5}), (3, {"After": 3, "Next": 5})):
+        with lasting.read(last_event_id=after) as reader:
+            said, *events = reader.events(3)
+        assert (said.event, said.members, said.id) == ("gap", gap, None)
+        assert [block.id for block in events] == [5, 6]
+
+
+@pytest.mark.parametrize("after", [4, 5, 6])
+def test_who_missed_nothing_is_told_of_no_gap(lasting: World, after: int) -> None:
+    for _ in range(5):
+        lasting.tell(A)
+    lasting.forget()
+    lasting.tell(A)
+    with lasting.read(After=after) as reader:
+        lasting.tell(A, EventName.JOB_SUCCEED)
+        found = reader.until(lambda block: block.event == "JOB_SUCCEED")
+    assert {block.event for block in found} <= {"", "JOB_RUNNING", "JOB_SUCCEED"}
+
+
 def test_filters_pick_jobs_environments_and_names(lasting: World) -> None:
     lasting.tell(A)
     lasting.tell(B)
@@ -153,10 +178,48 @@ def test_to_describe_an_environment_shows_its_events_and_those_of_its_nodes(worl
 def test_to_describe_a_topic_shows_what_becomes_of_its_subscriptions(world: World) -> None:
     seen = "tdmq:DescribeCmqSubscriptionDetail"
     world.allow(allow("batch:DescribeEvents"), allow(seen, "qcs::tdmq:::topic/mine"))
+    other, mine = world.subscribe("others"), world.subscribe("mine")
     with world.read() as reader:
-        world.tell("subsc-00000001", EventName.SUBSCRIPTION_PAUSED, TopicName="others")
-        world.tell("subsc-00000002", EventName.SUBSCRIPTION_PAUSED, TopicName="mine")
-        assert subjects(reader, 1) == ["subsc-00000002"]
+        world.pause(other, "others")
+        world.pause(mine, "mine")
+        assert subjects(reader, 1) == [mine]
+
+
+def test_a_deny_on_a_subscription_hides_it_from_who_may_describe_its_topic(world: World) -> None:
+    world.allow(*EVERYTHING, deny("tdmq:*", "qcs::tdmq:::subscription/one/s"))
+    hidden, shown = world.subscribe("one"), world.subscribe("two")
+    with world.read() as reader:
+        world.pause(hidden, "one")
+        world.pause(shown, "two")
+        assert subjects(reader, 1) == [shown]
+
+
+def test_who_makes_a_topic_anew_is_not_shown_what_the_old_one_of_that_name_told(
+    lasting: World,
+) -> None:
+    secret = {"string_equal": {"qcs:tag/secret": "yes"}}
+    lasting.allow(*EVERYTHING, deny("tdmq:*", condition=secret))
+    old = lasting.subscribe("payroll", secret="yes")
+    lasting.pause(old, "payroll")
+    lasting.call("DeleteCmqSubscribe", TopicName="payroll", SubscriptionName="s")
+    lasting.call("DeleteCmqTopic", TopicName="payroll")
+    new = lasting.subscribe("payroll")
+    lasting.pause(new, "payroll")
+    with lasting.read(After=0) as reader:
+        assert subjects(reader, 1) == [new]
+
+
+def test_a_topic_made_anew_while_a_stream_is_open_does_not_uncover_the_old_one(
+    lasting: World,
+) -> None:
+    with lasting.read() as reader:
+        old = lasting.subscribe("payroll")
+        lasting.pause(old, "payroll")
+        assert subjects(reader, 1) == [old]
+        lasting.call("DeleteCmqSubscribe", TopicName="payroll", SubscriptionName="s")
+        lasting.pause(old, "payroll")
+        lasting.tell(A)
+        assert subjects(reader, 1) == [A]
 
 
 def test_an_explicit_deny_to_stream_a_job_hides_it_from_who_may_describe_it(world: World) -> None:
@@ -279,19 +342,36 @@ def test_an_id_that_is_asked_for_must_be_allowed_itself(world: World) -> None:
         assert reader.status == 403
 
 
-def test_an_account_has_so_many_streams_and_a_closed_one_makes_room(world: World) -> None:
-    with world.read(), world.read(ROOT) as second:
-        with world.read() as third:
-            assert (third.status, third.code) == (429, "RequestLimitExceeded")
+def refused(reader: Reader) -> bool:
+    return (reader.status, reader.status == 429 and reader.code) == (429, "RequestLimitExceeded")
+
+
+@pytest.mark.parametrize("who", [ANN, ROOT], ids=["a user", "the root"])
+def test_one_user_has_so_many_streams_and_a_closed_one_makes_room(
+    world: World, who: Credentials
+) -> None:
+    with world.read(who), world.read(who) as second:
+        with world.read(who) as third, world.read(BOB) as other:
+            assert refused(third)
+            assert other.status == 200
         second.close()
         wait_until(lambda: world.open_streams() == 1)
-        with world.read() as third:
+        with world.read(who) as third:
             assert third.status == 200
 
 
+def test_the_users_of_an_account_have_so_many_streams_and_the_root_its_own(world: World) -> None:
+    with world.read(), world.read(), world.read(BOB), world.read(BOB) as one_more:
+        assert refused(one_more)
+        with world.read(ROOT) as root, world.read(STRANGER) as stranger:
+            assert (root.status, stranger.status) == (200, 200)
+
+
 def test_the_process_has_so_many_streams(world: World) -> None:
-    with world.read(), world.read(), world.read(STRANGER), world.read(STRANGER) as one_more:
-        assert (one_more.status, one_more.code) == (429, "RequestLimitExceeded")
+    with world.read(), world.read(), world.read(BOB), world.read(ROOT), world.read(STRANGER):
+        assert world.open_streams() == 5
+        with world.read(STRANGER) as one_more:
+            assert refused(one_more)
 
 
 @pytest.mark.parametrize("method", ["HEAD", "POST", "PUT"])

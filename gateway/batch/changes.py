@@ -196,7 +196,7 @@ class JobChanges:
         if self._events:
             stream = outbox.Stream(self.job.id, self.job.owner_uin, self.job.region)
             notifications = load_notifications(self.job.notifications)
-            outbox.append(self._tx, stream, self._events, notifications, now=self.now)
+            outbox.append(self._tx, stream, self._events, notifications=notifications, now=self.now)
 
     def _save_job(self) -> None:
         values = {

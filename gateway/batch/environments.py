@@ -114,7 +114,7 @@ def create_env(
         desired_count=env.desired_compute_node_count,
     )
     stream = outbox.Stream(env_id, principal.owner_uin, region)
-    outbox.append(tx, stream, [event], notifications, now=now)
+    outbox.append(tx, stream, [event], notifications=notifications, now=now)
     tx.wake(JOBS)
     return env_id
 
@@ -181,7 +181,7 @@ def _move_node(
 def _tell(tx: Tx, env: Row[Any], events: Sequence[Event], *, now: datetime) -> None:
     stream = outbox.Stream(env.id, env.owner_uin, env.region)
     notifications = load_notifications(env.notifications)
-    outbox.append(tx, stream, events, notifications, now=now)
+    outbox.append(tx, stream, events, notifications=notifications, now=now)
 
 
 def get_env(tx: Tx, env_id: str, *, principal: Principal, region: str) -> Row[Any]:

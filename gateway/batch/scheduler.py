@@ -75,7 +75,7 @@ class Scheduler:
         self._live: set[str] = set()
         self._stopped: set[str] = set()
         self._copying: set[str] = set()
-        self._estranged = False
+        self._estranged = True  # another one may have told the engine something before it failed
         self._told_at = clock()
         self._specs: dict[tuple[str, int], datatypes.Task] = {}
 

@@ -5,6 +5,7 @@ where API 3.0 has the same action, under its name. Receiving and deleting messag
 here and keep their own names under tdmq (the vendor's CAM page lists `tdmq:BatchReceiveMessage`).
 A deny that old policies carry on `cmqqueue` or `cmqtopic` names holds too; those names end in the
 uin of whoever created the object, which the call does not tell: the root account is put there.
+What is done to a subscription is refused to who is denied it on the topic, by either name.
 The lists show what their caller may see, as the lists of tdmq do.
 The errors of the classic API are pairs of numbers, not codes: the room that serves it has them.
 """
@@ -52,8 +53,9 @@ def _topic(
     deny_only: tuple[str, ...] = (),
 ) -> Action:
     """A classic action on a topic. policy_name: the action in policies, without `tdmq:`."""
+    denied = (_OLD_TOPIC,) if resource == _TOPIC else (_TOPIC, _OLD_TOPIC)
     return replace(
-        _classic.write(name, resource, deny_only=(*deny_only, _OLD_TOPIC)),
+        _classic.write(name, resource, deny_only=(*deny_only, *denied)),
         access=access,
         is_list=resource == _EVERY_TOPIC,
         policy_action=f"tdmq:{policy_name}",
@@ -78,7 +80,7 @@ ACTIONS = (
     _queue("BatchReceiveMessage", "BatchReceiveMessage"),
     _queue("DeleteMessage", "DeleteMessage"),
     _queue("BatchDeleteMessage", "BatchDeleteMessage"),
-    _topic("CreateTopic", "CreateCmqTopic", resource="*", deny_only=(_TOPIC,)),
+    _topic("CreateTopic", "CreateCmqTopic", resource="*"),
     _topic("ListTopic", "DescribeCmqTopics", access=_READ, resource=_EVERY_TOPIC),
     _topic("GetTopicAttributes", "DescribeCmqTopicDetail", access=_READ),
     _topic("SetTopicAttributes", "ModifyCmqTopicAttribute"),

@@ -1,9 +1,10 @@
 """Which resources a call names: templates read once at import, filled in from its parameters."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from itertools import chain
 
 from gateway.call import Resource
 from gateway.errors import ApiError, InvalidParameter, InvalidParameterValue, MissingParameter
@@ -164,6 +165,29 @@ def fill(
         for found in _fill_path(path, params, account=account, needed=True)
     ]
     return Named(_distinct(named), deny_only=_distinct(denied))
+
+
+def denied_besides(resource: ResourceTemplate, path: str) -> Iterator[str]:
+    """The paths, of the same service, that a call on one path is looked at for a deny on.
+
+    Only what the path itself tells: of `subscription/t/s` that its topic is `topic/t`.
+    """
+    for named in chain.from_iterable(resource.named):
+        found = _pattern(named).fullmatch(path)
+        if found is None:
+            continue
+        places = [place.steps for place in named.placeholders]
+        values = dict(zip(places, found.groups(), strict=True))
+        for denied in resource.deny_only:
+            texts = [values.get(place.steps, "") for place in denied.placeholders]
+            if not denied.service and denied.when is None and all(texts):
+                rest = zip(texts, denied.literals[1:], strict=True)
+                yield denied.literals[0] + "".join(chain.from_iterable(rest))
+
+
+def _pattern(path: Path) -> re.Pattern[str]:
+    """What fits a path; the names in it have no `*` and no `/`."""
+    return re.compile(r"([^/*]+)".join(map(re.escape, path.literals)))
 
 
 def _given(group: tuple[Path, ...], params: Mapping[str, object]) -> tuple[Path, ...]:

@@ -6,6 +6,9 @@ Protocol `queue` fills, holds. Creating a topic or a queue needs resource `*`, a
 and an explicit deny on the name it would get holds; so does one on the queue that shall take a
 queue's dead letters, which its senders then fill. The lists of topics and queues show what their
 caller may see; subscriptions are a property of the topic, or the queue, they are asked for.
+What is done to a subscription is decided on the subscription, and an explicit deny on its topic
+holds: a subscription carries no tags, so that a deny by a tag can only be written on the topic,
+and whoever is kept from a topic is not meant to read, sign or stop what it tells.
 
 RevealCmqSubscriptionSecret and RotateCmqSubscriptionSecret are our own: what an HTTP subscriber
 verifies its pushes with. The first only looks, and is a write all the same: whoever may read is
@@ -63,25 +66,25 @@ _DEAD_LETTERS = "queue/${DeadLetterQueueName}"
 
 ACTIONS = (
     _tdmq.write("ClearCmqQueue", _QUEUE),
-    _tdmq.write("ClearCmqSubscriptionFilterTags", _SUBSCRIPTION),
+    _tdmq.write("ClearCmqSubscriptionFilterTags", _SUBSCRIPTION, deny_only=(_TOPIC,)),
     _tdmq.write("CreateCmqQueue", "*", deny_only=(_QUEUE, _DEAD_LETTERS)),
     _tdmq.write("CreateCmqSubscribe", _TOPIC, deny_only=(_SUBSCRIPTION, _FILLED)),
     _tdmq.write("CreateCmqTopic", "*", deny_only=(_TOPIC,)),
     _tdmq.write("DeleteCmqQueue", _QUEUE),
-    _tdmq.write("DeleteCmqSubscribe", _SUBSCRIPTION),
+    _tdmq.write("DeleteCmqSubscribe", _SUBSCRIPTION, deny_only=(_TOPIC,)),
     _tdmq.write("DeleteCmqTopic", _TOPIC),
     _tdmq.read("DescribeCmqQueueDetail", _QUEUE),
     _tdmq.read("DescribeCmqQueues", "queue/${QueueNameList[]}", is_list=True),
     _tdmq.read("DescribeCmqSubscriptionDetail", "topic/${TopicName} | queue/${QueueName}"),
-    _tdmq.write("RevealCmqSubscriptionSecret", _SUBSCRIPTION),
     _tdmq.read("DescribeCmqTopicDetail", _TOPIC),
     _tdmq.read("DescribeCmqTopics", "topic/${TopicNameList[]}", is_list=True),
     _tdmq.write("ModifyCmqQueueAttribute", _QUEUE, deny_only=(_DEAD_LETTERS,)),
-    _tdmq.write("ModifyCmqSubscriptionAttribute", _SUBSCRIPTION),
+    _tdmq.write("ModifyCmqSubscriptionAttribute", _SUBSCRIPTION, deny_only=(_TOPIC,)),
     _tdmq.write("ModifyCmqTopicAttribute", _TOPIC),
     _tdmq.write("PublishCmqMsg", _TOPIC),
+    _tdmq.write("RevealCmqSubscriptionSecret", _SUBSCRIPTION, deny_only=(_TOPIC,)),
     _tdmq.write("RewindCmqQueue", _QUEUE),
-    _tdmq.write("RotateCmqSubscriptionSecret", _SUBSCRIPTION),
+    _tdmq.write("RotateCmqSubscriptionSecret", _SUBSCRIPTION, deny_only=(_TOPIC,)),
     _tdmq.write("SendCmqMsg", _QUEUE),
     _tdmq.write("UnbindCmqDeadLetter", "queue/${SourceQueueName}"),
 )

@@ -13,8 +13,8 @@ def _key_of(resource: Resource, name: str) -> str:
     return key_of(resource.owner_uin, region=resource.region, name=name)
 
 
-TOPIC = Kind(topic, topic.c.name, topic.c.key, tag, _key_of)
-QUEUE = Kind(queue, queue.c.name, queue.c.key, tag, _key_of)
+TOPIC = Kind(topic, name=topic.c.name, key=topic.c.key, tags=tag, key_of=_key_of)
+QUEUE = Kind(queue, name=queue.c.name, key=queue.c.key, tags=tag, key_of=_key_of)
 KINDS: Mapping[str, Kind] = {"topic": TOPIC, "queue": QUEUE}
 
 

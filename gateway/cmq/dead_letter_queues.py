@@ -37,6 +37,17 @@ class DeadLetters:
     max_time_to_live_s: int | None = None
 
 
+def lock(tx: Tx, owner_uin: str, *, region: str, name: str, target: str | None) -> Queue:
+    """The queue of this name, locked to be changed and bound to `target`, if that is given.
+
+    Why a target that comes first by name is locked first: two queues that are bound to each other
+    at once would else wait for each other. Raises ResourceNotFound for either.
+    """
+    if target is not None and target < name:
+        lock_queue(tx, owner_uin, region=region, name=target)
+    return lock_queue(tx, owner_uin, region=region, name=name)
+
+
 def bind(tx: Tx, queue: Queue, asked: DeadLetters) -> Queue:
     """The queue with its dead letters as asked; what is not asked stays as it was.
 
@@ -128,6 +139,7 @@ def set_aside(
         "positions": sorted(dead),
         "target_id": target.id,
         "now": now,
+        "at_once": queue_statements.AT_ONCE,
         "target_expires_at": now + timedelta(seconds=target.retention_s),
     }
     tx.execute(queue_statements.MOVE, moved)

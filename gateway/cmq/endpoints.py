@@ -7,16 +7,23 @@ whoever is on the way reads and changes it. The protocol is `http` for both.
 import re
 from collections.abc import Callable, Mapping
 from enum import Enum
+from ipaddress import IPv4Address, IPv6Address
 from urllib.parse import urlsplit
 
 from gateway.cmq.naming import check_name
-from gateway.cmq.refusals import NeedsSimplified
+from gateway.cmq.push.webhooks import ContentFormat
 from gateway.errors import InvalidParameterValue
 
 URL_LENGTH_MAX = 1_024  # our limit
+HOST_LENGTH_MAX = 253  # without a dot at the end
 SCHEMES = ("http://", "https://")
-JSON, SIMPLIFIED = "JSON", "SIMPLIFIED"
 _BLANK = re.compile(r"[\s\x00-\x1f\x7f]")
+_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+
+
+class NeedsSimplified(InvalidParameterValue):
+    """A queue holds the message itself and nothing around it."""
 
 
 class Protocol(Enum):
@@ -69,13 +76,29 @@ def check_url(url: str) -> None:
         )
     try:
         parts = urlsplit(url)
-        has_place = bool(parts.hostname) and parts.port != 0
+        has_place = parts.port != 0 and _is_host(
+            parts.hostname or "", is_bracketed="[" in parts.netloc
+        )
     except ValueError:
         has_place = False
     if not has_place or "@" in parts.netloc:
         raise InvalidParameterValue(
             "The URL in `Endpoint` must name a host, with a port or without, and no user."
         )
+
+
+def _is_host(host: str, *, is_bracketed: bool) -> bool:
+    """Whether a name server can be asked for a name, or it is an address, in its full form.
+
+    Why only the full form: `127.1` is an address to some readers and a name to others. Raises
+    ValueError for an address that is none.
+    """
+    if is_bracketed:
+        return IPv6Address(host).scope_id is None
+    labels = host.removesuffix(".").split(".")
+    if _NUMBER.fullmatch(labels[-1]):
+        return str(IPv4Address(host)) == host
+    return len(".".join(labels)) <= HOST_LENGTH_MAX and all(map(_LABEL.fullmatch, labels))
 
 
 def check_queue_name(name: str) -> None:
@@ -90,22 +113,23 @@ CHECKS: Mapping[Protocol, tuple[Callable[[str], None], ...]] = {
 }
 
 
-def check_content_format(protocol: Protocol, content_format: str | None) -> str:
+def check_content_format(protocol: Protocol, content_format: ContentFormat | None) -> ContentFormat:
     """How a message is written for a subscriber: JSON if nothing is said and there is a choice.
 
-    Raises NeedsSimplified, or InvalidParameterValue for what is no form.
+    Raises NeedsSimplified.
     """
     if protocol is Protocol.HTTP:
-        return check_form(content_format or JSON)
-    if check_form(content_format or SIMPLIFIED) != SIMPLIFIED:
+        return content_format or ContentFormat.JSON
+    if content_format is ContentFormat.JSON:
         raise NeedsSimplified(
-            f"`NotifyContentFormat` of protocol `{protocol.value}` must be {SIMPLIFIED}."
+            f"`NotifyContentFormat` of protocol `{protocol.value}` must be SIMPLIFIED."
         )
-    return SIMPLIFIED
+    return ContentFormat.SIMPLIFIED
 
 
-def check_form(content_format: str) -> str:
+def read_content_format(text: str) -> ContentFormat:
     """One of the two forms of a message. Raises InvalidParameterValue."""
-    if content_format not in (JSON, SIMPLIFIED):
-        raise InvalidParameterValue(f"`NotifyContentFormat` must be {JSON} or {SIMPLIFIED}.")
-    return content_format
+    try:
+        return ContentFormat(text)
+    except ValueError:
+        raise InvalidParameterValue("`NotifyContentFormat` must be JSON or SIMPLIFIED.") from None

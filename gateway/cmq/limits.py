@@ -6,6 +6,7 @@ Source: CMQ 2017 and TDMQ-CMQ documents; where a limit grew over the years, the 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gateway.cmq.push.schedules import Strategy
 from gateway.errors import InvalidParameterValue
 
 FILTER_TAGS_MAX, FILTER_TAG_LENGTH_MAX = 5, 16
@@ -14,7 +15,6 @@ MESSAGE_TAGS_MAX, MESSAGE_TAG_LENGTH_MAX = 5, 64
 TOPICS_MAX, SUBSCRIPTIONS_MAX = 10_000, 1_000  # an account's in a region; a topic's
 QUEUES_MAX, DEAD_LETTER_SOURCES_MAX = 1_000, 6  # an account's in a region; a queue's
 BATCH_MAX, BATCH_BYTES_MAX = 16, 1_048_576
-NOTIFY_STRATEGIES = ("EXPONENTIAL_DECAY_RETRY", "BACKOFF_RETRY")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +70,10 @@ def check_content(content: str, *, bytes_max: int) -> bytes:
     return body
 
 
-def check_strategy(value: str | None) -> str:
+def read_strategy(value: str | None) -> Strategy:
     """How often a push that failed is tried again. Raises InvalidParameterValue."""
-    return check_choice(value, parameter="NotifyStrategy", choices=NOTIFY_STRATEGIES)
+    choices = [strategy.value for strategy in Strategy]
+    return Strategy(check_choice(value, parameter="NotifyStrategy", choices=choices))
 
 
 def check_filter_tags(tags: Sequence[str]) -> tuple[str, ...]:

@@ -9,8 +9,12 @@ from sqlalchemy import Row, func, select
 from gateway.attributes import Kind, ListJudge
 from gateway.call import Scope
 from gateway.cmq import limits, tags
-from gateway.cmq.tdmq import datatypes as wire
+from gateway.cmq.naming import NAME_MAX
+from gateway.cmq.tags import TagFilter
+from gateway.errors import InvalidParameterValue
 from gateway.store import Tx, escape_like, visible
+
+NAMES_MAX = 1_000  # our limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +27,7 @@ class Wanted:
 
     search: str = ""
     names: Sequence[str] = ()
-    filters: Sequence[wire.Filter] = ()
+    filters: Sequence[TagFilter] = ()
     scope: Scope | None = None
     offset: int = limits.OFFSET.default
     limit: int = limits.LIMIT.default
@@ -34,12 +38,25 @@ def read_page(offset: int | None, limit: int | None) -> tuple[int, int]:
     return limits.OFFSET.read(offset), limits.LIMIT.read(limit)
 
 
+def check_search(text: str, *, parameter: str) -> str:
+    """A part of a name. Raises InvalidParameterValue for what is longer than any name."""
+    if len(text) > NAME_MAX:
+        raise InvalidParameterValue(f"`{parameter}` must have at most {NAME_MAX} characters.")
+    return text
+
+
+def check_names(names: Sequence[str], *, parameter: str) -> Sequence[str]:
+    """The names that alone are listed. Raises InvalidParameterValue for too many."""
+    limits.check_count(names, parameter=parameter, most=NAMES_MAX)
+    return names
+
+
 def find_listed(
     tx: Tx, kind: Kind, *, owner_uin: str, region: str, wanted: Wanted
 ) -> tuple[int, Sequence[Row[Any]]]:
     """How many things of a kind there are, and one page of their rows, by name.
 
-    Raises InvalidFilter and InvalidParameterValue for filters that are none.
+    Raises InvalidParameterValue for too many filters.
     """
     table = kind.table
     found = select(table).where(table.c.owner_uin == owner_uin, table.c.region == region)
@@ -51,7 +68,7 @@ def find_listed(
         found = found.where(func.lower(kind.name).like(pattern, escape="\\"))
     if wanted.names:
         found = found.where(kind.name.in_(wanted.names))
-    found = tags.filtered(found, table.c.id, wanted.filters)
+    found = tags.filtered(found, wanted.filters, by=table.c.id)
     total: int = tx.execute(select(func.count()).select_from(found.subquery())).scalar_one()
     page = found.order_by(kind.name).offset(wanted.offset).limit(wanted.limit)
     return total, tx.execute(page).all()

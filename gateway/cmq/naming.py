@@ -3,6 +3,7 @@
 import re
 
 from gateway.errors import InvalidParameterValue
+from gateway.events.bus import TopicAddress
 
 NAME_MAX = 64
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
@@ -28,4 +29,4 @@ def key_of(owner_uin: str, *, region: str, name: str) -> str:
     too: case does not matter in CMQ's names, but it does in a policy's, and a deny on `orders`
     must not be evaded by asking for `Orders`.
     """
-    return f"{owner_uin}/{region}/{name.lower()}"
+    return TopicAddress(owner_uin, region, name).key

@@ -4,10 +4,18 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from gateway.cmq import subscriptions
-from gateway.cmq.refusals import NobodyWants, NoSubscription
 from gateway.cmq.topics import Topic
+from gateway.errors import FailedOperation
 from gateway.events import outbox
 from gateway.store import Tx
+
+
+class NoSubscription(FailedOperation):
+    """Nobody is subscribed to the topic, so that nobody would get a message."""
+
+
+class NobodyWants(FailedOperation):
+    """No subscription's tags or binding keys pick the message."""
 
 
 def publish(

@@ -14,6 +14,7 @@ from sqlalchemy import Row
 
 from gateway.cmq import queue_statements
 from gateway.cmq.dead_letter_queues import set_aside
+from gateway.cmq.queue_statements import AT_ONCE
 from gateway.cmq.queues import Queue, signal_of
 from gateway.errors import FailedOperation, InvalidParameterValue
 from gateway.store import Tx
@@ -69,8 +70,8 @@ def message_row(
     *,
     queue_id: str,
     now: datetime,
-    visible_at: datetime,
     expires_at: datetime,
+    visible_at: datetime = AT_ONCE,
 ) -> dict[str, Any]:
     """A message as `put` takes it."""
     return {
@@ -106,7 +107,7 @@ def send(
     _check_room(tx, queue, count=len(messages), now=now)
     times = {
         "now": now,
-        "visible_at": now + timedelta(seconds=delay_s),
+        "visible_at": now + timedelta(seconds=delay_s) if delay_s else AT_ONCE,
         "expires_at": now + timedelta(seconds=queue.retention_s),
     }
     put(tx, [message_row(id_, body, queue_id=queue.id, **times) for id_, body in messages])
@@ -254,6 +255,34 @@ def clear(tx: Tx, queue: Queue, *, now: datetime) -> int:
     return sum(tx.execute(each, parameters).rowcount for each in statements)
 
 
+def drop(tx: Tx, queue: Queue) -> int:
+    """Drop what a deleted queue held, up to `PAGE` of each kind; 0 once there is nothing."""
+    parameters = {"queue_id": queue.id, "limit": PAGE}
+    statements = (queue_statements.DROP, queue_statements.DROP_KEPT)
+    return sum(tx.execute(each, parameters).rowcount for each in statements)
+
+
+def list_hidden_too_long(tx: Tx, *, now: datetime) -> list[int]:
+    """The positions of what is hidden for longer than a receive hides it, up to `PAGE`.
+
+    It was received by a clock that has been set back since.
+    """
+    found: list[int] = []
+    for queue in tx.execute(queue_statements.VISIBILITIES):
+        latest = now + timedelta(seconds=queue.visibility_s)
+        parameters = {"queue_id": queue.id, "latest": latest, "limit": PAGE}
+        found += tx.execute(queue_statements.HIDDEN_BEYOND, parameters).scalars()
+        if len(found) >= PAGE:
+            break
+    return found[:PAGE]
+
+
+def show(tx: Tx, positions: Sequence[int], *, now: datetime) -> int:
+    """Let messages that were received be received again; how many it was."""
+    parameters = {"positions": list(positions), "now": now, "at_once": AT_ONCE}
+    return tx.execute(queue_statements.SHOW, parameters).rowcount
+
+
 def count_messages(tx: Tx, queues: Sequence[Queue], *, now: datetime) -> dict[str, Backlog]:
     """What queues hold, by the queue's id."""
     parameters = {"queue_ids": [queue.id for queue in queues], "now": now}
@@ -262,7 +291,11 @@ def count_messages(tx: Tx, queues: Sequence[Queue], *, now: datetime) -> dict[st
     held = {queue.id: Backlog(kept=kept.get(queue.id, 0)) for queue in queues}
     for queue_id, row in rows.items():
         held[queue_id] = Backlog(
-            row.active, row.inactive, row.delayed, row.oldest, held[queue_id].kept
+            active=row.active,
+            inactive=row.inactive,
+            delayed=row.delayed,
+            oldest=row.oldest,
+            kept=kept.get(queue_id, 0),
         )
     return held
 

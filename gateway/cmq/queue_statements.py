@@ -1,5 +1,7 @@
 """The statements on queues and the messages in them."""
 
+from datetime import UTC, datetime
+
 from sqlalchemy import (
     and_,
     bindparam,
@@ -17,6 +19,12 @@ from sqlalchemy import (
 from gateway.cmq.tables import queue, queue_message
 from gateway.store import Moment
 
+AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
+"""When a message that is not delayed can be received: whatever the clock says by then.
+
+Why not the time of its arrival: a clock that is set back would hide what has arrived before, and
+what arrives after would overtake it.
+"""
 ADD_QUEUE = insert(queue)
 QUEUE_BY_KEY = select(queue).where(queue.c.key == bindparam("key"))
 LOCK_QUEUE = QUEUE_BY_KEY.with_for_update()
@@ -60,6 +68,7 @@ _IS_OF_QUEUE = queue_message.c.queue_id == bindparam("queue_id")
 _IS_THERE = queue_message.c.deleted_at.is_(None)
 _IS_KEPT = queue_message.c.deleted_at.is_not(None)  # deleted, and can be had back
 _IS_VISIBLE = queue_message.c.visible_at <= bindparam("now")
+_HAS_ARRIVED = queue_message.c.enqueued_at <= bindparam("now")
 _IS_ALIVE = queue_message.c.expires_at > bindparam("now")
 
 _WALKED = type_coerce(queue_message.c.visible_at.op("+")(literal_column("0")), Moment)
@@ -95,6 +104,22 @@ HAND_OUT = (
         ),
         dequeue_count=queue_message.c.dequeue_count + 1,
     )
+)
+VISIBILITIES = select(queue.c.id, queue.c.visibility_s).order_by(queue.c.id)
+_IS_HIDDEN = and_(_IS_THERE, queue_message.c.receipt.is_not(None))
+HIDDEN_BEYOND = (
+    select(queue_message.c.position)
+    .where(_IS_OF_QUEUE, _IS_HIDDEN, queue_message.c.visible_at > bindparam("latest", type_=Moment))
+    .limit(bindparam("limit"))
+)
+SHOW = (
+    update(queue_message)
+    .where(
+        queue_message.c.position.in_(bindparam("positions", expanding=True)),
+        _IS_HIDDEN,
+        queue_message.c.visible_at > bindparam("now", type_=Moment),
+    )
+    .values(visible_at=bindparam("at_once", type_=Moment))
 )
 NEXT_VISIBLE = (
     select(queue_message.c.visible_at)
@@ -177,18 +202,24 @@ REWIND = (
         dequeue_count=0,
     )
 )
-CLEAR, CLEAR_KEPT = (
+CLEAR, CLEAR_KEPT, DROP, DROP_KEPT = (
     delete(queue_message).where(
         _position.in_(
             select(_position)
-            .where(_IS_OF_QUEUE, which, queue_message.c.enqueued_at <= bindparam("now"))
+            .where(_IS_OF_QUEUE, *which)
             .order_by(_position)
             .limit(bindparam("limit"))
         ),
         _IS_OF_QUEUE,
     )
-    for which in (_IS_THERE, _IS_KEPT)
+    for which in (
+        (_IS_THERE, _HAS_ARRIVED),
+        (_IS_KEPT, _HAS_ARRIVED),
+        (_IS_THERE,),
+        (_IS_KEPT,),
+    )
 )
+"""Two statements for one thing: each walks an index that has only what is there, or kept."""
 
 MOVE = (
     update(queue_message)
@@ -196,7 +227,7 @@ MOVE = (
     .values(
         queue_id=bindparam("target_id"),
         enqueued_at=bindparam("now", type_=Moment),
-        visible_at=bindparam("now", type_=Moment),
+        visible_at=bindparam("at_once", type_=Moment),
         expires_at=bindparam("target_expires_at"),
         first_dequeued_at=None,
         dequeue_count=0,

@@ -13,7 +13,7 @@ from gateway.cmq import limits, queue_statements, tags, topic_statements
 from gateway.cmq.attributes import QUEUE
 from gateway.cmq.lists import Wanted, find_listed
 from gateway.cmq.naming import key_of
-from gateway.cmq.tdmq import datatypes as wire
+from gateway.cmq.tags import Tag
 from gateway.errors import (
     FailedOperation,
     InvalidParameterValue,
@@ -66,7 +66,7 @@ class Queue:
 
 
 @dataclass(frozen=True, slots=True)
-class Changes:
+class QueueChanges:
     """New values of a queue's attributes; None leaves one as it is."""
 
     max_messages: int | None = None
@@ -95,9 +95,7 @@ def signal_of(queue_id: str) -> str:
     return f"cmq:{queue_id}"
 
 
-def create(
-    tx: Tx, queue: Queue, *, labels: Sequence[wire.Tag] | None = None, limited: bool = False
-) -> None:
+def create(tx: Tx, queue: Queue, *, labels: Sequence[Tag] = (), limited: bool = False) -> None:
     """Add a queue with its tags.
 
     limited: to as many as an account may have in a region under the vendor's quotas. Raises
@@ -138,7 +136,7 @@ def check_lifetimes(queue: Queue) -> None:
 
 def find_queue(tx: Tx, owner_uin: str, *, region: str, name: str) -> Queue | None:
     """The queue of this name; None if there is none."""
-    return _find(tx, queue_statements.QUEUE_BY_KEY, owner_uin, region=region, name=name)
+    return _find(tx, queue_statements.QUEUE_BY_KEY, owner_uin=owner_uin, region=region, name=name)
 
 
 def get_queue(tx: Tx, owner_uin: str, *, region: str, name: str) -> Queue:
@@ -148,16 +146,20 @@ def get_queue(tx: Tx, owner_uin: str, *, region: str, name: str) -> Queue:
 
 def hold_queue(tx: Tx, owner_uin: str, *, region: str, name: str) -> Queue:
     """The queue of this name, kept from being deleted meanwhile. Raises ResourceNotFound."""
-    return _found(_find(tx, queue_statements.HOLD_QUEUE, owner_uin, region=region, name=name), name)
+    held = queue_statements.HOLD_QUEUE
+    return _found(_find(tx, held, owner_uin=owner_uin, region=region, name=name), name)
 
 
 def lock_queue(tx: Tx, owner_uin: str, *, region: str, name: str) -> Queue:
     """The queue of this name, kept from changing meanwhile. Raises ResourceNotFound."""
-    return _found(_find(tx, queue_statements.LOCK_QUEUE, owner_uin, region=region, name=name), name)
+    locked = queue_statements.LOCK_QUEUE
+    return _found(_find(tx, locked, owner_uin=owner_uin, region=region, name=name), name)
 
 
-def delete(tx: Tx, owner_uin: str, *, region: str, name: str) -> None:
-    """Delete a queue and what it holds.
+def delete(tx: Tx, owner_uin: str, *, region: str, name: str) -> Queue:
+    """Delete a queue; what it held is nobody's then, and is dropped page by page.
+
+    Why not at once: a million messages would hold up every writer for seconds.
 
     Why one that takes dead letters is not unbound instead: its sources would hand out again what
     their owners have set aside, or drop it at the end of its retention, and nobody asked for that.
@@ -178,6 +180,7 @@ def delete(tx: Tx, owner_uin: str, *, region: str, name: str) -> None:
         )
     tags.drop(tx, queue.id)
     tx.execute(queue_statements.DROP_QUEUE, {"id_": queue.id})
+    return queue
 
 
 def list_queues(tx: Tx, owner_uin: str, *, region: str, wanted: Wanted) -> tuple[int, list[Queue]]:
@@ -216,7 +219,7 @@ def _columns(queue: Queue) -> dict[str, Any]:
 
 
 def _find(
-    tx: Tx, statement: Select[Any], owner_uin: str, *, region: str, name: str
+    tx: Tx, statement: Select[Any], *, owner_uin: str, region: str, name: str
 ) -> Queue | None:
     """The queue that is spelled like this: see `naming.key_of`."""
     key = key_of(owner_uin, region=region, name=name)

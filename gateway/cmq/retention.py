@@ -24,9 +24,14 @@ async def run(
     Neither waits for this: a receiver meets no expired message, and sets a dead one aside itself.
     """
     task_status.started()
+    looked_at = None
     while True:
         try:
             await sweep(store, clock=clock)
+            now = clock()
+            if looked_at is None or now < looked_at:
+                await show_hidden(store, clock=clock)
+            looked_at = now
         except (StoreUnavailable, OperationalError):
             log.warning("queues_not_swept", retry_s=EVERY_S)
         await anyio.sleep(EVERY_S)
@@ -41,6 +46,20 @@ async def sweep(store: Store, *, clock: Clock) -> None:
     expired = await _drop_expired(store, clock=clock)
     if expired:
         log.info("messages_expired", messages=expired)
+
+
+async def show_hidden(store: Store, *, clock: Clock) -> None:
+    """After a clock was set back: hide nothing for longer than a receive does.
+
+    Why not at every look: it would show what was received before its queue's visibility was
+    shortened, too.
+    """
+    while hidden := await store.read_list(
+        partial(queue_messages.list_hidden_too_long, now=clock())
+    ):
+        if not await store.write(partial(queue_messages.show, positions=hidden, now=clock())):
+            return
+        log.warning("messages_shown_after_clock_step", messages=len(hidden))
 
 
 async def _set_aside(store: Store, queue: Queue, *, clock: Clock) -> int:

@@ -5,10 +5,10 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
+from typing import Protocol as Shape
 
-from gateway.cmq import outcome_statements, queue_messages, topic_statements
+from gateway.cmq import deliveries, queue_messages, topic_statements
 from gateway.cmq.endpoints import Protocol
-from gateway.cmq.push import statements as delivery_statements
 from gateway.cmq.subscriptions import Subscription, read, route_of
 from gateway.cmq.tables import DELIVERED, WAITING
 from gateway.events.bus import Message, Route, TopicAddress
@@ -17,11 +17,34 @@ from gateway.store import Tx
 PUSH_SIGNAL = "push"
 """Woken when a message waits to be pushed over HTTP."""
 
+ROWS_AT_ONCE = 1_000
+BYTES_AT_ONCE = 4 * 1024 * 1024
+"""So much is delivered in one transaction, or one message: SQLite has one writer, and the calls
+wait for it."""
 _ROWS_HERE = [Protocol.QUEUE.value, Protocol.HTTP.value]
 
 
+class Addressed(Shape):
+    """What of a message says for whom it is."""
+
+    @property
+    def only_subscription_id(self) -> str | None:
+        """Whom alone it is for; None: everybody who wants it."""
+        ...
+
+    @property
+    def routing_key(self) -> str:
+        """What binding keys are held against."""
+        ...
+
+    @property
+    def tags(self) -> Sequence[str]:
+        """What filter tags are held against."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
-class Subscriber:
+class Recipient:
     """A subscription with what its topic and its queue say of how long a message lives.
 
     life: in the topic, until it is given up. retention: in the queue that is filled, if one is.
@@ -31,29 +54,34 @@ class Subscriber:
     life: timedelta
     retention: timedelta
 
-    def wants(self, message: Message) -> bool:
-        """Whether a message is for this subscriber."""
-        only = message.only_subscription_id
-        if only is not None and only != self.subscription.id:
-            return False
-        return self.subscription.wants(routing_key=message.routing_key, tags=message.tags)
+
+def wants(subscription: Subscription, message: Addressed) -> bool:
+    """Whether a message is for a subscription."""
+    if message.only_subscription_id not in (None, subscription.id):
+        return False
+    return subscription.wants(routing_key=message.routing_key, tags=message.tags)
 
 
-def deliver(tx: Tx, messages: Sequence[Message], *, now: datetime) -> None:
+def deliver(tx: Tx, messages: Sequence[Message], *, now: datetime) -> int:
     """See `Subscribers.deliver`: into the queues at once; what is to be pushed waits for it."""
-    subscribed = _subscribed(tx, messages)
-    due = [
-        (message, subscriber)
-        for message in messages
-        for subscriber in subscribed.get(message.topic_key, ())
-        if subscriber.wants(message)
-    ]
-    if not due:
-        return
-    queue_messages.put(tx, list(_puts(due, now=now)))
-    tx.execute(delivery_statements.ADD_DELIVERIES, [_delivery(*each, now=now) for each in due])
-    if any(subscriber.subscription.protocol is Protocol.HTTP for _, subscriber in due):
+    recipients = list_recipients(tx, {message.topic_key for message in messages}, locked=True)
+    due: list[tuple[Message, Recipient]] = []
+    count = copied = 0
+    for message in messages:
+        of_topic = recipients.get(message.topic_key, ())
+        wanting = [each for each in of_topic if wants(each.subscription, message)]
+        queues = sum(each.subscription.queue_id is not None for each in wanting)
+        copied += queues * len(message.body)
+        if count and (len(due) + len(wanting) > ROWS_AT_ONCE or copied > BYTES_AT_ONCE):
+            break
+        due += [(message, each) for each in wanting]
+        count += 1
+    if due:
+        queue_messages.put(tx, list(_puts(due, now=now)))
+        deliveries.add(tx, [_delivery(*each, now=now) for each in due])
+    if any(recipient.subscription.protocol is Protocol.HTTP for _, recipient in due):
         tx.wake(PUSH_SIGNAL)
+    return count
 
 
 def find_route(tx: Tx, topic_key: str) -> Route | None:
@@ -74,48 +102,59 @@ def list_bound_topics(tx: Tx) -> Sequence[str]:
 
 def still_waiting(tx: Tx, positions: Collection[int]) -> set[int]:
     """See `Subscribers.still_waiting`."""
-    parameters = {"positions": sorted(positions)}
-    return set(tx.execute(outcome_statements.WAITING_AT, parameters).scalars())
+    return deliveries.list_waiting(tx, positions)
 
 
 def forget(tx: Tx, positions: Collection[int]) -> None:
     """See `Subscribers.forget`; what still waits stays."""
-    tx.execute(outcome_statements.FORGET, {"positions": sorted(positions)})
+    deliveries.forget(tx, positions)
 
 
-def _subscribed(tx: Tx, messages: Sequence[Message]) -> dict[str, list[Subscriber]]:
-    """The subscribers that are rows here, by the key of their topic, the oldest first."""
-    parameters = {
-        "keys": sorted({message.topic_key for message in messages}),
-        "protocols": _ROWS_HERE,
-    }
-    found: dict[str, list[Subscriber]] = defaultdict(list)
-    for row in tx.execute(topic_statements.SUBSCRIBED, parameters):
+def list_recipients(
+    tx: Tx, topic_keys: Collection[str], *, locked: bool = False
+) -> dict[str, list[Recipient]]:
+    """The subscribers that are rows here, by the key of their topic, the oldest first.
+
+    locked: until the end of the transaction none of them can be deleted.
+    """
+    statement = topic_statements.LOCK_SUBSCRIBED if locked else topic_statements.SUBSCRIBED
+    parameters = {"keys": sorted(topic_keys), "protocols": _ROWS_HERE}
+    found: dict[str, list[Recipient]] = defaultdict(list)
+    for row in tx.execute(statement, parameters):
         life, retention = (timedelta(seconds=s or 0) for s in (row.life_s, row.queue_retention_s))
-        found[row.topic_key].append(Subscriber(read(row), life, retention))
+        found[row.topic_key].append(Recipient(read(row), life, retention))
     return found
 
 
-def _puts(due: Sequence[tuple[Message, Subscriber]], *, now: datetime) -> Iterator[dict[str, Any]]:
-    for message, subscriber in due:
-        queue_id = subscriber.subscription.queue_id
+def find_subscription(tx: Tx, topic_key: str, *, name: str) -> Subscription | None:
+    """The subscription of this name, in any case of letters, to a topic; None if there is none."""
+    topic = tx.execute(topic_statements.TOPIC_BY_KEY, {"key": topic_key}).one_or_none()
+    if topic is None:
+        return None
+    parameters = {"topic_id": topic.id, "name_key": name.lower()}
+    row = tx.execute(topic_statements.SUBSCRIPTION_BY_NAME, parameters).one_or_none()
+    return None if row is None else read(row)
+
+
+def _puts(due: Sequence[tuple[Message, Recipient]], *, now: datetime) -> Iterator[dict[str, Any]]:
+    for message, recipient in due:
+        queue_id = recipient.subscription.queue_id
         if queue_id is not None:
             yield queue_messages.message_row(
                 message.id,
                 message.body,
                 queue_id=queue_id,
                 now=now,
-                visible_at=now,
-                expires_at=now + subscriber.retention,
+                expires_at=now + recipient.retention,
             )
 
 
-def _delivery(message: Message, subscriber: Subscriber, *, now: datetime) -> dict[str, Any]:
-    pushed = subscriber.subscription.protocol is Protocol.HTTP
+def _delivery(message: Message, recipient: Recipient, *, now: datetime) -> dict[str, Any]:
+    pushed = recipient.subscription.protocol is Protocol.HTTP
     return {
-        "subscription_id": subscriber.subscription.id,
+        "subscription_id": recipient.subscription.id,
         "position": message.position,
         "state": WAITING if pushed else DELIVERED,
-        "expires_at": now + subscriber.life if pushed else None,
+        "expires_at": now + recipient.life if pushed else None,
         "changed_at": now,
     }

@@ -4,22 +4,27 @@ Why the broker comes after the commit: an absent one must not keep a subscriber 
 published meanwhile waits in the outbox until the relay has declared the queue.
 """
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, replace
+from datetime import datetime
 
 import anyio
 
 from gateway.clock import Clock
-from gateway.cmq import queues, subscriptions, topics
+from gateway.cmq import queues, subscribers, subscriptions, topics
 from gateway.cmq.endpoints import Protocol
+from gateway.cmq.push.dead_letters import Death, count_buried
 from gateway.cmq.subscribers import PUSH_SIGNAL
 from gateway.cmq.subscriptions import Subscription, SubscriptionChanges
 from gateway.cmq.topics import Topic
 from gateway.errors import FailedOperation, UnsupportedOperation
+from gateway.events import outbox
 from gateway.events.bus import Bus, BusRefused, BusUnavailable, TopicAddress
 from gateway.store import Store, Tx
 from gateway.telemetry import log
 
 DECLARE_S = 3.0  # how long a subscriber waits for the broker; the relay goes on trying
+PAGE = 256
+PAGE_BYTES = 4 * 1024 * 1024  # of bodies
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,7 @@ class Subscribing:
 
     store: Store
     bus: Bus | None
+    _: KW_ONLY
     clock: Clock
     cloud_limits: bool = False
 
@@ -66,7 +72,9 @@ class Subscribing:
                 detail="CreateSubscription",
             ) from error
 
-    async def change(self, address: TopicAddress, name: str, changes: SubscriptionChanges) -> None:
+    async def change(
+        self, address: TopicAddress, name: str, *, changes: SubscriptionChanges
+    ) -> None:
         """Change a subscription. Raises what `subscriptions.change` raises."""
 
         def change(tx: Tx) -> tuple[Topic, Subscription]:
@@ -86,11 +94,11 @@ class Subscribing:
             log.warning("subscription_not_declared", topic=topic.address.key, why=str(error))
 
     async def unsubscribe(self, address: TopicAddress, name: str) -> None:
-        """End a subscription. Raises what `subscriptions.unsubscribe` raises."""
-        where = {"region": address.region, "topic_name": address.name, "name": name}
-        await self.store.write(
-            lambda tx: subscriptions.unsubscribe(tx, address.owner_uin, **where, now=self.clock())
+        """End a subscription. Raises what `unsubscribe` raises."""
+        buried = await self.store.write(
+            lambda tx: unsubscribe(tx, address, name=name, now=self.clock())
         )
+        count_buried(Death.UNSUBSCRIBED, buried)
 
     async def _declare(self, topic: Topic, subscription: Subscription) -> None:
         """Have the queue on the broker before the answer, if the broker is there.
@@ -105,3 +113,35 @@ class Subscribing:
                 await self.bus.declare(route)
         except (BusUnavailable, TimeoutError):
             log.warning("subscription_not_yet_declared", exchange=route.exchange)
+
+
+def unsubscribe(tx: Tx, address: TopicAddress, *, name: str, now: datetime) -> int:
+    """Give a subscription what was published before, and end it; returns how much was buried.
+
+    Why first: its publishers have their answers, and the relay, a moment behind them, would find
+    no subscription any more. Then a message is in the queue, or among the dead letters.
+    Raises what `subscriptions.unsubscribe` raises.
+    """
+    subscription = subscriptions.lock_subscription(tx, address, name=name)
+    if subscription.protocol is not Protocol.AMQP:
+        _deliver_the_rest(tx, address, subscription=subscription, now=now)
+    return subscriptions.unsubscribe(tx, address, name=name, now=now)
+
+
+def _deliver_the_rest(
+    tx: Tx, address: TopicAddress, *, subscription: Subscription, now: datetime
+) -> None:
+    """Do for one subscription, which is locked, what the relay is about to do for all."""
+    after, more = 0, True
+    while more:
+        page = outbox.list_unexpanded(
+            tx, address.key, after=after, limit=PAGE, bytes_max=PAGE_BYTES
+        )
+        mine = [
+            replace(message, only_subscription_id=subscription.id)
+            for message in page.messages
+            if message.only_subscription_id in (None, subscription.id)
+        ]
+        while mine:
+            mine = mine[subscribers.deliver(tx, mine, now=now) :]
+        after, more = page.last, page.more

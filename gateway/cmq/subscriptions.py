@@ -12,13 +12,24 @@ from sqlalchemy.exc import IntegrityError
 from gateway.cmq import limits, queues, topic_statements
 from gateway.cmq.endpoints import Protocol, check_content_format
 from gateway.cmq.push import backlog, dead_letters
-from gateway.cmq.refusals import NoSuchSubscription
+from gateway.cmq.push.dead_letters import Death
+from gateway.cmq.push.schedules import Strategy
+from gateway.cmq.push.webhooks import ContentFormat
 from gateway.cmq.topics import Topic, get_topic, lock_topic
-from gateway.errors import InvalidParameterValue, LimitExceeded, ResourceInUse
+from gateway.errors import (
+    InvalidParameterValue,
+    LimitExceeded,
+    ResourceInUse,
+    ResourceNotFound,
+)
 from gateway.events import outbox
 from gateway.events.bus import Binding, Route, TopicAddress
 from gateway.events.routing import matches
 from gateway.store import Tx
+
+
+class NoSuchSubscription(ResourceNotFound):
+    """The topic has no subscription of this name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +46,8 @@ class Subscription:
     protocol: Protocol
     endpoint: str
     queue_id: str | None
-    notify_strategy: str
-    notify_content_format: str
+    notify_strategy: Strategy
+    notify_content_format: ContentFormat
     filter_tags: tuple[str, ...]
     binding_keys: tuple[str, ...]
     created_at: datetime
@@ -62,8 +73,8 @@ class Subscription:
 class SubscriptionChanges:
     """What of a subscription becomes different; None: nothing. An empty tuple: no filter."""
 
-    notify_strategy: str | None = None
-    notify_content_format: str | None = None
+    notify_strategy: Strategy | None = None
+    notify_content_format: ContentFormat | None = None
     filter_tags: tuple[str, ...] | None = None
     binding_keys: tuple[str, ...] | None = None
 
@@ -83,7 +94,7 @@ def subscribe(tx: Tx, subscription: Subscription, *, limited: bool = False) -> N
     row |= {
         "name_key": subscription.name.lower(),
         "protocol": subscription.protocol.value,
-        **_written_filters(subscription),
+        **_written(subscription),
     }
     try:
         tx.execute(topic_statements.ADD_SUBSCRIPTION, row)
@@ -109,10 +120,8 @@ def change(
     check_content_format(new.protocol, new.notify_content_format)
     changed = {
         "id_": new.id,
-        "notify_strategy": new.notify_strategy,
-        "notify_content_format": new.notify_content_format,
         "now": now,
-        **_written_filters(new),
+        **_written(new),
     }
     tx.execute(topic_statements.CHANGE_SUBSCRIPTION, changed)
     if new.protocol is Protocol.HTTP:
@@ -129,32 +138,38 @@ def check_filters(protocol: Protocol, filter_tags: Sequence[str]) -> None:
         raise InvalidParameterValue("`amqp` filters by BindingKey, not by FilterTag.")
 
 
-def unsubscribe(
-    tx: Tx, owner_uin: str, *, region: str, topic_name: str, name: str, now: datetime
-) -> None:
+def unsubscribe(tx: Tx, address: TopicAddress, *, name: str, now: datetime) -> int:
     """End a subscription: nothing that is published from now on is delivered to it.
 
     Why the broker's queue stays: what a subscriber has been given is theirs, in a CMQ queue as in
     one on the broker; it is unbound, so that it gets nothing more, and its owner deletes it. What
-    still waits to be pushed becomes dead letters: nothing is ever gone.
+    still waits to be pushed becomes dead letters, as many as are returned: nothing is ever gone.
     Raises ResourceNotFound.Topic or NoSuchSubscription.
     """
-    topic = lock_topic(tx, owner_uin, region=region, name=topic_name)
+    topic = lock_topic(tx, address.owner_uin, region=address.region, name=address.name)
     subscription = _lock(tx, topic, name=name)
+    buried = 0
     if subscription.protocol is Protocol.HTTP:
-        why = dead_letters.Death.UNSUBSCRIBED.value
-        dead_letters.bury_all(tx, subscription.id, why=why, now=now)
+        buried = dead_letters.bury_all(tx, subscription.id, death=Death.UNSUBSCRIBED, now=now)
     tx.execute(topic_statements.DROP_SUBSCRIPTION, {"id_": subscription.id})
     if subscription.protocol is Protocol.AMQP:
         outbox.retire(tx, topic.address, bindings=subscription.bindings(topic.address))
+    return buried
 
 
-def get_subscription(
-    tx: Tx, owner_uin: str, *, region: str, topic_name: str, name: str
-) -> Subscription:
+def lock_subscription(tx: Tx, address: TopicAddress, *, name: str) -> Subscription:
+    """The subscription of this name, kept from being changed and delivered to meanwhile.
+
+    Raises ResourceNotFound.Topic or NoSuchSubscription.
+    """
+    topic = lock_topic(tx, address.owner_uin, region=address.region, name=address.name)
+    return _lock(tx, topic, name=name)
+
+
+def get_subscription(tx: Tx, address: TopicAddress, *, name: str) -> Subscription:
     """The subscription of this name. Raises ResourceNotFound.Topic or NoSuchSubscription."""
-    topic = get_topic(tx, owner_uin, region=region, name=topic_name)
-    return _named(tx, topic_statements.SUBSCRIPTION_BY_NAME, topic, name=name)
+    topic = get_topic(tx, address.owner_uin, region=address.region, name=address.name)
+    return _found(tx, topic_statements.SUBSCRIPTION_BY_NAME, topic, name=name)
 
 
 def count_of_topic(tx: Tx, topic_id: str) -> int:
@@ -202,6 +217,8 @@ def read(row: Row[Any]) -> Subscription:
     """The subscription of a row."""
     columns = {name: getattr(row, name) for name in Subscription.__slots__}
     columns["protocol"] = Protocol(columns["protocol"])
+    columns["notify_strategy"] = Strategy(columns["notify_strategy"])
+    columns["notify_content_format"] = ContentFormat(columns["notify_content_format"])
     columns["filter_tags"] = tuple(json.loads(columns["filter_tags"]))
     columns["binding_keys"] = tuple(json.loads(columns["binding_keys"]))
     return Subscription(**columns)
@@ -209,10 +226,10 @@ def read(row: Row[Any]) -> Subscription:
 
 def _lock(tx: Tx, topic: Topic, *, name: str) -> Subscription:
     """A subscription, kept from being delivered to meanwhile."""
-    return _named(tx, topic_statements.LOCK_SUBSCRIPTION, topic, name=name)
+    return _found(tx, topic_statements.LOCK_SUBSCRIPTION, topic, name=name)
 
 
-def _named(tx: Tx, statement: Select[Any], topic: Topic, *, name: str) -> Subscription:
+def _found(tx: Tx, statement: Select[Any], topic: Topic, *, name: str) -> Subscription:
     """The subscription that is spelled like this: see `naming.key_of`."""
     parameters = {"topic_id": topic.id, "name_key": name.lower()}
     row = tx.execute(statement, parameters).one_or_none()
@@ -221,8 +238,11 @@ def _named(tx: Tx, statement: Select[Any], topic: Topic, *, name: str) -> Subscr
     return read(row)
 
 
-def _written_filters(subscription: Subscription) -> dict[str, str]:
+def _written(subscription: Subscription) -> dict[str, str]:
+    """What of a subscription can be changed, as its row has it."""
     return {
+        "notify_strategy": subscription.notify_strategy.value,
+        "notify_content_format": subscription.notify_content_format.value,
         "filter_tags": json.dumps(subscription.filter_tags),
         "binding_keys": json.dumps(subscription.binding_keys),
     }

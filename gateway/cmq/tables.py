@@ -99,7 +99,7 @@ queue_message = Table(
     metadata,
     Column("position", POSITION, primary_key=True),
     Column("id", String(64), nullable=False),
-    Column("queue_id", String(32), ForeignKey("cmq_queue.id", ondelete="CASCADE"), nullable=False),
+    Column("queue_id", String(32), nullable=False),
     Column("body", LargeBinary, nullable=False),
     Column("enqueued_at", Moment, nullable=False),
     Column("visible_at", Moment, nullable=False),
@@ -109,7 +109,11 @@ queue_message = Table(
     Column("receipt", String(64)),
     Column("deleted_at", Moment),
 )
-"""`receipt`: the handle that the latest receive gave out. `deleted_at`: kept for a rewind."""
+"""`receipt`: the handle that the latest receive gave out. `deleted_at`: kept for a rewind.
+
+Why `queue_id` is no foreign key: whoever deleted a queue would wait until all its messages are
+gone, and SQLite, which looks for them by that column alone, would read through everybody's.
+"""
 
 for _name, _column, _where in (
     ("receive", queue_message.c.position, queue_message.c.deleted_at.is_(None)),
@@ -150,20 +154,21 @@ delivery = Table(
 A message that is given up is not here any more but in `dead_letter`.
 """
 
-_IS_WAITING = delivery.c.state == literal_column(f"'{WAITING}'")
+IS_WAITING = delivery.c.state == literal_column(f"'{WAITING}'")
+"""Written out: only so does SQLite use an index that holds nothing else."""
 Index(
     "ix_cmq_delivery_waiting",
     delivery.c.subscription_id,
     delivery.c.position,
-    sqlite_where=_IS_WAITING,
-    postgresql_where=_IS_WAITING,
+    sqlite_where=IS_WAITING,
+    postgresql_where=IS_WAITING,
 )
 
 dead_letter = Table(
     "cmq_dead_letter",
     metadata,
     Column("id", POSITION, primary_key=True),
-    Column("message_id", String(64), nullable=False),
+    Column("message_id", String(64), nullable=False, index=True),
     Column("topic_key", String(180), nullable=False),
     Column("subscription_id", String(32), nullable=False, index=True),
     Column("subscription_name", String(64), nullable=False),

@@ -2,19 +2,18 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, bindparam, delete, exists, insert, select
 
 from gateway.cmq.tables import tag
-from gateway.cmq.tdmq import datatypes as wire
-from gateway.errors import InvalidFilter, InvalidParameterValue
+from gateway.errors import InvalidParameterValue
 from gateway.store import Tx
 
 TAGS_MAX = 50
 KEY_LENGTH_MAX, VALUE_LENGTH_MAX = 127, 255
 FILTERS_MAX, FILTER_VALUES_MAX = 20, 100  # our limits
-_FILTER_PREFIX = "tag:"
 
 ADD_TAGS = insert(tag)
 TAGS_OF = (
@@ -25,18 +24,31 @@ TAGS_OF = (
 DROP_TAGS = delete(tag).where(tag.c.resource_id == bindparam("resource_id_"))
 
 
-def put(tx: Tx, resource_id: str, tags: Sequence[wire.Tag] | None) -> None:
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """One tag."""
+
+    key: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class TagFilter:
+    """What a list is narrowed to: what has the tag `key`, with one of `values`."""
+
+    key: str
+    values: tuple[str, ...]
+
+
+def put(tx: Tx, resource_id: str, tags: Sequence[Tag]) -> None:
     """Give tags to a topic or a queue that has none yet. Raises InvalidParameterValue."""
-    check(tags or ())
+    check(tags)
     if tags:
-        rows = [
-            {"resource_id": resource_id, "key": each.tag_key, "value": each.tag_value}
-            for each in tags
-        ]
+        rows = [{"resource_id": resource_id, "key": each.key, "value": each.value} for each in tags]
         tx.execute(ADD_TAGS, rows)
 
 
-def check(tags: Sequence[wire.Tag]) -> None:
+def check(tags: Sequence[Tag]) -> None:
     """Refuse what cannot be told apart in a policy, or not be kept. Raises InvalidParameterValue.
 
     Why a key has no `&`: policies write a tag as `key&value`, and it would read like another one.
@@ -44,7 +56,7 @@ def check(tags: Sequence[wire.Tag]) -> None:
     if len(tags) > TAGS_MAX:
         raise InvalidParameterValue(f"There are more than {TAGS_MAX} Tags.")
     for each in tags:
-        key, value = each.tag_key, each.tag_value
+        key, value = each.key, each.value
         if not 0 < len(key) <= KEY_LENGTH_MAX or len(value) > VALUE_LENGTH_MAX:
             raise InvalidParameterValue(
                 f"A tag's key must have from 1 to {KEY_LENGTH_MAX} characters, "
@@ -55,15 +67,15 @@ def check(tags: Sequence[wire.Tag]) -> None:
                 f"The tag `{key}` has characters that no tag can have: `&` in its key, or control"
                 " characters."
             )
-    if len({each.tag_key for each in tags}) < len(tags):
+    if len({each.key for each in tags}) < len(tags):
         raise InvalidParameterValue("Every tag needs a key of its own.")
 
 
-def of(tx: Tx, resource_ids: Sequence[str]) -> dict[str, list[wire.Tag]]:
+def of(tx: Tx, resource_ids: Sequence[str]) -> dict[str, list[Tag]]:
     """The tags of topics or queues by id, each by key; what has none is absent."""
-    found: dict[str, list[wire.Tag]] = defaultdict(list)
+    found: dict[str, list[Tag]] = defaultdict(list)
     for row in tx.execute(TAGS_OF, {"resource_ids": list(resource_ids)}):
-        found[row.resource_id].append(wire.Tag(tag_key=row.key, tag_value=row.value))
+        found[row.resource_id].append(Tag(row.key, row.value))
     return dict(found)
 
 
@@ -73,25 +85,22 @@ def drop(tx: Tx, resource_id: str) -> None:
 
 
 def filtered(
-    found: Select[Any], id_column: ColumnElement[str], filters: Sequence[wire.Filter]
+    found: Select[Any], filters: Sequence[TagFilter], *, by: ColumnElement[str]
 ) -> Select[Any]:
-    """Narrow a list to what has, for each filter `tag:<key>`, that tag with one of the values.
+    """Narrow a list to what fits every filter; `by`: the column of the ids that have the tags.
 
-    Raises InvalidFilter for a filter of another kind, InvalidParameterValue for too many.
+    Raises InvalidParameterValue for too many.
     """
     if len(filters) > FILTERS_MAX:
         raise InvalidParameterValue(f"There are more than {FILTERS_MAX} Filters.")
     for each in filters:
-        if not each.name.startswith(_FILTER_PREFIX):
-            raise InvalidFilter(f"The filter `{each.name}` is not of the form `tag:<key>`.")
         if len(each.values) > FILTER_VALUES_MAX:
             raise InvalidParameterValue(
-                f"The filter `{each.name}` has more than {FILTER_VALUES_MAX} values."
+                f"The filter on the tag `{each.key}` has more than {FILTER_VALUES_MAX} values."
             )
-        key = each.name.removeprefix(_FILTER_PREFIX)
         found = found.where(
             exists().where(
-                tag.c.resource_id == id_column, tag.c.key == key, tag.c.value.in_(each.values)
+                tag.c.resource_id == by, tag.c.key == each.key, tag.c.value.in_(each.values)
             )
         )
     return found

@@ -4,8 +4,7 @@ from typing import Any
 
 from sqlalchemy import BindParameter, bindparam, delete, func, insert, select, union, update
 
-from gateway.cmq.push.statements import IS_WAITING
-from gateway.cmq.tables import delivery, queue, subscription, topic
+from gateway.cmq.tables import IS_WAITING, delivery, queue, subscription, topic
 from gateway.events.tables import message
 
 ADD_TOPIC = insert(topic)
@@ -102,7 +101,7 @@ SUBSCRIBED = (
         subscription.c.protocol.in_(bindparam("protocols", expanding=True)),
     )
     .order_by(subscription.c.created_at, subscription.c.id)
-    .with_for_update(read=True, key_share=True, of=subscription)
 )
+LOCK_SUBSCRIBED = SUBSCRIBED.with_for_update(read=True, key_share=True, of=subscription)
 """Locked against deletion, and with them the queues that they fill: nothing is delivered to a
 queue that is just being deleted, for its subscriptions must go before it."""

@@ -5,21 +5,24 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row
+from sqlalchemy import Row, Select
 from sqlalchemy.exc import IntegrityError
 
 from gateway.cmq import limits, tags, topic_statements
 from gateway.cmq.attributes import TOPIC
 from gateway.cmq.lists import Wanted, find_listed
 from gateway.cmq.naming import key_of
-from gateway.cmq.refusals import StillSubscribed
-from gateway.cmq.tdmq import datatypes as wire
-from gateway.errors import LimitExceeded, ResourceInUse, ResourceNotFound
+from gateway.cmq.tags import Tag
+from gateway.errors import FailedOperation, LimitExceeded, ResourceInUse, ResourceNotFound
 from gateway.events import outbox
 from gateway.events.bus import TopicAddress
 from gateway.store import Tx
 
 FILTER_BY_TAG, FILTER_BY_ROUTING_KEY = 1, 2
+
+
+class StillSubscribed(FailedOperation):
+    """A topic cannot be deleted while it has subscriptions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +56,7 @@ class TopicChanges:
     trace: bool | None = None
 
 
-def create(
-    tx: Tx, topic: Topic, *, labels: Sequence[wire.Tag] | None = None, limited: bool = False
-) -> None:
+def create(tx: Tx, topic: Topic, *, labels: Sequence[Tag] = (), limited: bool = False) -> None:
     """Add a topic with its tags.
 
     limited: to as many as an account may have in a region under the vendor's quotas. Raises
@@ -78,30 +79,18 @@ def create(
 
 def find_topic(tx: Tx, owner_uin: str, *, region: str, name: str) -> Topic | None:
     """The topic of this name; None if there is none."""
-    key = key_of(owner_uin, region=region, name=name)
-    return _named(name, tx.execute(topic_statements.TOPIC_BY_KEY, {"key": key}).one_or_none())
+    return _find(tx, topic_statements.TOPIC_BY_KEY, owner_uin=owner_uin, region=region, name=name)
 
 
 def get_topic(tx: Tx, owner_uin: str, *, region: str, name: str) -> Topic:
     """The topic of this name. Raises ResourceNotFound.Topic."""
-    topic = find_topic(tx, owner_uin, region=region, name=name)
-    if topic is None:
-        raise not_found(name)
-    return topic
+    return _found(find_topic(tx, owner_uin, region=region, name=name), name)
 
 
 def lock_topic(tx: Tx, owner_uin: str, *, region: str, name: str) -> Topic:
     """The topic of this name, kept from changing meanwhile. Raises ResourceNotFound.Topic."""
-    key = key_of(owner_uin, region=region, name=name)
-    topic = _named(name, tx.execute(topic_statements.LOCK_TOPIC, {"key": key}).one_or_none())
-    if topic is None:
-        raise not_found(name)
-    return topic
-
-
-def not_found(name: str) -> ResourceNotFound:
-    """The error for a topic that does not exist."""
-    return ResourceNotFound(f"Topic `{name}` does not exist.", detail="Topic")
+    locked = topic_statements.LOCK_TOPIC
+    return _found(_find(tx, locked, owner_uin=owner_uin, region=region, name=name), name)
 
 
 def change(
@@ -164,9 +153,19 @@ def _columns(topic: Topic) -> dict[str, Any]:
     return {name: getattr(topic, name) for name in Topic.__slots__}
 
 
-def _named(name: str, row: Row[Any] | None) -> Topic | None:
-    """The topic of a row, if it is spelled like this: see `naming.key_of`."""
+def _find(
+    tx: Tx, statement: Select[Any], *, owner_uin: str, region: str, name: str
+) -> Topic | None:
+    """The topic that is spelled like this: see `naming.key_of`."""
+    key = key_of(owner_uin, region=region, name=name)
+    row = tx.execute(statement, {"key": key}).one_or_none()
     return _read(row) if row is not None and row.name == name else None
+
+
+def _found(topic: Topic | None, name: str) -> Topic:
+    if topic is None:
+        raise ResourceNotFound(f"Topic `{name}` does not exist.", detail="Topic")
+    return topic
 
 
 def _read(row: Row[Any]) -> Topic:

@@ -11,7 +11,7 @@ from pathlib import Path
 from gateway.call import Principal, Resource
 from gateway.cam.identities import KNOWN_ACTIONS, check_keys
 from gateway.catalog import ACTIONS, Action, find_policy_action, region_of, resources_of
-from gateway.catalog.resources import Form
+from gateway.catalog.resources import Form, denied_besides
 from gateway.catalog.resources import Path as ResourcePath
 from gateway.clock import wire_time
 from gateway.policy.action import ActionPattern
@@ -135,6 +135,8 @@ def ask(
 ) -> Question:
     """Put a question. resources: as policies name them, or the last segment alone, `job/job-x`.
 
+    deny_only: more than what a call on these resources is looked at for a deny on anyway.
+
     Without resources and `lists`, the action is asked on everything that it may touch, `job/*`.
     """
     asked = tuple(_read(text, action, principal=principal, known=known) for text in resources)
@@ -146,6 +148,7 @@ def ask(
         lists, asked = _template(entry, owner_uin=principal.owner_uin, region=known.region)
     if not asked:
         raise ValueError(f"on which resource? No service here has the action `{action}`")
+    denied = tuple(dict.fromkeys((*denied, *_denied_besides(action, asked))))
     query = Query(
         principal=principal,
         action=action,
@@ -189,6 +192,14 @@ def can_name(action: str, resource: Resource) -> bool:
         for group in entry.resource.named
         for path in group
     )
+
+
+def _denied_besides(action: str, resources: Sequence[Resource]) -> Iterator[Resource]:
+    """What a call of this action on these resources is looked at for a deny on, if they tell it."""
+    for resource, entry in product(resources, _ACTIONS.get(action, ())):
+        if resource.service == _service(action):
+            for path in denied_besides(entry.resource, resource.path):
+                yield replace(resource, path=path)
 
 
 def deny_only_action(action: str, deny_only: Sequence[Resource]) -> str:

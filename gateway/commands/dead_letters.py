@@ -50,8 +50,8 @@ def list_(
     **options: Any,
 ) -> None:
     """List the last dead letters, the newest first."""
-    from gateway.cmq.outcomes import Graveyard  # noqa: PLC0415
-    from gateway.commands.event_log import list_dead_letters  # noqa: PLC0415
+    from gateway.cmq.push.dead_letters import Graveyard  # noqa: PLC0415
+    from gateway.commands.dead_letter_work import list_dead_letters  # noqa: PLC0415
 
     if not topic and (owner or region):
         misuse("--owner and --region say whose --topic is meant")
@@ -71,7 +71,7 @@ def list_(
 @json_option
 def show(letter_id: int, as_json: bool, **options: Any) -> None:
     """Show one dead letter, with the body of its message."""
-    from gateway.commands.event_log import find_dead_letter  # noqa: PLC0415
+    from gateway.commands.dead_letter_work import find_dead_letter  # noqa: PLC0415
 
     settings = settings_from(**options)
     found = run_or_explain(lambda: find_dead_letter(settings, letter_id))
@@ -107,8 +107,11 @@ def replay(
 
     Each goes to its subscription alone, or to the one that has its name in the topic by now.
     """
-    from gateway.cmq.outcomes import Graveyard  # noqa: PLC0415
-    from gateway.commands.event_log import replay_dead_letters, replay_graveyard  # noqa: PLC0415
+    from gateway.cmq.push.dead_letters import Graveyard  # noqa: PLC0415
+    from gateway.commands.dead_letter_work import (  # noqa: PLC0415
+        replay_dead_letters,
+        replay_graveyard,
+    )
 
     settings = settings_from(config=config, data=data)
     if letter_ids and not (all_ or topic or subscription or owner or region):

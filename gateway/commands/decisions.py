@@ -207,6 +207,7 @@ def decision_text(found: dict[str, Any]) -> str:
             f" from {found['SourceIp']} at {found['Time']}"
         ),
         *(printable(f"  on        {resource}") for resource in found["Resources"]),
+        *(printable(f"  besides   {resource}") for resource in found.get("DenyOnly", ())),
         *why_lines(found),
         f"  policies  generation {found['Generation']}",
     ]

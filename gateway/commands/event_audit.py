@@ -18,7 +18,7 @@ from gateway.commands.options import (
 from gateway.config import Settings
 
 if TYPE_CHECKING:  # slow to import, and other verbs start without them
-    from gateway.batch.auditor import Account
+    from gateway.batch.auditing.auditor import Account
 
 
 @click.command("audit")
@@ -36,20 +36,26 @@ def audit(stream_id: str | None, as_json: bool, config: Path | None, data: Path 
     if as_json:
         click.echo(json.dumps(_members(account)))
     else:
-        for each in account.found:
+        for each in account.found.first:
             click.echo(printable(f"{each.stream_id or '-'}  {each.flaw.value}  {each.what}"))
     click.echo(
         f"{account.streams} streams, {account.events} events, {account.messages} messages"
-        f" compared: {len(account.found)} discrepancies",
+        f" compared: {account.found.count} discrepancies",
         err=as_json,
     )
-    if account.found:
+    if left := account.found.count - len(account.found.first):
+        click.echo(f"{left} more are not shown.", err=True)
+    if account.found.count:
         sys.exit(1)
 
 
 def _audit(settings: Settings, stream_id: str | None) -> "Account":
     from gateway.administration import with_store  # noqa: PLC0415
-    from gateway.batch.auditor import audit_everything, audit_named, rules_of  # noqa: PLC0415
+    from gateway.batch.auditing.auditor import (  # noqa: PLC0415
+        audit_everything,
+        audit_named,
+        rules_of,
+    )
     from gateway.clock import now  # noqa: PLC0415
     from gateway.cmq import completeness  # noqa: PLC0415
 
@@ -64,8 +70,9 @@ def _members(account: "Account") -> dict[str, Any]:
         "Streams": account.streams,
         "Events": account.events,
         "Messages": account.messages,
+        "DiscrepancyCount": account.found.count,
         "Discrepancies": [
             {"StreamId": each.stream_id, "Flaw": each.flaw.value, "What": each.what}
-            for each in account.found
+            for each in account.found.first
         ],
     }

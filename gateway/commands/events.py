@@ -91,7 +91,7 @@ events.add_command(dead_letters)
 @json_option
 def list_(limit: int, as_json: bool, config: Path | None, data: Path | None, **chosen: Any) -> None:
     """List the last events, the newest first."""
-    from gateway.commands.event_log import list_events  # noqa: PLC0415
+    from gateway.commands.event_work import list_events  # noqa: PLC0415
 
     settings = settings_from(config=config, data=data)
     wanted = _wanted(**chosen)
@@ -107,7 +107,7 @@ def list_(limit: int, as_json: bool, config: Path | None, data: Path | None, **c
 @json_option
 def tail(last: int, as_json: bool, config: Path | None, data: Path | None, **chosen: Any) -> None:
     """Show the last events, then each new one, until interrupted."""
-    from gateway.commands.event_log import follow_events  # noqa: PLC0415
+    from gateway.commands.event_work import follow_events  # noqa: PLC0415
 
     settings = settings_from(config=config, data=data)
     wanted = _wanted(**chosen)
@@ -125,7 +125,7 @@ def tail(last: int, as_json: bool, config: Path | None, data: Path | None, **cho
 @json_option
 def show(event_id: str, as_json: bool, **options: Any) -> None:
     """Show one event, its messages, and what became of each for every subscriber."""
-    from gateway.commands.event_log import describe_event  # noqa: PLC0415
+    from gateway.commands.event_work import describe_event  # noqa: PLC0415
 
     settings = settings_from(**options)
     found = run_or_explain(lambda: describe_event(settings, event_id))
@@ -170,7 +170,7 @@ def replay(
 
     The account and region of the topic are those of the settings unless others are given.
     """
-    from gateway.commands.event_log import replay_events  # noqa: PLC0415
+    from gateway.commands.event_work import replay_events  # noqa: PLC0415
     from gateway.events.replay import Chosen  # noqa: PLC0415
 
     if not event_or_message_id and not topic:
@@ -232,5 +232,4 @@ def _wanted(
 
 
 def _print(record: bytes, *, as_json: bool) -> None:
-    found = json.loads(record)
-    click.echo(json.dumps(found) if as_json else event_line(found))
+    click.echo(record if as_json else event_line(json.loads(record)))

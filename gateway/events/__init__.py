@@ -1,1 +1,4 @@
-"""WHAT HAPPENED: event names, messages, the outbox they wait in, and the relay that sends them."""
+"""WHAT HAPPENED: the ledger of events, and the outbox of the messages that are made of them.
+
+The relay delivers what is in the outbox, and sends it to the broker; a replay tells it again.
+"""

@@ -47,6 +47,12 @@ class TopicAddress:
         """The address as one word, the same for every spelling of the name."""
         return f"{self.owner_uin}/{self.region}/{self.name.lower()}"
 
+    @classmethod
+    def parse(cls, key: str) -> "TopicAddress":
+        """The address that a key was made of, with its name in lower case."""
+        owner_uin, region, name = key.split("/", 2)
+        return cls(owner_uin, region, name)
+
     @property
     def exchange(self) -> str:
         """The name of the topic's exchange on the broker."""
@@ -121,12 +127,12 @@ class Message:
     @property
     def owner_uin(self) -> str:
         """The account of the topic."""
-        return self.topic_key.split("/", 2)[0]
+        return TopicAddress.parse(self.topic_key).owner_uin
 
     @property
     def region(self) -> str:
         """The region of the topic."""
-        return self.topic_key.split("/", 2)[1]
+        return TopicAddress.parse(self.topic_key).region
 
 
 class Bus(Protocol):

@@ -6,6 +6,7 @@ four callbacks for each message. Here a batch takes one of each, and the confirm
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from itertools import takewhile
 
 from aiormq import Channel
@@ -20,6 +21,10 @@ BATCH = 64  # messages to a write
 BATCHES_ON_THEIR_WAY = 4
 
 IsBlocked = Callable[[], Awaitable[bool]]
+
+for hook in ("_on_confirm_frame", "_on_return_frame", "_get_frame"):
+    if not hasattr(Channel, hook):  # or no confirm would ever be seen, and nobody would say so
+        raise ImportError(f"aiormq's Channel has no `{hook}`: this version of it is not known here")
 
 
 class Batch:
@@ -55,8 +60,25 @@ class Batch:
 
     def final(self) -> list[Outcome]:
         """What became of each message, as far as anybody will ever know."""
-        self.settled.cancel()
         return [outcome or Outcome.LOST for outcome in self.outcomes]
+
+    def give_up(self) -> str:
+        """Wait no longer; returns why something of it is lost, empty if nothing is."""
+        settled = self.settled
+        if settled.cancelled():
+            return "the channel was closed"
+        if settled.cancel():
+            return "the broker did not confirm it in time"
+        error = settled.exception()
+        return repr(error) if error else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What became of each message. why_lost: of the first that is LOST; empty if none is."""
+
+    outcomes: list[Outcome]
+    why_lost: str
 
 
 class PublishingChannel(Channel):
@@ -142,7 +164,7 @@ async def publish(
     then_s: float,
     is_blocked: IsBlocked,
     written: Callable[[], None],
-) -> list[Outcome]:
+) -> Published:
     """Publish in this order, and say for each message what became of it.
 
     first_s, then_s: how long the confirms of the first batch, and of each later one, may take;
@@ -151,24 +173,29 @@ async def publish(
     """
     outcomes: list[Outcome] = []
     on_their_way: list[Batch] = []
+    why_lost = ""
 
     async def settle_oldest() -> None:
+        nonlocal why_lost
         batch = on_their_way.pop(0)
-        if Outcome.LOST not in outcomes:
+        if not why_lost:
             within_s = then_s if outcomes else first_s
             await _until_settled(batch, within_s=within_s, is_blocked=is_blocked)
+        why_lost = why_lost or batch.give_up()
         outcomes.extend(batch.final())
 
     for first in range(0, len(messages), BATCH):
         if len(on_their_way) == BATCHES_ON_THEIR_WAY:
             await settle_oldest()
-            if Outcome.LOST in outcomes:
+            if why_lost:
                 break
         on_their_way.append(await channel.write(route, messages[first : first + BATCH]))
-    written()
+    else:
+        written()
     while on_their_way:
         await settle_oldest()
-    return outcomes + [Outcome.LOST] * (len(messages) - len(outcomes))
+    outcomes += [Outcome.LOST] * (len(messages) - len(outcomes))
+    return Published(outcomes, why_lost)
 
 
 async def _until_settled(batch: Batch, *, within_s: float, is_blocked: IsBlocked) -> None:

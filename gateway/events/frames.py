@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from struct import Struct
 
-from gateway.events.bus import Message
+from gateway.events.bus import Message, TopicAddress
 
 PERSISTENT = 2
 METHOD, HEADER, BODY = 1, 2, 3
@@ -46,7 +46,7 @@ def publish_frames(
     mandatory: it comes back if no queue takes it. frame_max: what the broker agreed to, in bytes.
     """
     header = _content_header(message)
-    method = _publish_method(exchange, routing_key, mandatory)
+    method = _publish_method(exchange, routing_key, mandatory=mandatory)
     body = message.body
     parts = [
         _frame.pack(METHOD, channel, len(method)),
@@ -64,7 +64,7 @@ def publish_frames(
 
 
 @lru_cache(maxsize=4_096)
-def _publish_method(exchange: str, routing_key: str, mandatory: bool) -> bytes:
+def _publish_method(exchange: str, routing_key: str, *, mandatory: bool) -> bytes:
     key = _short_text(routing_key)
     return b"".join(
         (_method.pack(BASIC, PUBLISH, 0), _short_text(exchange), key, bytes([mandatory]))
@@ -91,7 +91,7 @@ def _content_header(message: Message) -> bytes:
 
 
 def _headers(message: Message) -> bytes:
-    parts = [_origin(message.owner_uin, message.region)]
+    parts = [_origin(message.topic_key)]
     if message.seq is not None:
         parts += (_name("seq"), _whole(message.seq))
     if message.replay:
@@ -102,8 +102,10 @@ def _headers(message: Message) -> bytes:
 
 
 @lru_cache(maxsize=1_024)
-def _origin(owner_uin: str, region: str) -> bytes:
-    return b"".join((_name("uin"), _long_text(owner_uin), _name("region"), _long_text(region)))
+def _origin(topic_key: str) -> bytes:
+    topic = TopicAddress.parse(topic_key)
+    uin, region = _long_text(topic.owner_uin), _long_text(topic.region)
+    return b"".join((_name("uin"), uin, _name("region"), region))
 
 
 @lru_cache(maxsize=256)

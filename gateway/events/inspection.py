@@ -24,7 +24,7 @@ class Recorded:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class StoredMessage:
     """One message as its row says it; `stream_id`, `seq`: None if a user published it.
 
     body: empty where only its deliveries are looked at. expanded_at: None before they are written.
@@ -44,7 +44,7 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
-class Stream:
+class Counted:
     """Whose events are counted, and how far the count is."""
 
     id: str
@@ -56,12 +56,14 @@ class Stream:
 class Deliveries(Protocol):
     """What became of messages; the CMQ service answers it. A module with the function is one."""
 
-    def list_undelivered(self, tx: Tx, messages: Sequence[Told]) -> list[tuple[Told, str]]:
+    def list_undelivered(
+        self, tx: Tx, messages: Sequence[StoredMessage]
+    ) -> list[tuple[StoredMessage, str]]:
         """Of the messages that are expanded: which are missing for whom, by subscription id."""
         ...
 
 
-_TOLD = (
+_STORED = (
     message.c.position,
     message.c.id,
     message.c.replay,
@@ -87,7 +89,7 @@ EVENTS = (
     .limit(bindparam("limit"))
 )
 MESSAGES = (
-    select(*_TOLD, message.c.body)
+    select(*_STORED, message.c.body)
     .where(
         message.c.stream_id == bindparam("stream_id_"),
         message.c.seq >= bindparam("first"),
@@ -96,7 +98,7 @@ MESSAGES = (
     .order_by(message.c.seq, message.c.position)
 )
 PUBLISHED = (
-    select(*_TOLD)
+    select(*_STORED)
     .where(
         message.c.stream_id.is_(None),
         message.c.position > bindparam("after"),
@@ -110,19 +112,21 @@ CHANGED = (
     .order_by(event.c.position)
     .limit(bindparam("limit"))
 )
-_unsent = message.alias()
-OLDEST_UNSENT = select(func.coalesce(message.c.expanded_at, message.c.created_at)).where(
-    message.c.position
-    == select(func.min(_unsent.c.position)).where(_unsent.c.sent_at.is_(None)).scalar_subquery()
+_page = (
+    select(message.c.position)
+    .where(message.c.position > bindparam("after"))
+    .order_by(message.c.position)
+    .limit(bindparam("limit"))
+    .subquery()
 )
-"""By when it was expanded: a message that is told again was made long before."""
-LAST_MESSAGE = select(message.c.position).order_by(message.c.position.desc()).limit(1)
+PAGE_END = select(func.count().label("messages"), func.max(_page.c.position).label("last"))
+"""Of all messages: their key is walked from where the kept ones begin, whatever was deleted."""
 
 
-def find_stream(tx: Tx, stream_id: str) -> Stream | None:
-    """A stream of events; None if nothing was ever told of this job or environment."""
+def find_stream(tx: Tx, stream_id: str) -> Counted | None:
+    """A stream of events; None if nothing was ever told of what has this id."""
     row = tx.execute(STREAM, {"id_": stream_id}).one_or_none()
-    return None if row is None else Stream(row.id, row.owner_uin, row.region, row.seq)
+    return None if row is None else Counted(row.id, row.owner_uin, row.region, row.seq)
 
 
 def list_events(tx: Tx, stream_id: str, *, after: int, limit: int) -> list[Recorded]:
@@ -134,15 +138,22 @@ def list_events(tx: Tx, stream_id: str, *, after: int, limit: int) -> list[Recor
     ]
 
 
-def list_messages(tx: Tx, stream_id: str, *, first: int, last: int) -> list[Told]:
+def list_messages(tx: Tx, stream_id: str, *, first: int, last: int) -> list[StoredMessage]:
     """The messages made of the events from one number to another, replays included."""
     keys = {"stream_id_": stream_id, "first": first, "last": last}
-    return [_told(row, body=bytes(row.body)) for row in tx.execute(MESSAGES, keys)]
+    return [_stored(row, body=bytes(row.body)) for row in tx.execute(MESSAGES, keys)]
 
 
-def list_published(tx: Tx, *, after: int, upto: int) -> list[Told]:
-    """The messages between two positions that users published, without their bodies."""
-    return [_told(row) for row in tx.execute(PUBLISHED, {"after": after, "upto": upto})]
+def list_published(tx: Tx, *, after: int, limit: int) -> tuple[list[StoredMessage], int | None]:
+    """What users published of the next `limit` messages behind a position, without their bodies.
+
+    Returns besides how far was looked; None: to the end.
+    """
+    end = tx.execute(PAGE_END, {"after": after, "limit": limit}).one()
+    if end.last is None:
+        return [], None
+    found = tx.execute(PUBLISHED, {"after": after, "upto": end.last})
+    return [_stored(row) for row in found], end.last if end.messages == limit else None
 
 
 def list_changed(tx: Tx, *, after: int, upto: int, limit: int) -> tuple[dict[str, None], int]:
@@ -155,13 +166,8 @@ def list_changed(tx: Tx, *, after: int, upto: int, limit: int) -> tuple[dict[str
     return {row.stream_id: None for row in rows}, reached
 
 
-def last_message(tx: Tx) -> int:
-    """The position of the newest message; 0 if there is none."""
-    return int(tx.execute(LAST_MESSAGE).scalar() or 0)
-
-
-def _told(row: Row[Any], *, body: bytes = b"") -> Told:
-    return Told(
+def _stored(row: Row[Any], *, body: bytes = b"") -> StoredMessage:
+    return StoredMessage(
         position=row.position,
         id=row.id,
         replay=row.replay,
@@ -174,9 +180,3 @@ def _told(row: Row[Any], *, body: bytes = b"") -> Told:
         body=body,
         expanded_at=row.expanded_at,
     )
-
-
-def oldest_unsent(tx: Tx) -> datetime | None:
-    """Since when the oldest message waits for the broker; None: none does."""
-    moment: datetime | None = tx.execute(OLDEST_UNSENT).scalar_one_or_none()
-    return moment

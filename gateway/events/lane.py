@@ -1,7 +1,9 @@
 """A lane: the messages of one topic on their way to the broker, in order and at their own pace."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from enum import Enum
 
 import anyio
 from anyio.abc import TaskGroup
@@ -10,35 +12,62 @@ from sqlalchemy.exc import OperationalError
 from gateway.events import outbox
 from gateway.events.bus import Bus, BusRefused, BusUnavailable, Message, Outcome, Route
 from gateway.events.marker import Marker
+from gateway.events.room import Room
 from gateway.events.subscribers import Subscribers
+from gateway.events.topology import Topology
 from gateway.store import Store, StoreUnavailable, Tx
 from gateway.telemetry import MESSAGES_PUBLISHED, log
 
-FIRST_PAGE = 64  # messages; few enough to be read on the event loop, where it is quickest
-PAGE = 512
-PAGES_MAX = 16  # on their way at a time
+PAGES_MAX = 16  # on their way at a time in one lane
+ROOM_OF_ALL_BYTES = 16 * 1024 * 1024  # for the bodies of what is on its way
+ROOM_OF_ONE_BYTES = ROOM_OF_ALL_BYTES // 2
 PASS_S = 1.0
 LINGER_S = 0.05  # how long a lane that has nothing to do stays open for the next message
-CHECK_S = 5.0
-"""How old what we know of a topic's exchange and queues may be when something is published to it.
 
-Why: what is published to an exchange comes back only if none of its queues takes it. If there are
-several and one is deleted behind our back, nobody says so; it is found and made again by this.
-"""
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much a page has at most. bytes_: of bodies."""
+
+    messages: int
+    bytes_: int
+
+
+SMALL = Size(64, 128 * 1024)  # so little is read on the event loop, where it is quickest
+LARGE = Size(512, 1024 * 1024)
+
+
+class Ending(Enum):
+    """How a lane ended.
+
+    DRY: nothing is left. INTERRUPTED: others need the place. FAILED: something must be published
+    again.
+    """
+
+    DRY = "dry"
+    INTERRUPTED = "interrupted"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Depot:
+    """What all lanes publish with. room: for the bodies of what is on its way."""
+
+    store: Store
+    bus: Bus
+    subscribers: Subscribers
+    marker: Marker
+    topology: Topology
+    room: Room
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some unsent messages of one topic, and what the broker must have and lose before them.
-
-    more: there may be more messages after `last`, the position of the last one that was read.
-    """
+    """Some unsent messages of one topic, and what the broker must have and lose before them."""
 
     route: Route | None
     removals: tuple[outbox.Removal, ...]
-    messages: tuple[Message, ...]
-    last: int
-    more: bool
+    waiting: outbox.Waiting
 
 
 @dataclass(slots=True)
@@ -49,160 +78,202 @@ class Passage:
     settled: anyio.Event = field(default_factory=anyio.Event)
 
 
-class Topology:
-    """What each topic has on the broker: which route was declared, and when."""
-
-    def __init__(self, store: Store, bus: Bus) -> None:
-        self._store = store
-        self._bus = bus
-        self._declared: dict[str, tuple[Route, float]] = {}
-
-    def forget(self, topic: str | None = None) -> None:
-        """Have a topic declared again before its next message; without one, every topic."""
-        if topic is None:
-            self._declared.clear()
-        else:
-            self._declared.pop(topic, None)
-
-    async def align(self, topic: str, page: Page) -> None:
-        """Give the broker what the topic needs, and take away what is not wanted any more."""
-        wanted = page.route.bindings if page.route else ()
-        for removal in page.removals:
-            if removal.binding is None and page.route is None:
-                await self._bus.remove(removal.exchange)
-            elif removal.binding is not None and removal.binding not in wanted:
-                await self._bus.unbind(removal.exchange, binding=removal.binding)
-        if page.route is not None:
-            now = anyio.current_time()
-            route, at = self._declared.get(topic, (None, now))
-            if route != page.route or now - at > CHECK_S:
-                await self._bus.declare(page.route)
-                self._declared[topic] = page.route, now
-        if page.removals:
-            await self._store.write(lambda tx: outbox.drop_removals(tx, page.removals))
-
-
 class Lane:
-    """Publishes what is unsent of one topic."""
+    """Publishes what is unsent of one topic.
 
-    def __init__(
-        self,
-        topic: str,
-        *,
-        store: Store,
-        bus: Bus,
-        subscribers: Subscribers,
-        marker: Marker,
-        topology: Topology,
-    ) -> None:
+    is_careful: the broker said no to a message, and since then no whole page went well. Then each
+    is published once the one before is confirmed. has_confirmed: something was. why_held: the
+    broker's own words, if it refuses the exchange or a queue; empty: it does not.
+    """
+
+    def __init__(self, topic: str, depot: Depot, *, is_careful: bool = False) -> None:
+        self.is_careful = is_careful
+        self.has_confirmed = False
+        self.why_held = ""
         self._topic = topic
         self._signal = outbox.signal_of(topic)
-        self._store = store
-        self._bus = bus
-        self._subscribers = subscribers
-        self._marker = marker
-        self._topology = topology
-        self._slots = anyio.Semaphore(PAGES_MAX)
+        self._depot = depot
+        self._has_small_page = False
+        self._pages = anyio.Semaphore(PAGES_MAX)
+        self._room = Room(ROOM_OF_ONE_BYTES)
         self._failed = False
         self._failed_shards: set[int] = set()
 
-    async def run(self) -> bool:
-        """Publish until nothing is left; False if something must be published again.
+    async def run(self, *, may_go_on: Callable[[], bool]) -> Ending:
+        """Publish until nothing is left, or others need the place, or something fails.
 
         A pass begins at the oldest unsent message and goes on from there while there is something
         to do. Why it ends after a second: a smaller position may be committed after a larger one.
+        may_go_on: asked after each page.
         """
+        signals = self._depot.store.signals
         while True:
-            seen = self._store.signals.count(self._signal)
+            seen, is_dry = signals.count(self._signal), False
             async with anyio.create_task_group() as pages:
                 try:
-                    await self._pass(pages)
-                except (BusUnavailable, BusRefused, StoreUnavailable, OperationalError) as error:
+                    is_dry = await self._pass(pages, may_go_on=may_go_on)
+                except BusRefused as error:
+                    self.why_held = str(error)
+                    self._failed = True
+                except (BusUnavailable, StoreUnavailable, OperationalError) as error:
                     log.warning("topic_not_published", topic=self._topic, why=str(error))
                     self._failed = True
-            if self._failed or self._store.signals.count(self._signal) == seen:
-                return not self._failed
+            if self._failed:
+                return Ending.FAILED
+            if is_dry and signals.count(self._signal) == seen:
+                return Ending.DRY
+            if not may_go_on():
+                return Ending.INTERRUPTED
 
-    async def _pass(self, pages: TaskGroup) -> None:
-        """Read page after page, each while the one before is on its way."""
-        signals = self._store.signals
+    async def _pass(self, pages: TaskGroup, *, may_go_on: Callable[[], bool]) -> bool:
+        """Read page after page, each while the one before is on its way.
+
+        Returns whether nothing was left.
+        """
+        signals = self._depot.store.signals
         ends_at = anyio.current_time() + PASS_S
         before: Passage | None = None
-        after, limit = 0, FIRST_PAGE
+        after, size = 0, SMALL
         while anyio.current_time() < ends_at:
             seen = signals.count(self._signal)
-            page = await self._read(after=after, limit=limit)
-            if before is not None:
-                await before.written.wait()
-            if self._failed:
-                return
-            await self._topology.align(self._topic, page)
-            if page.messages:
-                passage = Passage()
-                await self._slots.acquire()
-                pages.start_soon(self._publish, page, passage, before)
-                before = passage
-            after, limit = page.last, PAGE if page.more else FIRST_PAGE
-            if not page.more:
+            async with AsyncExitStack() as place:
+                keep = await place.enter_async_context(self._place(size))
+                page = await self._read(after=after, size=size)
+                keep(sum(len(message.body) for message in page.waiting.messages))
+                if before is not None:
+                    await before.written.wait()
+                if self._failed:
+                    return False
+                await self._depot.topology.align(self._topic, page.route, removals=page.removals)
+                if page.waiting.messages:
+                    passage = Passage()
+                    pages.start_soon(self._publish, page, passage, before, place.pop_all())
+                    before = passage
+            is_dry = not page.waiting.more
+            if (is_dry or page.waiting.messages) and not may_go_on():
+                return is_dry
+            after, size = page.waiting.last, SMALL if is_dry else LARGE
+            if is_dry:
                 await signals.wait(self._signal, seen=seen, at_most_s=LINGER_S)
                 if signals.count(self._signal) == seen:
-                    return
+                    return True
+        return False
 
-    async def _read(self, *, after: int, limit: int) -> Page:
-        """Read a page; what is on its way to being marked as sent is not in it any more."""
-        unmarked = self._marker.unmarked(self._topic)
+    @asynccontextmanager
+    async def _place(self, size: Size) -> AsyncIterator[Callable[[int], None]]:
+        """Room for a page, from before it is read until it is settled.
+
+        Yields what is to be told how many bytes the page really has. What is under way of all
+        topics together is bounded by this, however long the messages.
+        Why a small page needs none if it is the lane's only one: topics whose pages do not settle
+        may have all the room there is, and hold up no short message of another.
+        """
+        if size is SMALL and not self._has_small_page:
+            self._has_small_page = True
+            try:
+                yield lambda _: None
+            finally:
+                self._has_small_page = False
+            return
+        async with (
+            self._pages,
+            self._room.held(size.bytes_) as of_one,
+            self._depot.room.held(size.bytes_) as of_all,
+        ):
+
+            def keep(bytes_: int) -> None:
+                of_one.keep(bytes_)
+                of_all.keep(bytes_)
+
+            yield keep
+
+    async def _read(self, *, after: int, size: Size) -> Page:
+        """Read a page; what is on its way to being marked as sent is not in it any more.
+
+        A small page is left empty by a message that does not fit in; a large one never is.
+        """
+        unmarked = self._depot.marker.unmarked(self._topic)
 
         def read(tx: Tx) -> Page:
-            messages = outbox.list_unsent(tx, self._topic, after=after, limit=limit)
-            return Page(
-                route=self._subscribers.find_route(tx, self._topic),
-                removals=() if after else tuple(outbox.list_removals(tx, self._topic)),
-                messages=tuple(each for each in messages if each.position not in unmarked),
-                last=messages[-1].position if messages else after,
-                more=len(messages) == limit,
+            waiting = outbox.list_unsent(
+                tx,
+                self._topic,
+                after=after,
+                but=unmarked,
+                limit=size.messages,
+                bytes_max=size.bytes_,
+                at_least_one=size is LARGE,
             )
+            removals = () if after else tuple(outbox.list_removals(tx, self._topic))
+            return Page(self._depot.subscribers.find_route(tx, self._topic), removals, waiting)
 
-        at_once = limit <= FIRST_PAGE
-        return await (self._store.read_point(read) if at_once else self._store.read_list(read))
+        store = self._depot.store
+        return await (store.read_point(read) if size is SMALL else store.read_list(read))
 
-    async def _publish(self, page: Page, passage: Passage, before: Passage | None) -> None:
+    async def _publish(
+        self, page: Page, passage: Passage, before: Passage | None, place: AsyncExitStack
+    ) -> None:
         """Publish a page, and once the one before is settled have what was sent marked."""
-        try:
-            due, not_due = _divide(page)
-            outcomes = [Outcome.LOST] * len(due)
-            if page.route is None:
-                log.info("topic_gone", topic=self._topic, messages=len(not_due))
-            elif due and not self._failed:  # nothing overtakes what has failed
-                written = passage.written.set
-                outcomes = await self._bus.publish(page.route, due, written=written)
-            self._note_failures(outcomes)
-            passage.written.set()
-            if before is not None:
-                await before.settled.wait()
-            sent = settled(due, outcomes, failed=self._failed_shards)
-            MESSAGES_PUBLISHED.inc(len(sent))
-            await self._marker.add(self._topic, [*sent, *not_due])
-        finally:
-            passage.settled.set()
-            self._slots.release()
+        async with place:
+            try:
+                due, not_due = _divide(page)
+                outcomes = [Outcome.LOST] * len(due)
+                if page.route is None:
+                    log.info("topic_gone", topic=self._topic, messages=len(not_due))
+                elif due and not self._failed:  # nothing overtakes what has failed
+                    outcomes = await self._tell(page.route, due, passage)
+                self._note(outcomes)
+                passage.written.set()
+                if before is not None:
+                    await before.settled.wait()
+                sent = settled(due, outcomes, failed=self._failed_shards)
+                MESSAGES_PUBLISHED.inc(len(sent))
+                done = [message.position for message in (*sent, *not_due)]
+                await self._depot.marker.add(self._topic, done)
+            finally:
+                passage.settled.set()
 
-    def _note_failures(self, outcomes: Sequence[Outcome]) -> None:
-        failures = [each for each in outcomes if each is not Outcome.CONFIRMED]
-        if failures:
-            self._failed = True
-            log.warning(
-                "messages_not_confirmed",
-                topic=self._topic,
-                messages=len(failures),
-                outcomes=sorted({each.value for each in failures}),
-            )
+    async def _tell(
+        self, route: Route, messages: Sequence[Message], passage: Passage
+    ) -> list[Outcome]:
+        """Publish messages, all at once or, if care is needed, one by one."""
+        if not self.is_careful:
+            return await self._depot.bus.publish(route, messages, written=passage.written.set)
+        outcomes: list[Outcome] = []
+        failed: set[int] = set()
+        for message in messages:
+            if Outcome.LOST in outcomes:
+                outcomes.append(Outcome.LOST)
+            elif message.shard in failed:
+                outcomes.append(Outcome.REFUSED)
+            else:
+                outcomes += await self._depot.bus.publish(route, [message])
+            if outcomes[-1] is not Outcome.CONFIRMED:
+                failed.add(message.shard)
+        return outcomes
+
+    def _note(self, outcomes: Sequence[Outcome]) -> None:
+        """Note how a page went."""
+        failures = {each for each in outcomes if each is not Outcome.CONFIRMED}
+        self.has_confirmed |= Outcome.CONFIRMED in outcomes
+        if not failures:
+            self.is_careful &= not outcomes
+            return
+        self._failed = True
+        self.is_careful |= failures != {Outcome.LOST}
+        log.warning(
+            "messages_not_confirmed",
+            topic=self._topic,
+            messages=sum(each is not Outcome.CONFIRMED for each in outcomes),
+            outcomes=sorted(each.value for each in failures),
+        )
 
 
 def _divide(page: Page) -> tuple[list[Message], list[Message]]:
     """The messages that the broker has something to do with, and the others."""
     due: list[Message] = []
     not_due: list[Message] = []
-    for message in page.messages:
+    for message in page.waiting.messages:
         concerned = page.route is not None and page.route.concerns(message)
         (due if concerned else not_due).append(message)
     return due, not_due
@@ -215,7 +286,9 @@ def settled(
 
     failed: the shards with a failure so far; added to. Why: what follows a failed message is sent
     again after it, so that from the failure on a subscriber has the whole rest of the job in
-    order, if partly for the second time.
+    order, if partly for the second time. What was on its way with a message that the broker
+    refuses arrives before it, that once; from then on the topic is published with care, one by
+    one, until a whole page has gone well.
     """
     sent: list[Message] = []
     for message, outcome in zip(messages, outcomes, strict=True):

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import RowMapping, Select
+from sqlalchemy import Select
 
 from gateway.clock import wire_time
 from gateway.events import ledger_statements as statements
@@ -115,8 +115,8 @@ def find_settled(tx: Tx) -> int:
     order than positions, and no reader can tell which of those given out are still running.
     """
     if tx.dialect == "sqlite":
-        return _position(tx.execute(statements.LAST_POSITION).scalar_one())
-    return _position(tx.execute(statements.SETTLED_POSITION).scalar_one())
+        return int(tx.execute(statements.LAST_POSITION).scalar_one())
+    return int(tx.execute(statements.SETTLED_POSITION).scalar_one())
 
 
 def list_following(tx: Tx, *, after: int, upto: int, limit: int, wanted: Wanted) -> list[Entry]:
@@ -128,7 +128,7 @@ def list_following(tx: Tx, *, after: int, upto: int, limit: int, wanted: Wanted)
         event.c.position > after, event.c.position <= upto
     )
     rows = tx.execute(statement.order_by(event.c.position).limit(limit)).mappings()
-    return [_read(row) for row in rows]
+    return [Entry(**row) for row in rows]
 
 
 def list_last(tx: Tx, wanted: Wanted, *, limit: int, upto: int | None = None) -> list[Entry]:
@@ -139,7 +139,7 @@ def list_last(tx: Tx, wanted: Wanted, *, limit: int, upto: int | None = None) ->
     if upto is not None:
         statement = statement.where(event.c.position <= upto)
     rows = tx.execute(statement.order_by(event.c.position.desc()).limit(limit)).mappings()
-    return [_read(row) for row in rows]
+    return [Entry(**row) for row in rows]
 
 
 def find(tx: Tx, event_id: str) -> Entry | None:
@@ -149,7 +149,7 @@ def find(tx: Tx, event_id: str) -> Entry | None:
         return None
     parameters = {"stream_id_": parts[0], "seq_": parts[1]}
     row = tx.execute(statements.ENTRY, parameters).mappings().one_or_none()
-    return None if row is None else _read(row)
+    return None if row is None else Entry(**row)
 
 
 def parse_id(event_id: str) -> tuple[str, int] | None:
@@ -207,11 +207,3 @@ def _names(wanted: Wanted) -> list[str]:
         return sorted(wanted.names)
     of_kind = {name.value for name in EventName if name.subject is wanted.kind}
     return sorted(of_kind & wanted.names if wanted.names else of_kind)
-
-
-def _position(value: Any) -> int:
-    return int(value)
-
-
-def _read(row: RowMapping) -> Entry:
-    return Entry(**row)

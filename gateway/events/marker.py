@@ -8,7 +8,6 @@ from sqlalchemy.exc import OperationalError
 
 from gateway.clock import Clock
 from gateway.events import outbox
-from gateway.events.bus import Message
 from gateway.store import Store, StoreUnavailable
 from gateway.telemetry import log
 
@@ -21,6 +20,10 @@ have the database to themselves, and after a crash no more than this is sent a s
 """
 
 
+Batch = tuple[str, Sequence[int]]
+"""A topic, and the positions of messages of it that are sent."""
+
+
 class Marker:
     """Knows which messages are sent and not yet marked, so that no lane sends them again.
 
@@ -31,7 +34,7 @@ class Marker:
         self._store = store
         self._clock = clock
         self._unmarked: dict[str, set[int]] = defaultdict(set)
-        self._into, self._out_of = anyio.create_memory_object_stream[Sequence[Message]](BATCHES_MAX)
+        self._into, self._out_of = anyio.create_memory_object_stream[Batch](BATCHES_MAX)
 
     def unmarked(self, topic: str) -> frozenset[int]:
         """The positions of a topic's messages that are sent, and may not look so in the database.
@@ -40,20 +43,20 @@ class Marker:
         """
         return frozenset(self._unmarked.get(topic, ()))
 
-    async def add(self, topic: str, sent: Sequence[Message]) -> None:
+    async def add(self, topic: str, positions: Sequence[int]) -> None:
         """Have messages of a topic marked, soon."""
-        if sent:
-            self._unmarked[topic].update(message.position for message in sent)
-            await self._into.send(sent)
+        if positions:
+            self._unmarked[topic].update(positions)
+            await self._into.send((topic, positions))
 
     async def run(self) -> None:
         """Mark for ever. What cannot be marked is sent again, with the same bytes."""
-        sent: list[Message] = []
+        sent: list[Batch] = []
         with self._into, self._out_of:
             try:
                 async for batch in self._out_of:
-                    sent = [*batch, *self._buffered()]
-                    if len(sent) < GATHER_BELOW:
+                    sent = [batch, *self._buffered()]
+                    if sum(len(positions) for _, positions in sent) < GATHER_BELOW:
                         await anyio.sleep(GATHER_S)
                         sent += self._buffered()
                     await self._mark(sent)
@@ -62,22 +65,23 @@ class Marker:
                 with anyio.move_on_after(STOP_S, shield=True):
                     await self._mark([*sent, *self._buffered()])
 
-    def _buffered(self) -> list[Message]:
-        sent: list[Message] = []
+    def _buffered(self) -> list[Batch]:
+        sent: list[Batch] = []
         while self._out_of.statistics().current_buffer_used:
-            sent += self._out_of.receive_nowait()
+            sent.append(self._out_of.receive_nowait())
         return sent
 
-    async def _mark(self, sent: Sequence[Message]) -> None:
+    async def _mark(self, sent: Sequence[Batch]) -> None:
         if not sent:
             return
         now = self._clock()
+        all_sent = [position for _, positions in sent for position in positions]
         try:
-            await self._store.write(lambda tx: outbox.mark_sent(tx, sent, now=now))
+            await self._store.write(lambda tx: outbox.mark_sent(tx, all_sent, now=now))
         except (StoreUnavailable, OperationalError) as error:
-            log.warning("messages_not_marked", messages=len(sent), why=str(error))
-        for message in sent:
-            positions = self._unmarked.get(message.topic_key, set())
-            positions.discard(message.position)
-            if not positions:
-                self._unmarked.pop(message.topic_key, None)
+            log.warning("messages_not_marked", messages=len(all_sent), why=str(error))
+        for topic, positions in sent:
+            unmarked = self._unmarked.get(topic, set())
+            unmarked.difference_update(positions)
+            if not unmarked:
+                self._unmarked.pop(topic, None)

@@ -26,14 +26,23 @@ NO_TAGS = "[]"
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """Whose events are counted together: one job, or one environment.
-
-    id: the job's or environment's id.
-    """
+    """Whose events are counted together; `id` is that of a job, environment or subscription."""
 
     id: str
     owner_uin: str
     region: str
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The oldest of the messages that something is to be done with.
+
+    last: there are no others of them up to this position. more: there may be, behind it.
+    """
+
+    messages: tuple[Message, ...]
+    last: int
+    more: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,25 +58,30 @@ def append(
     tx: Tx,
     stream: Stream,
     events: Sequence[Event],
-    notifications: Sequence[Notification],
     *,
+    notifications: Sequence[Notification],
     now: datetime,
     traceparent: str | None = None,
 ) -> None:
     """Record events in their order, and one message for each notification that asked for one.
 
-    The caller holds the lock on the job's or environment's row, so that the order of the numbers
+    The caller holds the lock on the row whose id the stream has, so that the order of the numbers
     is the order of the commits. A message's id follows from its event: sent twice, it is the same.
     """
     if not events:
         return
     first = _take_numbers(tx, stream, count=len(events))
     numbered = list(enumerate(events, first))
-    tx.execute(tables.ADD_EVENTS, [_event_row(stream, seq, e, now=now) for seq, e in numbered])
+    rows = [_event_row(stream, seq, event=event, now=now) for seq, event in numbered]
+    tx.execute(tables.ADD_EVENTS, rows)
     EVENTS_RECORDED.inc(len(events))
     tx.wake(LEDGER_SIGNAL)
     rows = [
-        _message_row(stream, seq, event, index, notification, now=now, traceparent=traceparent)
+        {
+            **_message_row(stream, seq, event=event, asked=notification, now=now),
+            "id": f"{stream.id}-{seq}-{index}",
+            "traceparent": traceparent,
+        }
         for seq, event in numbered
         for index, notification in enumerate(notifications)
         if event.name in notification.events
@@ -122,29 +136,64 @@ def shard_of(stream_id: str) -> int:
     return zlib.crc32(stream_id.encode()) % SHARDS
 
 
-def lock_unexpanded(tx: Tx, *, limit: int) -> list[Message]:
-    """The oldest messages whose deliveries are not written; a second relay waits for the lock."""
-    return [_read(row) for row in tx.execute(tables.UNEXPANDED, {"limit": limit})]
+def lock_unexpanded(tx: Tx, *, limit: int, bytes_max: int) -> Waiting:
+    """The oldest messages whose deliveries are not written; a second relay waits for the lock.
+
+    limit: messages. bytes_max: of their bodies together, unless the first is longer alone.
+    """
+    parameters = {"limit": limit, "short_bytes": bytes_max // limit}
+    rows = tx.execute(tables.UNEXPANDED, parameters).all()
+    chosen = _choose(rows, bytes_max=bytes_max, at_least_one=True)
+    more = len(chosen) < len(rows) or len(rows) == limit
+    return Waiting(_read(tx, chosen), chosen[-1].position if chosen else 0, more)
 
 
-def mark_expanded(tx: Tx, messages: Sequence[Message], *, now: datetime) -> None:
+def list_unexpanded(tx: Tx, topic_key: str, *, after: int, limit: int, bytes_max: int) -> Waiting:
+    """The oldest messages of a topic behind a position whose deliveries are not written.
+
+    limit, bytes_max: see `lock_unexpanded`.
+    """
+    which = {"topic_key": topic_key, "after": after, "limit": limit}
+    rows = tx.execute(tables.UNEXPANDED_OF, {**which, "short_bytes": bytes_max // limit}).all()
+    chosen = _choose(rows, bytes_max=bytes_max, at_least_one=True)
+    more = len(chosen) < len(rows) or len(rows) == limit
+    return Waiting(_read(tx, chosen), chosen[-1].position if chosen else after, more)
+
+
+def mark_expanded(tx: Tx, positions: Sequence[int], *, now: datetime) -> None:
     """Note that the deliveries of messages are written."""
-    tx.execute(tables.MARK_EXPANDED, {"positions": [m.position for m in messages], "now": now})
+    tx.execute(tables.MARK_EXPANDED, {"positions": positions, "now": now})
 
 
-def list_unsent(tx: Tx, topic_key: str, *, after: int, limit: int) -> list[Message]:
+def list_unsent(
+    tx: Tx,
+    topic_key: str,
+    *,
+    after: int,
+    limit: int,
+    bytes_max: int,
+    but: Collection[int] = (),
+    at_least_one: bool = True,
+) -> Waiting:
     """The oldest unsent messages of a topic.
 
     after: a position to go on from while messages before it are on their way; 0 to begin. A pass
-    always begins at 0: a smaller position may be committed after a larger one was read.
+    always begins at 0: a smaller position may be committed after a larger one was read. bytes_max:
+    of their bodies together. but: positions to leave out. at_least_one: even if it is longer alone.
     """
-    parameters = {"topic_key": topic_key, "after": after, "limit": limit}
-    return [_read(row) for row in tx.execute(tables.UNSENT, parameters)]
+    which = {"topic_key": topic_key, "after": after, "limit": limit}
+    rows = tx.execute(tables.UNSENT[tx.dialect], {**which, "short_bytes": bytes_max // limit}).all()
+    meant = [row for row in rows if row.position not in but]
+    chosen = _choose(meant, bytes_max=bytes_max, at_least_one=at_least_one)
+    if len(chosen) < len(meant):
+        return Waiting(_read(tx, chosen), meant[len(chosen)].position - 1, more=True)
+    last = rows[-1].position if rows else after
+    return Waiting(_read(tx, chosen), last, more=len(rows) == limit)
 
 
-def mark_sent(tx: Tx, messages: Sequence[Message], *, now: datetime) -> None:
+def mark_sent(tx: Tx, positions: Sequence[int], *, now: datetime) -> None:
     """Note that messages need not be published any more."""
-    tx.execute(tables.MARK_SENT, {"positions": [m.position for m in messages], "now": now})
+    tx.execute(tables.MARK_SENT, {"positions": positions, "now": now})
 
 
 def list_waiting_topics(tx: Tx) -> set[str]:
@@ -172,10 +221,10 @@ def count_unsent(tx: Tx) -> int:
     return count
 
 
-def count_unsent_of(tx: Tx, topic_keys: Sequence[str]) -> dict[str, int]:
-    """How many messages of topics wait for their confirm; topics with none are absent."""
-    rows = tx.execute(tables.COUNT_UNSENT_OF, {"keys": list(topic_keys)})
-    return {row.topic_key: row.messages for row in rows}
+def oldest_unsent(tx: Tx) -> datetime | None:
+    """Since when the oldest message waits for its confirm; None: none does."""
+    moment: datetime | None = tx.execute(tables.OLDEST_UNSENT).scalar_one_or_none()
+    return moment
 
 
 def _wake(tx: Tx, topic_keys: Collection[str]) -> None:
@@ -196,7 +245,7 @@ def _take_numbers(tx: Tx, stream: Stream, *, count: int) -> int:
     return last - count + 1
 
 
-def _event_row(stream: Stream, seq: int, event: Event, *, now: datetime) -> dict[str, Any]:
+def _event_row(stream: Stream, seq: int, *, event: Event, now: datetime) -> dict[str, Any]:
     return {
         "stream_id": stream.id,
         "seq": seq,
@@ -208,39 +257,47 @@ def _event_row(stream: Stream, seq: int, event: Event, *, now: datetime) -> dict
 
 
 def _message_row(
-    stream: Stream,
-    seq: int,
-    event: Event,
-    index: int,
-    notification: Notification,
-    *,
-    now: datetime,
-    traceparent: str | None,
+    stream: Stream, seq: int, *, event: Event, asked: Notification, now: datetime
 ) -> dict[str, Any]:
-    event_vars = notification.events[event.name]
     return {
-        "id": f"{stream.id}-{seq}-{index}",
-        "topic_key": TopicAddress(stream.owner_uin, stream.region, notification.topic).key,
+        "topic_key": TopicAddress(stream.owner_uin, stream.region, asked.topic).key,
         "shard": shard_of(stream.id),
         "stream_id": stream.id,
         "seq": seq,
         "event_name": event.name.value,
         "routing_key": routing_key(event),
         "tags": NO_TAGS,
-        "body": encode(event, time=now, region=stream.region, event_vars=event_vars),
-        "traceparent": traceparent,
+        "body": encode(event, time=now, region=stream.region, event_vars=asked.events[event.name]),
         "created_at": now,
     }
 
 
-def _read(row: Row[Any]) -> Message:
+def _choose(rows: Sequence[Row[Any]], *, bytes_max: int, at_least_one: bool) -> Sequence[Row[Any]]:
+    """The first rows, until there are bytes enough."""
+    size = 0
+    for index, row in enumerate(rows):
+        size += row.body_bytes
+        if size > bytes_max and (index or not at_least_one):
+            return rows[:index]
+    return rows
+
+
+def _read(tx: Tx, rows: Sequence[Row[Any]]) -> tuple[Message, ...]:
+    """Messages with their bodies, of which the long ones are asked for only now."""
+    bodies = {row.position: row.short_body for row in rows}
+    if long := [position for position, body in bodies.items() if body is None]:
+        bodies.update(tuple(row) for row in tx.execute(tables.BODIES, {"positions": long}))
+    return tuple(_message(row, body=bodies[row.position]) for row in rows)
+
+
+def _message(row: Row[Any], *, body: bytes) -> Message:
     return Message(
         position=row.position,
         id=row.id,
         topic_key=row.topic_key,
         shard=row.shard,
         routing_key=row.routing_key,
-        body=row.body,
+        body=body,
         created_at=row.created_at,
         event_name=row.event_name,
         seq=row.seq,

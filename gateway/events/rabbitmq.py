@@ -5,11 +5,9 @@ subscriptions can be made all the same. `connection.py` knows how either is lost
 `confirms.py` how many messages are published at a time.
 """
 
-import contextlib
 import logging
-from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 
 import aio_pika
 import anyio
@@ -25,7 +23,7 @@ from gateway.events.bus import (
     Outcome,
     Route,
 )
-from gateway.events.confirms import PublishingChannel
+from gateway.events.confirms import Published, PublishingChannel
 from gateway.events.connection import CLOSE_S, Connection, line_errors, tls_context
 from gateway.telemetry import BROKER_BLOCKED, log
 
@@ -76,7 +74,8 @@ class RabbitMQ:
         self._patience_s: dict[str, float] = {}
         self._seen: set[str] = set()  # queues that were there once
         self._blocked = False
-        self._under_way: dict[str, list[PublishingChannel]] = defaultdict(list)
+        self._under_way: dict[str, list[PublishingChannel]] = {}
+        self._whys: dict[str, str] = {}  # by exchange: why something was lost, as it was logged
         self._left: list[PublishingChannel] = []
         self._lock = anyio.Lock()
 
@@ -128,6 +127,8 @@ class RabbitMQ:
         """See `Bus.remove`."""
         async with self._channel_to_ask() as channel:
             await channel.exchange_delete(exchange)
+        self._patience_s.pop(exchange, None)
+        self._whys.pop(exchange, None)
 
     async def publish(
         self,
@@ -138,33 +139,54 @@ class RabbitMQ:
     ) -> list[Outcome]:
         """See `Bus.publish`. A channel that was late once may never confirm again: it is left."""
         exchange = route.exchange
-        outcomes = [Outcome.LOST] * len(messages)
-        with contextlib.suppress(BusUnavailable, BusRefused), line_errors():
-            before = tuple(self._under_way[exchange])
-            channel = await self._current_channel()
-            if any(each is not channel for each in before):
-                # the broker keeps the order within a channel, not between two
-                raise BusUnavailable("the channel of what is under way was closed")
-            self._under_way[exchange].append(channel)
-            try:
-                outcomes = await confirms.publish(
-                    channel,
-                    route,
-                    messages,
-                    first_s=self._patience_of(exchange),
-                    then_s=self._confirm_s,
-                    is_blocked=self._is_blocked,
-                    written=written,
-                )
-            finally:
-                self._under_way[exchange].remove(channel)
-            if Outcome.LOST in outcomes:
+        try:
+            with line_errors():
+                before = tuple(self._under_way.get(exchange, ()))
+                channel = await self._current_channel()
+                if any(each is not channel for each in before):
+                    # the broker keeps the order within a channel, not between two
+                    raise BusUnavailable("the channel of what is under way was closed")
+                with self._noting(channel, exchange=exchange):
+                    published = await confirms.publish(
+                        channel,
+                        route,
+                        messages,
+                        first_s=self._patience_of(exchange),
+                        then_s=self._confirm_s,
+                        is_blocked=self._is_blocked,
+                        written=written,
+                    )
+                    if self._blocked:
+                        await self._is_blocked()
+        except (BusUnavailable, BusRefused) as error:
+            published = Published([Outcome.LOST] * len(messages), str(error))
+        else:
+            if published.why_lost:
                 self._leave(channel, exchange=exchange)
-            else:
-                self._patience_s[exchange] = self._confirm_s
-        if self._blocked:
-            await self._is_blocked()
-        return outcomes
+        if published.why_lost:
+            self._tell_once(published.why_lost, exchange=exchange)
+        else:
+            self._patience_s[exchange] = self._confirm_s
+            self._whys.pop(exchange, None)
+        return published.outcomes
+
+    @contextmanager
+    def _noting(self, channel: PublishingChannel, *, exchange: str) -> Iterator[None]:
+        """Note on which channel something is on its way to an exchange, while it is."""
+        under_way = self._under_way.setdefault(exchange, [])
+        under_way.append(channel)
+        try:
+            yield
+        finally:
+            under_way.remove(channel)
+            if not under_way:
+                self._under_way.pop(exchange, None)
+
+    def _tell_once(self, why: str, *, exchange: str) -> None:
+        """Log why it is not known what became of messages, until some are confirmed again."""
+        if self._whys.get(exchange) != why:
+            self._whys[exchange] = why
+            log.warning("publish_interrupted", exchange=exchange, why=why)
 
     def _patience_of(self, exchange: str) -> float:
         return self._patience_s.get(exchange, min(TRIAL_S, self._confirm_s))

@@ -5,7 +5,9 @@ published until the broker confirms it, in lanes: one per topic, so that a bad t
 itself. Whatever has `sent_at IS NULL` is read again, from the oldest on.
 """
 
+from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 import anyio
 from anyio.abc import TaskStatus
@@ -16,16 +18,25 @@ from gateway.events import outbox
 from gateway.events.bus import Bus
 from gateway.events.publisher import Publisher
 from gateway.events.subscribers import Subscribers
+from gateway.loops import keep_running
 from gateway.store import Store, StoreUnavailable, Tx
-from gateway.telemetry import MESSAGES_WAITING, log
+from gateway.telemetry import log
 
 EXPANDED_AT_ONCE = 256
+EXPANDED_BYTES = 4 * 1024 * 1024  # of bodies
 REST_S = 0.005
 """The least time between two transactions: what a stream of messages brings meanwhile shares one,
 and leaves the database to the calls.
 """
 POLL_S = 1.0  # how late a message is seen that another process wrote
-COUNT_EVERY_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Expanded:
+    """How many messages were delivered, and whether more may wait."""
+
+    messages: int
+    more: bool
 
 
 async def run(
@@ -38,47 +49,47 @@ async def run(
 ) -> None:
     """Relay for ever. An absent broker is tried again and again; without a bus none is needed."""
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_expand_forever, store, subscribers, clock, bus is None)
-        tasks.start_soon(_count_forever, store)
+        is_final = bus is None
+        expand_all = partial(_expand_forever, store, subscribers, clock=clock, final=is_final)
+        await tasks.start(partial(keep_running, expand_all, name="expansion"))
         if bus is not None:
             tasks.start_soon(Publisher(store, bus, subscribers=subscribers, clock=clock).run)
         task_status.started()
 
 
 async def _expand_forever(
-    store: Store, subscribers: Subscribers, clock: Clock, final: bool
+    store: Store,
+    subscribers: Subscribers,
+    *,
+    clock: Clock,
+    final: bool,
+    task_status: TaskStatus[None],
 ) -> None:
+    task_status.started()
     while True:
         seen = store.signals.count(outbox.SIGNAL)
         try:
-            count = await store.write(lambda tx: expand(tx, subscribers, now=clock(), final=final))
+            done = await store.write(lambda tx: expand(tx, subscribers, now=clock(), final=final))
         except (StoreUnavailable, OperationalError):
             log.warning("messages_not_expanded", retry_s=POLL_S)
             await anyio.sleep(POLL_S)
             continue
-        if count < EXPANDED_AT_ONCE:
+        if not done.more:
             await anyio.sleep(REST_S)
             await store.signals.wait(outbox.SIGNAL, seen=seen, at_most_s=POLL_S)
 
 
-def expand(tx: Tx, subscribers: Subscribers, *, now: datetime, final: bool) -> int:
-    """Deliver the oldest messages that are not yet delivered; returns how many they were.
+def expand(tx: Tx, subscribers: Subscribers, *, now: datetime, final: bool) -> Expanded:
+    """Deliver the oldest messages that are not yet delivered, as many as one transaction should.
 
     final: there is no bus, so a message that is expanded needs no publishing.
     """
-    messages = outbox.lock_unexpanded(tx, limit=EXPANDED_AT_ONCE)
-    if messages:
-        subscribers.deliver(tx, messages, now=now)
-        outbox.mark_expanded(tx, messages, now=now)
-        if final:
-            outbox.mark_sent(tx, messages, now=now)
-    return len(messages)
-
-
-async def _count_forever(store: Store) -> None:
-    while True:
-        try:
-            MESSAGES_WAITING.set(await store.read_list(outbox.count_unsent))
-        except (StoreUnavailable, OperationalError):
-            log.warning("messages_not_counted")
-        await anyio.sleep(COUNT_EVERY_S)
+    waiting = outbox.lock_unexpanded(tx, limit=EXPANDED_AT_ONCE, bytes_max=EXPANDED_BYTES)
+    if not waiting.messages:
+        return Expanded(0, more=False)
+    count = subscribers.deliver(tx, waiting.messages, now=now)
+    positions = [message.position for message in waiting.messages[:count]]
+    outbox.mark_expanded(tx, positions, now=now)
+    if final:
+        outbox.mark_sent(tx, positions, now=now)
+    return Expanded(count, more=waiting.more or count < len(waiting.messages))

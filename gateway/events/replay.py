@@ -36,7 +36,7 @@ class Chosen:
 
 
 @dataclass(frozen=True, slots=True)
-class Recipient:
+class Target:
     """The one subscription that is told again.
 
     wants: whether its filter lets a message with this routing key and these tags through.
@@ -60,6 +60,15 @@ class Replayed:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a page is: behind one position and up to another, and `limit` messages at most."""
+
+    after: int
+    upto: int
+    limit: int
+
+
 _RETOLD = (
     message.c.id,
     message.c.topic_key,
@@ -77,11 +86,15 @@ _only = bindparam("only_subscription_id_", type_=message.c.only_subscription_id.
 _any = message.alias()
 _FIRST = select(func.min(_any.c.replay)).where(_any.c.id == message.c.id).scalar_subquery()
 _NEXT = select(func.max(_any.c.replay) + 1).where(_any.c.id == message.c.id).scalar_subquery()
-TELL_AGAIN = insert(message).from_select(
-    [*(column.name for column in _RETOLD), "replay", "only_subscription_id"],
-    select(*_RETOLD, _NEXT, _only)
-    .where(message.c.position.in_(bindparam("positions", expanding=True)))
-    .order_by(message.c.position),
+TELL_AGAIN = (
+    insert(message)
+    .from_select(
+        [*(column.name for column in _RETOLD), "replay", "only_subscription_id"],
+        select(*_RETOLD, _NEXT, _only)
+        .where(message.c.position.in_(bindparam("positions", expanding=True)))
+        .order_by(message.c.position),
+    )
+    .execution_options(preserve_rowcount=True)
 )
 CANDIDATES = select(
     message.c.position, message.c.topic_key, message.c.routing_key, message.c.tags
@@ -97,21 +110,23 @@ async def replay(
     chosen: Chosen,
     *,
     subscribers: Subscribers,
-    only: Recipient | None = None,
+    only: Target | None = None,
     dry_run: bool = False,
+    page: int = PAGE,
 ) -> Replayed:
     """Tell messages again in their order, to everybody or to one, a page a transaction.
 
     Whoever gets one sees by its id that they know it, and by its mark that it is a replay. If this
-    ends half way, the pages before are told. dry_run: only count.
+    ends half way, the pages before are told. dry_run: only count. page: messages.
     """
     after: int | None
     after, upto = await store.read_list(partial(_range, since=chosen.since))
     act = store.read_list if dry_run else store.write
     total = Replayed()
     while after is not None:
-        page = partial(_page, chosen=chosen, subscribers=subscribers, only=only, dry_run=dry_run)
-        done, after = await act(partial(page, after=after, upto=upto))
+        place = Place(after, upto, page)
+        tell = partial(_tell, chosen=chosen, subscribers=subscribers, only=only, dry_run=dry_run)
+        done, after = await act(partial(tell, place=place))
         total += done
     return total
 
@@ -131,20 +146,19 @@ def _range(tx: Tx, *, since: datetime | None) -> tuple[int, int]:
     return (upto if first is None else first - 1), upto
 
 
-def _page(
+def _tell(
     tx: Tx,
     *,
     chosen: Chosen,
     subscribers: Subscribers,
-    only: Recipient | None,
+    only: Target | None,
     dry_run: bool,
-    after: int,
-    upto: int,
+    place: Place,
 ) -> tuple[Replayed, int | None]:
     """Tell a page again; returns besides where the next one begins, None if this is the last."""
-    where = (message.c.position > after, message.c.position <= upto)
+    where = (message.c.position > place.after, message.c.position <= place.upto)
     statement = _narrowed(CANDIDATES, chosen).where(*where)
-    rows = tx.execute(statement.order_by(message.c.position).limit(PAGE)).all()
+    rows = tx.execute(statement.order_by(message.c.position).limit(place.limit)).all()
     topics = {row.topic_key for row in rows}
     there = {key for key in topics if subscribers.find_route(tx, key) is not None}
     reachable = [row for row in rows if row.topic_key in there]
@@ -153,13 +167,15 @@ def _page(
         for row in reachable
         if only is None or only.wants(row.routing_key, json.loads(row.tags))
     ]
+    told = len(due)
     if due and not dry_run:
         lock_replays(tx)
         recipient = only.subscription_id if only else None
-        tx.execute(TELL_AGAIN, {"positions": due, "only_subscription_id_": recipient})
+        asked = {"positions": due, "only_subscription_id_": recipient}
+        told = tx.execute(TELL_AGAIN, asked).rowcount  # not what was deleted just now
         tx.wake(outbox.SIGNAL)
-    done = Replayed(len(due), len(reachable) - len(due), len(rows) - len(reachable))
-    return done, rows[-1].position if len(rows) == PAGE else None
+    done = Replayed(told, len(reachable) - len(due), len(rows) - len(reachable))
+    return done, rows[-1].position if len(rows) == place.limit else None
 
 
 def _narrowed(statement: Select[Any], chosen: Chosen) -> Select[Any]:

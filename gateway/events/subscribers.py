@@ -11,8 +11,11 @@ from gateway.store import Tx
 class Subscribers(Protocol):
     """The subscriptions of every topic. A module with these functions is one."""
 
-    def deliver(self, tx: Tx, messages: Sequence[Message], *, now: datetime) -> None:
-        """Write the deliveries of messages, in their order, in the transaction `tx`."""
+    def deliver(self, tx: Tx, messages: Sequence[Message], *, now: datetime) -> int:
+        """Write the deliveries of messages, in their order, in the transaction `tx`.
+
+        Returns of how many: the first, and as many more as one transaction should deliver.
+        """
         ...
 
     def find_route(self, tx: Tx, topic_key: str) -> Route | None:

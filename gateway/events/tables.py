@@ -1,21 +1,29 @@
 """The ledger of events, the outbox of messages, and their statements."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Column,
     Index,
     Integer,
     LargeBinary,
+    Select,
     SmallInteger,
     String,
     Table,
     Text,
     UniqueConstraint,
     bindparam,
+    case,
     delete,
     func,
     insert,
+    literal_column,
     select,
+    tuple_,
+    type_coerce,
     update,
 )
 
@@ -29,7 +37,7 @@ event_stream = Table(
     Column("region", String(64), nullable=False),
     Column("seq", BigInteger, nullable=False),
 )
-"""One row per job or environment; `seq` counts its events."""
+"""One row per job, environment or subscription; `seq` counts its events."""
 
 event = Table(
     "event",
@@ -121,12 +129,19 @@ _SENDABLE = (
     message.c.topic_key,
     message.c.shard,
     message.c.routing_key,
-    message.c.body,
     message.c.created_at,
     message.c.event_name,
     message.c.seq,
     message.c.tags,
     message.c.traceparent,
+    func.length(message.c.body).label("body_bytes"),
+    case((func.length(message.c.body) <= bindparam("short_bytes"), message.c.body)).label(
+        "short_body"
+    ),
+)
+"""Long bodies are asked for besides, once it is known how many of them there is room for."""
+BODIES = select(message.c.position, message.c.body).where(
+    message.c.position.in_(bindparam("positions", expanding=True))
 )
 UNEXPANDED = (
     select(*_SENDABLE)
@@ -136,6 +151,16 @@ UNEXPANDED = (
     .with_for_update()
 )
 """Locked, so that a second relay waits, reads again, and keeps the order."""
+UNEXPANDED_OF = (
+    select(*_SENDABLE)
+    .where(
+        message.c.expanded_at.is_(None),
+        message.c.topic_key == bindparam("topic_key"),
+        message.c.position > bindparam("after"),
+    )
+    .order_by(message.c.position)
+    .limit(bindparam("limit"))
+)
 
 MARK_EXPANDED = (
     update(message)
@@ -147,25 +172,41 @@ MARK_SENT = (
     .where(message.c.position.in_(bindparam("positions", expanding=True)))
     .values(sent_at=bindparam("now"))
 )
-UNSENT = (
+_unsent_in_order = (
     select(*_SENDABLE)
-    .where(
-        message.c.sent_at.is_(None),
-        message.c.topic_key == bindparam("topic_key"),
-        message.c.position > bindparam("after"),
-    )
-    .order_by(message.c.position)
+    .where(message.c.sent_at.is_(None))
+    .order_by(message.c.topic_key, message.c.position)
     .limit(bindparam("limit"))
 )
+UNSENT: Mapping[str, Select[Any]] = {
+    "sqlite": _unsent_in_order.where(
+        message.c.topic_key == bindparam("topic_key"), message.c.position > bindparam("after")
+    ),
+    "postgresql": _unsent_in_order.where(
+        message.c.topic_key <= bindparam("topic_key"),
+        tuple_(message.c.topic_key, message.c.position)
+        > tuple_(bindparam("topic_key"), bindparam("after")),
+    ),
+}
+"""The same rows, by the database.
+
+Why two: of a topic that is equal PostgreSQL knows that it orders nothing, and may go through all
+messages by their positions, most of which were sent, until it has found enough. SQLite compares
+only the first of two columns by an index.
+"""
+
 COUNT_UNSENT = select(func.count()).select_from(message).where(message.c.sent_at.is_(None))
-COUNT_UNSENT_OF = (
-    select(message.c.topic_key, func.count().label("messages"))
-    .where(
-        message.c.sent_at.is_(None),
-        message.c.topic_key.in_(bindparam("keys", expanding=True)),
-    )
-    .group_by(message.c.topic_key)
+_unsent = message.alias()
+_walked = type_coerce(_unsent.c.position.op("+")(literal_column("0")), POSITION)
+OLDEST_UNSENT = select(func.coalesce(message.c.expanded_at, message.c.created_at)).where(
+    message.c.position
+    == select(func.min(_walked)).where(_unsent.c.sent_at.is_(None)).scalar_subquery()
 )
+"""By when it was expanded: a message that is told again was made long before.
+
+The sum keeps the databases from going through all that was sent in the order of the positions, to
+find one that was not: they walk the index, which has nothing else in it.
+"""
 
 _first = select(func.min(message.c.topic_key).label("topic_key")).where(message.c.sent_at.is_(None))
 _waiting = _first.cte("waiting", recursive=True)

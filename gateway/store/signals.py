@@ -4,29 +4,41 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Iterable
 
+NAMES_MAX = 10_000
+
 
 class Signals:
     """Counters with waiters. Used on one event loop only.
 
     Read `count`, look at the state, then `wait` with that count: a wake-up between the look and
-    the wait is not missed.
+    the wait is not missed. names_max: so many counters are kept; there may be a name for every
+    topic and queue that ever was.
     """
 
-    def __init__(self) -> None:
-        self._counts: dict[str, int] = defaultdict(int)
+    def __init__(self, *, names_max: int = NAMES_MAX) -> None:
+        self._names_max = names_max
+        self._counts: dict[str, int] = {}
+        self._forgotten = 0  # the count of every name that is not kept
         self._waiters: dict[str, set[asyncio.Future[None]]] = defaultdict(set)
 
     def count(self, name: str) -> int:
-        """How often `name` has been woken so far."""
-        return self._counts.get(name, 0)
+        """A number that grows whenever `name` is woken, and now and then besides."""
+        return self._counts.get(name, self._forgotten)
 
     def wake(self, names: Iterable[str]) -> None:
         """Wake everybody who waits for one of `names`."""
         for name in names:
-            self._counts[name] += 1
+            self._counts[name] = self.count(name) + 1
             for waiter in self._waiters.pop(name, ()):
                 if not waiter.done():
                     waiter.set_result(None)
+        if len(self._counts) > self._names_max:
+            self._forget()
+
+    def _forget(self) -> None:
+        """Begin anew above every count there was: who has read one looks again, in vain at most."""
+        self._forgotten = max(self._counts.values()) + 1
+        self._counts.clear()
 
     async def wait(self, name: str, *, seen: int, at_most_s: float) -> None:
         """Return once `name` has been woken more than `seen` times, or after `at_most_s`."""

@@ -17,11 +17,11 @@ from typing import Any, TypeVar
 
 import anyio.to_thread
 from sqlalchemy import Connection, Engine, create_engine, event, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from gateway.store.signals import Signals
-from gateway.store.transactions import StoreUnavailable, Tx
+from gateway.store.transactions import CALLERS_FAULTS, StoreUnavailable, Tx
 from gateway.telemetry import log
 
 T = TypeVar("T")
@@ -197,7 +197,7 @@ class SqliteStore:
     def _roll_back(connection: Connection) -> None:
         try:
             connection.exec_driver_sql("ROLLBACK")
-        except OperationalError:
+        except DBAPIError:
             log.info("nothing_to_roll_back")
 
     def _settle(self, group: list[_Request], woken: set[str]) -> None:
@@ -217,7 +217,7 @@ def _telling_outages() -> Iterator[None]:
     """Raise StoreUnavailable for a read that failed because the database did."""
     try:
         yield
-    except OperationalError as error:
+    except DBAPIError as error:
         if not _is_outage(error):
             raise
         log.exception("read_failed")
@@ -226,7 +226,7 @@ def _telling_outages() -> Iterator[None]:
 
 def _is_outage(error: Exception) -> bool:
     """Whether the database itself failed, and not the one statement (such as a missing table)."""
-    if not isinstance(error, OperationalError):
+    if not isinstance(error, DBAPIError) or isinstance(error, CALLERS_FAULTS):
         return False
     code: int = getattr(error.orig, "sqlite_errorcode", sqlite3.SQLITE_IOERR)
     return code & 0xFF != sqlite3.SQLITE_ERROR  # the low byte is the family

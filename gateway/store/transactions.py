@@ -5,12 +5,19 @@ from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Connection, CursorResult, Executable
+from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError
 
 from gateway.errors import ServiceUnavailable
 from gateway.store.signals import Signals
 
 T = TypeVar("T")
 Parameters = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
+CALLERS_FAULTS = (DataError, IntegrityError, ProgrammingError)
+"""What a database says of a statement. All else that it says is of itself, and an outage.
+
+Why so few: how it fails has many names. One that has become a standby refuses a change with an
+"internal error", and a broken file is no "operational" one.
+"""
 
 
 class StoreUnavailable(ServiceUnavailable):

@@ -1,35 +1,31 @@
 """The audit finds nothing where the code did its work, and whatever is changed behind its back."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from itertools import pairwise
 from random import Random
 from typing import Any
 
-import anyio
 import pytest
 from sqlalchemy import delete, insert, select, update
 
 from gateway import clock
-from gateway.batch import auditor
-from gateway.batch.audit import COURSES, Flaw
-from gateway.batch.auditor import Account, Auditor, audit_everything, audit_one
+from gateway.batch.auditing.auditor import Account, audit_everything, audit_one
+from gateway.batch.auditing.fold import COURSES, KEPT_MAX, NOTHING, Flaw
+from gateway.batch.auditing.streams import PAGE, Rules, StreamAudit
 from gateway.batch.engines import Cause, Ended, Started
 from gateway.batch.environments import bring_nodes_up
 from gateway.batch.outcomes import Policy
 from gateway.batch.states import EVENTS, Kind, NodeState, State
-from gateway.batch.stream_audit import PAGE, Rules, StreamAudit, audit_stream
 from gateway.batch.tables import compute_env, compute_node, job, task, task_instance
 from gateway.cmq import completeness
 from gateway.cmq.tables import dead_letter, delivery, subscription
-from gateway.events import ledger
+from gateway.events import inspection
 from gateway.events.names import BATCH_EVENTS, EventName, Subject
 from gateway.events.tables import event, event_stream, message
 from gateway.store import Store, Tx
-from gateway.telemetry import LEDGER_DISCREPANCIES
-from tests.support.batch import KEEPS, START, Batch, Turns, a_task, eventually
+from tests.support.batch import KEEPS, START, Batch, Turns, a_task
 from tests.support.cmq import Cmq
 
 pytestmark = pytest.mark.anyio
@@ -61,7 +57,7 @@ async def audited(store: Store) -> Account:
 
 
 async def flaws(store: Store) -> set[Flaw]:
-    return {each.flaw for each in (await audited(store)).found}
+    return {each.flaw for each in (await audited(store)).found.first}
 
 
 async def make_env(store: Store, batch: Batch, *, nodes: int) -> str:
@@ -123,10 +119,9 @@ async def test_whatever_happens_the_ledger_agrees_with_the_states_after_every_tr
         if random.random() < 0.5:
             await cmq.expand()
         for stream_id in (job_id, env_id):
-            look = partial(audit_stream, stream_id=stream_id, rules=RULES)
-            assert await store.read_list(look) == []
+            assert (await audit_one(store, stream_id, rules=RULES)).found == NOTHING
     done = await audited(store)
-    assert (done.found, done.streams) == ((), 2)
+    assert (done.found, done.streams) == (NOTHING, 2)
     assert done.events > 10
     assert done.messages > done.events
 
@@ -155,7 +150,7 @@ async def test_a_deleted_job_and_a_deleted_environment_leave_nothing_to_complain
     await batch.call("DeleteComputeEnv", EnvId=env_id)
     await batch.call("DeleteJob", JobId=job_id)
     done = await audited(store)
-    assert (done.streams, done.found) == (2, ())
+    assert (done.streams, done.found) == (2, NOTHING)
 
 
 async def test_a_job_that_is_deleted_with_a_part_that_is_not_over_is_found(
@@ -180,7 +175,7 @@ async def test_a_large_job_is_audited_in_pages_that_see_the_ledger_of_their_mome
         steps += 1
         if placed:  # the job goes on between one page and the next
             placed = await turns.turn(*map(turns.ended, placed), slots=200)
-    assert audit.found == []
+    assert audit.found == NOTHING
     assert steps > 5
     assert audit.events > 2 * PAGE
 
@@ -305,8 +300,8 @@ async def test_what_is_changed_behind_its_back_is_found(
     mutate, expected = MUTATIONS[mutation]
     await store.write(lambda tx: mutate(tx, job_id))
     done = await audited(store)
-    assert {each.flaw for each in done.found} >= expected
-    assert {each.stream_id for each in done.found} == {job_id}
+    assert {each.flaw for each in done.found.first} >= expected
+    assert {each.stream_id for each in done.found.first} == {job_id}
 
 
 async def test_a_node_that_is_there_in_silence_or_gone_in_silence_is_found(
@@ -322,7 +317,7 @@ async def test_a_node_that_is_there_in_silence_or_gone_in_silence_is_found(
         await store.write(partial(Tx.execute, statement=change))
         found = await audit_one(store, env_id, rules=RULES)
         wrong = "RUNNING" not in str(change.compile().params)
-        assert {each.flaw for each in found.found} == ({Flaw.STATE} if wrong else set())
+        assert {each.flaw for each in found.found.first} == ({Flaw.STATE} if wrong else set())
     await store.write(lambda tx: tx.execute(delete(compute_env)))
     assert await flaws(store) == {Flaw.STATE}
 
@@ -335,8 +330,8 @@ async def test_an_elastic_node_that_nobody_holds_is_found(store: Store, batch: B
     assert await flaws(store) == set()
     await store.write(lambda tx: tx.execute(update(task_instance).values(node_id="node-elsewhere")))
     found = (await audited(store)).found
-    assert len(found) == 2, found
-    assert {each.flaw for each in found} == {Flaw.STATE}
+    assert found.count == 2, found
+    assert {each.flaw for each in found.first} == {Flaw.STATE}
 
 
 async def test_a_job_that_went_on_without_any_event_is_found(store: Store, batch: Batch) -> None:
@@ -367,12 +362,13 @@ async def test_what_retention_may_have_taken_is_not_missed(
 
     await store.write(prune)
     rules = Rules(completeness, kept_since=clock.now() + timedelta(days=1))
-    assert (await audit_everything(store, rules=rules)).found == ()
+    assert (await audit_everything(store, rules=rules)).found == NOTHING
     assert await flaws(store) >= {Flaw.GAP, Flaw.MESSAGE_MISSING}
     await store.write(lambda tx: (tx.execute(delete(message)), tx.execute(delete(event))))
-    assert (await audit_everything(store, rules=rules)).found == ()
+    assert (await audit_everything(store, rules=rules)).found == NOTHING
     recent = Rules(completeness, kept_since=clock.now() - timedelta(days=1))
-    assert {each.flaw for each in (await audit_everything(store, rules=recent)).found} >= {Flaw.GAP}
+    found = (await audit_everything(store, rules=recent)).found
+    assert {each.flaw for each in found.first} >= {Flaw.GAP}
 
 
 async def test_a_dead_letter_is_no_missing_delivery(store: Store, batch: Batch, cmq: Cmq) -> None:
@@ -409,70 +405,31 @@ async def test_a_message_that_a_user_published_must_be_delivered_too(
     assert await flaws(store) == set()
     await store.write(lambda tx: tx.execute(delete(delivery)))
     done = await audited(store)
-    assert [(each.stream_id, each.flaw) for each in done.found] == [("", Flaw.DELIVERY_MISSING)]
+    assert [(each.stream_id, each.flaw) for each in done.found.first] == [
+        ("", Flaw.DELIVERY_MISSING)
+    ]
 
 
-# The loop --------------------------------------------------------------------------------------
-
-
-def discrepancies() -> float:
-    """What the metric says now."""
-    [metric] = LEDGER_DISCREPANCIES.collect()
-    return metric.samples[0].value
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """An auditor that does not rest."""
-    monkeypatch.setattr(auditor, "LOOK_EVERY_S", 0.01)
-    monkeypatch.setattr(auditor, "SETTLE_S", 0.01)
-    monkeypatch.setattr(auditor, "SHARE", 1.0)
-    return monkeypatch
-
-
-@asynccontextmanager
-async def auditing(store: Store) -> AsyncIterator[None]:
-    """An auditor that runs meanwhile."""
-    LEDGER_DISCREPANCIES.set(0)
-    watching = Auditor(store, deliveries=completeness, keep_days=0, clock=clock.now)
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(watching.run)
-        yield
-        tasks.cancel_scope.cancel()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async def holds() -> bool:
-        return condition()
-
-    await eventually(holds)
-
-
-@pytest.mark.usefixtures("quick")
-async def test_the_auditor_finds_what_was_there_before_it_and_sees_it_mended(
-    store: Store, batch: Batch, cmq: Cmq
+async def test_what_retention_has_deleted_of_what_was_published_costs_no_look(
+    store: Store, cmq: Cmq
 ) -> None:
-    job_id = await a_finished_job(store, batch, cmq)
-    await store.write(_set_state_of(job_id))
-    async with auditing(store):
-        await until(lambda: discrepancies() == 1)
-        mend = update(job).where(job.c.id == job_id).values(state="SUCCEED")
-        await store.write(lambda tx: tx.execute(mend))
-        await until(lambda: discrepancies() == 0)
+    await cmq.call("PublishCmqMsg", TopicName="job-message", MsgContent="hello")
+    await cmq.expand()
+    far = 50_000_000
+    await store.write(lambda tx: tx.execute(update(message).values(position=far)))
+    found, reached = await store.read_list(
+        lambda tx: inspection.list_published(tx, after=0, limit=1)
+    )
+    assert ([each.position for each in found], reached) == ([far], far)
+    assert (await audited(store)).messages == 1
 
 
-async def test_the_auditor_looks_at_what_changes_without_waiting_for_its_turn(
-    store: Store, batch: Batch, cmq: Cmq, quick: pytest.MonkeyPatch
+async def test_of_more_flaws_than_anybody_reads_the_first_are_kept_and_all_are_counted(
+    store: Store, cmq: Cmq
 ) -> None:
-    quick.setattr(auditor, "SWEPT_AT_ONCE", 0)
-    job_id = await batch.submit(a_task("a"), Notifications=ASKED)
-    turns = Turns(store, job_id)
-    placed = await turns.turn(slots=1)
-    await store.write(lambda tx: _drop(1)(tx, job_id))
-    settled = await store.read_list(ledger.find_settled)
-    async with auditing(store):
-        watched = await batch.submit(a_task("a"))
-        await Turns(store, watched).run()
-        await turns.turn(*map(turns.ended, placed))
-        await until(lambda: discrepancies() > 0)
-    assert await store.read_list(ledger.find_settled) > settled
+    for number in range(KEPT_MAX + 5):
+        await cmq.call("PublishCmqMsg", TopicName="job-message", MsgContent=str(number))
+    await cmq.expand()
+    await store.write(lambda tx: tx.execute(delete(delivery)))
+    found = (await audited(store)).found
+    assert (len(found.first), found.count) == (KEPT_MAX, KEPT_MAX + 5)

@@ -25,7 +25,9 @@ from gateway.cmq import subscribers, subscriptions, topics
 from gateway.cmq.endpoints import Protocol
 from gateway.cmq.push import pusher
 from gateway.cmq.push.addresses import Reach
+from gateway.cmq.push.schedules import Strategy
 from gateway.cmq.push.secrets import Secrets
+from gateway.cmq.push.webhooks import ContentFormat
 from gateway.cmq.subscriptions import Subscription
 from gateway.cmq.topics import Topic
 from gateway.events import outbox, relay
@@ -161,8 +163,8 @@ async def _subscribe(store: Store, *, port: int, count: int, slow: int) -> None:
                 protocol=Protocol.HTTP,
                 endpoint=f"http://{LOOPBACK}:{port}{path}",
                 queue_id=None,
-                notify_strategy="EXPONENTIAL_DECAY_RETRY",
-                notify_content_format="SIMPLIFIED",
+                notify_strategy=Strategy.EXPONENTIAL_DECAY_RETRY,
+                notify_content_format=ContentFormat.SIMPLIFIED,
                 filter_tags=(),
                 binding_keys=(),
                 created_at=now,

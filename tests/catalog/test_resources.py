@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.catalog import ACTIONS, CLASSIC, Action, Named, find, resources_of
-from gateway.catalog.resources import RESOURCES_MAX, template
+from gateway.catalog.resources import RESOURCES_MAX, denied_besides, template
 from gateway.errors import ApiError, InvalidParameter, InvalidParameterValue, MissingParameter
 
 BATCH = "qcs::batch:ap-guangzhou:uin/100:"
@@ -195,6 +195,36 @@ def test_a_subscription_is_named_by_topic_and_own_name_as_they_are_written() -> 
     assert texts(found.resources) == [TDMQ + "subscription/Jobs/All"]
     with pytest.raises(MissingParameter, match="SubscriptionName"):
         tdmq("DeleteCmqSubscribe", {"TopicName": "Jobs"})
+
+
+OF_A_SUBSCRIPTION = [
+    action
+    for action in ACTIONS
+    if any(path.literals[0] == "subscription/" for group in action.resource.named for path in group)
+]
+OLD_TOPIC = "qcs::cmqtopic:ap-guangzhou:uin/100:topicName/uin/100/t"
+
+
+@pytest.mark.parametrize("action", OF_A_SUBSCRIPTION, ids=lambda action: str(action.name))
+def test_what_is_done_to_a_subscription_is_looked_at_for_a_deny_on_its_topic(
+    action: Action,
+) -> None:
+    names = {"TopicName": "t", "SubscriptionName": "s", "topicName": "t", "subscriptionName": "s"}
+    found = resources_of(action, params=names, owner_uin="100", region="ap-guangzhou")
+    assert texts(found.resources) == [TDMQ + "subscription/t/s"]
+    of_classic = [OLD_TOPIC] if action.version == CLASSIC else []
+    assert texts(found.deny_only) == [TDMQ + "topic/t", *of_classic]
+
+
+def test_nine_actions_are_done_to_a_subscription() -> None:
+    assert len(OF_A_SUBSCRIPTION) == 9
+
+
+def test_a_path_tells_what_else_is_looked_at_for_a_deny() -> None:
+    resource = template("subscription/${T}/${S}", "topic/${T}", "old:topic/${T}", "queue/${Q}")
+    assert list(denied_besides(resource, "subscription/t/s")) == ["topic/t"]
+    for path in ("subscription/*/s", "subscription/*", "subscription/t", "topic/t", "*"):
+        assert list(denied_besides(resource, path)) == []
 
 
 def test_creating_a_queue_needs_the_star_and_a_deny_on_its_name_holds() -> None:

@@ -10,7 +10,8 @@ from sqlalchemy import Select, func, select
 
 from gateway import clock
 from gateway.cmq import retention, tables
-from gateway.errors import ClassicError
+from gateway.errors import ApiError, ClassicError
+from gateway.protocol import classic_pair
 from tests.support.cmq import Cmq
 from tests.support.events import eventually
 
@@ -36,9 +37,9 @@ async def holds_none(cmq: Cmq, count: Select[int]) -> bool:
 
 
 async def refuses(cmq: Cmq, action: str, /, **params: str) -> tuple[int, int]:
-    with pytest.raises(ClassicError) as caught:
+    with pytest.raises(ApiError) as caught:
         await cmq.classic(action, {**QUEUE, **params})
-    return caught.value.number, caught.value.module
+    return classic_pair(caught.value)
 
 
 async def test_a_message_is_received_with_all_that_is_known_of_it(cmq: Cmq) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from gateway.cmq import queues, retention
-from gateway.errors import ClassicError
+from gateway.errors import ApiError
+from gateway.protocol import classic_pair
 from gateway.store import Tx
 from tests.support.cmq import Cmq
 from tests.support.events import NOW, OWNER, REGION
@@ -33,7 +34,9 @@ REFUSED: list[tuple[str, dict[str, str], tuple[int, int]]] = [
     ("SetQueueAttributes", {"visiblityTimeout": "5"}, (4000, 10320)),
     ("SetQueueAttributes", {"queueName": "Events"}, (4440, 10100)),
     ("ListQueue", {"offset": "1"}, (4000, 10390)),
+    ("ListQueue", {"queueName": "events", "limit": "51"}, (4000, 10320)),
     ("ListQueue", {"limit": "51"}, (4000, 10350)),
+    ("ListQueue", {"searchWord": "q" * 65}, (4000, 10350)),
     ("GetQueueAttributes", {"queueName": "absent"}, (4440, 10100)),
     ("DeleteQueue", {"queueName": "absent"}, (4440, 10100)),
     ("RewindQueue", {"startConsumeTime": "0"}, (6050, 10670)),
@@ -57,9 +60,10 @@ REFUSED: list[tuple[str, dict[str, str], tuple[int, int]]] = [
 
 
 async def refuses(cmq: Cmq, action: str, /, **params: str) -> tuple[int, int]:
-    with pytest.raises(ClassicError) as caught:
-        await cmq.classic(action, {**EVENTS, **params})
-    return caught.value.number, caught.value.module
+    one = {} if action == "ListQueue" else EVENTS
+    with pytest.raises(ApiError) as caught:
+        await cmq.classic(action, {**one, **params})
+    return classic_pair(caught.value)
 
 
 async def test_a_queue_is_made_shown_changed_and_deleted(cmq: Cmq) -> None:

@@ -57,6 +57,7 @@ REFUSED: list[tuple[str, dict[str, str], tuple[int, int]]] = [
     ("ListTopic", {"offset": "1"}, (4000, 10390)),
     ("ListTopic", {"offset": "1", "limit": "51"}, (4000, 10350)),
     ("ListTopic", {"limit": "x"}, (4000, 10360)),
+    ("ListTopic", {"searchWord": "%" * 70_000}, (4000, 10350)),
     ("GetTopicAttributes", {"topicName": "absent"}, (4440, 10600)),
     ("GetTopicAttributes", {"topicName": "BY-TAG"}, (4440, 10600)),
     ("SetTopicAttributes", {"topicName": "absent"}, (4440, 10600)),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.cmq.refusals import NobodyWants, NoSubscription
+from gateway.cmq.publishing import NobodyWants, NoSubscription
 from gateway.errors import InvalidParameterValue
 from gateway.events import outbox
 from gateway.events.messages import encode
@@ -14,7 +14,9 @@ pytestmark = pytest.mark.anyio
 
 async def tell(cmq: Cmq, *, count: int = 1) -> None:
     events = [job_event(number) for number in range(count)]
-    await cmq.store.write(lambda tx: outbox.append(tx, stream(), events, [asks()], now=cmq.now))
+    await cmq.store.write(
+        lambda tx: outbox.append(tx, stream(), events, notifications=[asks()], now=cmq.now)
+    )
     await cmq.expand()
 
 

@@ -1,12 +1,15 @@
 """Lists of topics and queues: what a policy lets be seen, with tags and without."""
 
+from typing import Any
+
 import pytest
 
 from gateway.call import AttributeTest, Clause, Scope
 from gateway.cmq.lists import Wanted
 from gateway.cmq.queues import list_queues
-from gateway.cmq.tdmq.datatypes import Filter
+from gateway.cmq.tags import TagFilter
 from gateway.cmq.topics import list_topics
+from gateway.errors import InvalidParameterValue
 from gateway.store import Tx
 from tests.support.cmq import Cmq
 from tests.support.events import OWNER, REGION
@@ -71,18 +74,45 @@ async def test_what_has_tags_is_listed_as_a_decision_on_it_would_be(
 @pytest.mark.parametrize(
     ("filters", "shown"),
     [
-        ([Filter(name="tag:env", values=["prod", "dev"])], ["a", "ab"]),
-        ([Filter(name="tag:env", values=["prod"]), Filter(name="tag:team", values=["x"])], ["a"]),
-        ([Filter(name="tag:env", values=["Prod"])], []),
-        ([Filter(name="tag:env", values=[])], []),
-        ([Filter(name="tag:", values=["prod"])], []),
+        ([TagFilter("env", ("prod", "dev"))], ["a", "ab"]),
+        ([TagFilter("env", ("prod",)), TagFilter("team", ("x",))], ["a"]),
+        ([TagFilter("env", ("Prod",))], []),
+        ([TagFilter("env", ())], []),
+        ([TagFilter("", ("prod",))], []),
     ],
 )
 async def test_a_filter_by_tags_narrows_a_list(
-    cmq: Cmq, filters: list[Filter], shown: list[str]
+    cmq: Cmq, filters: list[TagFilter], shown: list[str]
 ) -> None:
     await make_tagged(cmq)
     assert await lists(cmq, Wanted(filters=filters)) == [(len(shown), shown)] * 2
+
+
+@pytest.mark.parametrize("asked", [{}, {"IsTagFilter": True}, {"IsTagFilter": False}])
+async def test_a_filter_by_tags_holds_whatever_else_is_said_of_it(
+    cmq: Cmq, asked: dict[str, Any]
+) -> None:
+    await make_tagged(cmq)
+    by_tag = {"Filters": [{"Name": "tag:env", "Values": ["dev"]}], **asked}
+    topics = await cmq.call("DescribeCmqTopics", **by_tag)
+    queues = await cmq.call("DescribeCmqQueues", **by_tag)
+    assert [each["TopicName"] for each in topics["TopicList"]] == ["ab"]
+    assert [each["QueueName"] for each in queues["QueueList"]] == ["ab"]
+
+
+@pytest.mark.parametrize("kind", ["Topic", "Queue"])
+async def test_more_names_or_a_longer_one_than_there_can_be_are_not_looked_for(
+    cmq: Cmq, kind: str
+) -> None:
+    too_much: tuple[dict[str, Any], ...] = (
+        {f"{kind}Name": "%" * 70_000},
+        {f"{kind}NameList": ["a"] * 1_001},
+    )
+    for asked in too_much:
+        with pytest.raises(InvalidParameterValue):
+            await cmq.call(f"DescribeCmq{kind}s", **asked)
+    longest: dict[str, Any] = {f"{kind}Name": "a" * 64, f"{kind}NameList": ["a"] * 1_000}
+    assert (await cmq.call(f"DescribeCmq{kind}s", **longest))["TotalCount"] == 0
 
 
 async def make_tagged(cmq: Cmq) -> None:

@@ -6,6 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.cmq.endpoints import Protocol
+from gateway.cmq.push.schedules import Strategy
+from gateway.cmq.push.webhooks import ContentFormat
 from gateway.cmq.subscriptions import Subscription
 from tests.support.events import NOW
 
@@ -23,8 +25,8 @@ def subscription(filter_tags: list[str], binding_keys: list[str]) -> Subscriptio
         protocol=Protocol.HTTP,
         endpoint="http://example.com/",
         queue_id=None,
-        notify_strategy="BACKOFF_RETRY",
-        notify_content_format="JSON",
+        notify_strategy=Strategy.BACKOFF_RETRY,
+        notify_content_format=ContentFormat.JSON,
         filter_tags=tuple(filter_tags),
         binding_keys=tuple(binding_keys),
         created_at=NOW,

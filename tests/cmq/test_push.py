@@ -6,6 +6,8 @@ from datetime import timedelta
 import anyio
 import pytest
 
+from gateway.cmq.push.schedules import Strategy
+from gateway.cmq.push.webhooks import ContentFormat
 from gateway.store import Store, open_store
 from tests.support.events import OWNER, eventually
 from tests.support.pushing import Pushing
@@ -21,7 +23,7 @@ async def pushing(store: Store) -> Pushing:
 
 async def test_a_push_is_what_the_documents_show(pushing: Pushing) -> None:
     async with open_receiver() as receiver, pushing.running():
-        await pushing.subscribe(receiver.url, notify_content_format="JSON")
+        await pushing.subscribe(receiver.url, notify_content_format=ContentFormat.JSON)
         (message_id,) = await pushing.publish(b"test message", tags=("a", "b"))
         await pushing.until_delivered(1)
     (request,) = receiver.requests
@@ -160,7 +162,7 @@ async def test_a_subscriber_that_hangs_holds_up_nobody_else(pushing: Pushing) ->
 async def test_backoff_gives_up_after_three_retries_and_goes_on(pushing: Pushing) -> None:
     async with open_receiver() as receiver, pushing.running(fraction=lambda: 0.5):
         receiver.wrong.extend([status("500 No")] * 4)
-        await pushing.subscribe(receiver.url, notify_strategy="BACKOFF_RETRY")
+        await pushing.subscribe(receiver.url, notify_strategy=Strategy.BACKOFF_RETRY)
         await pushing.publish(b"one", b"two")
         for failures in (1, 2, 3):
             failed = await pushing.until_failed(failures)
@@ -279,7 +281,7 @@ class TestPausing:
     async def fail_for_an_hour(self, pushing: Pushing, receiver: Receiver) -> None:
         """One message fails until its subscriber is paused, on a schedule that gives up early."""
         receiver.always = status("500 No")
-        await pushing.subscribe(receiver.url, notify_strategy="BACKOFF_RETRY")
+        await pushing.subscribe(receiver.url, notify_strategy=Strategy.BACKOFF_RETRY)
         await pushing.publish(b"one", b"two")
         await pushing.until_failed(1)
         pushing.pass_time(hours=1)

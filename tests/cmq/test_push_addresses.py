@@ -1,14 +1,17 @@
 """Where pushes may go: public addresses, and what the settings allow."""
 
 import socket
+import threading
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_network
 
+import anyio
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gateway.cmq.push.addresses import AddressRefused, Reach
+from gateway.cmq.push.posting import RESOLVERS, Resolver
 from gateway.config import Settings, SettingsError
 from gateway.store import Store
 from tests.support.events import eventually
@@ -29,7 +32,7 @@ PUBLIC = [
 ]
 NOT_PUBLIC = [
     *(ANY, "0.1.2.3", "10.0.0.1", "100.64.0.1", "127.0.0.1", "127.255.255.254"),
-    *("169.254.169.254", "172.16.0.1", "172.31.255.255", "192.0.0.8", "192.0.2.1"),
+    *("168.63.129.16", "169.254.169.254", "172.16.0.1", "172.31.255.255", "192.0.0.8", "192.0.2.1"),
     *("192.88.99.1", "192.168.1.1", "198.18.0.1", "198.51.100.1", "203.0.113.1"),
     *("224.0.0.1", "239.255.255.255", "240.0.0.1", "255.255.255.255"),
     *("::", "::1", "::127.0.0.1", "fe80::1", "fe80::1%lo", "fc00::1", "fd12:3456::1", "fec0::1"),
@@ -119,6 +122,33 @@ async def test_a_redirect_inside_leads_nowhere(store: Store) -> None:
         assert failed.why == "the answer was 302"
         pushing.pass_time(seconds=1)
         await eventually(lambda: len(receiver.requests) == 2)
+
+
+@pytest.mark.anyio
+async def test_a_name_that_was_found_quickly_never_waits_behind_those_that_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    release = threading.Event()
+
+    def ask(host: str, *_: object, **__: object) -> list[object]:
+        if host.startswith("slow"):
+            release.wait(10)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 80))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", ask)
+    resolver = Resolver()
+    try:
+        await resolver.resolve("quick.example", 80)
+        async with anyio.create_task_group() as tasks:
+            for number in range(2 * RESOLVERS):
+                tasks.start_soon(resolver.resolve, f"slow-{number}.example")
+            with anyio.fail_after(5):
+                (found,) = await resolver.resolve("quick.example", 80)
+            assert found["host"] == "127.0.0.1"
+            release.set()
+    finally:
+        release.set()
+        await resolver.close()
 
 
 @pytest.mark.anyio

@@ -1,17 +1,23 @@
 """The secrets of subscribers: made once, sealed, rotated; and what receivers verify with them."""
 
 from base64 import b64decode
-from datetime import timedelta
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
 
 import anyio
 import pytest
 from cryptography.fernet import Fernet
 from standardwebhooks import Webhook
+from structlog.testing import capture_logs
 
 from gateway.clock import now
-from gateway.cmq.push.secrets import Secret, Secrets
+from gateway.cmq.push.schedules import Strategy
+from gateway.cmq.push.secrets import Secret, Secrets, SecretUnreadable
+from gateway.cmq.push.webhooks import ContentFormat
 from gateway.errors import ResourceNotFound
 from gateway.store import Store
+from tests.support.events import eventually
 from tests.support.pushing import Pushing
 from tests.support.receiver import open_receiver
 
@@ -118,7 +124,7 @@ async def test_a_subscription_that_is_not_there_has_no_secret(pushing: Pushing) 
 
 async def test_a_receiver_verifies_a_push_with_the_secret_it_was_shown(pushing: Pushing) -> None:
     async with open_receiver() as receiver, pushing.running():
-        await pushing.subscribe(receiver.url, notify_content_format="JSON")
+        await pushing.subscribe(receiver.url, notify_content_format=ContentFormat.JSON)
         await pushing.publish(b"made by the pusher")
         await pushing.until_delivered(1)
         shown = await describe(pushing)
@@ -133,21 +139,56 @@ async def test_a_receiver_verifies_a_push_with_the_secret_it_was_shown(pushing: 
         Webhook(rotated.text).verify(first.body, first.headers)
 
 
-async def test_a_secret_that_cannot_be_unsealed_is_a_failure_and_nothing_is_sent(
+async def test_a_secret_that_cannot_be_unsealed_is_not_held_against_the_subscriber(
     pushing: Pushing,
 ) -> None:
+    looks: list[bytes] = []
+
+    def has_looked(before: int) -> bool:
+        return len(looks) > before
+
     async with open_receiver() as receiver:
-        await pushing.subscribe(receiver.url)
+        await pushing.subscribe(receiver.url, notify_strategy=Strategy.BACKOFF_RETRY)
         await describe(pushing)
         whole = pushing.secrets
         other = Fernet(Fernet.generate_key())
-        pushing.secrets = Secrets(other.encrypt, other.decrypt)
+        pushing.secrets = OtherSecrets(other.encrypt, other.decrypt, looks=looks)
         await pushing.publish(b"one")
-        async with pushing.running():
-            failed = await pushing.until_failed(1)
-            assert failed.why == "its sealing key is not in the key file"
+        with capture_logs() as logs:
+            async with pushing.running():
+                for look in range(4):
+                    pushing.pass_time(hours=1)
+                    await eventually(partial(has_looked, look))
+        said = [line for line in logs if line["event"] == "secret_unreadable"]
+        assert [line["log_level"] for line in said] == ["error"]
+        (waiting,) = await pushing.deliveries()
+        assert (waiting.state, waiting.attempts, waiting.why) == ("waiting", 0, None)
+        assert await pushing.dead_letters() == []
+        assert (await pushing.subscription()).failing_since is None
         assert receiver.requests == []
         pushing.secrets = whole
         async with pushing.running():
-            pushing.pass_time(seconds=1)
             await pushing.until_delivered(1)
+
+
+async def test_a_new_secret_mends_one_that_cannot_be_unsealed(pushing: Pushing) -> None:
+    await pushing.subscribe(NOWHERE)
+    await describe(pushing)
+    other = Fernet(Fernet.generate_key())
+    pushing.secrets = Secrets(other.encrypt, other.decrypt)
+    with pytest.raises(SecretUnreadable):
+        await describe(pushing)
+    new = await rotate(pushing)
+    assert await signing(pushing) == (key_of(new),)
+
+
+class OtherSecrets(Secrets):
+    """Secrets that note when they are asked for the keys in a row."""
+
+    def __init__(self, *sealing: Any, looks: list[bytes]) -> None:
+        super().__init__(*sealing)
+        self._looks = looks
+
+    def keys_of(self, row: Any, *, now: datetime) -> tuple[bytes, ...]:
+        self._looks.append(row.sealed_secret)
+        return super().keys_of(row, now=now)

@@ -54,6 +54,12 @@ NOT_HTTP = {
     "has a huge header": says(b"HTTP/1.1 200 OK\r\nA: " + b"x" * 100_000 + b"\r\n\r\n"),
     "has headers without end": repeats(b"A: x\r\n" * 100, first=b"HTTP/1.1 200 OK\r\n"),
     "says go on for ever": repeats(b"HTTP/1.1 100 Continue\r\n\r\n" * 10, every_s=0.01),
+    "says go on without a rest": repeats(b"HTTP/1.1 100 Continue\r\n\r\n" * 2_000),
+    "says go on a thousand times and then yes": says(
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 1_000 + b"HTTP/1.1 200 OK\r\n\r\n"
+    ),
+    "speaks HTTP of long ago": says(b"HTTP/0.9 200 OK\r\nContent-Length: 0\r\n\r\n"),
+    "speaks HTTP of a later day": says(b"HTTP/2.0 200 OK\r\nContent-Length: 0\r\n\r\n"),
     "trickles": repeats(b"x", first=b"HTTP/1.1 200 O", every_s=0.02),
     "says go on and no more": says(b"HTTP/1.1 100 Continue\r\n\r\n"),
 }

@@ -24,6 +24,7 @@ from gateway.errors import (
 )
 from gateway.events import outbox
 from gateway.ids import new_id
+from gateway.protocol import classic_pair
 from gateway.store import Store, Tx
 from tests.support.cmq import Cmq
 from tests.support.events import NOW, OWNER, REGION, asks, job_event, stream
@@ -441,7 +442,7 @@ async def test_a_full_queue_refuses_a_sender_and_takes_what_a_topic_delivers(cmq
     with pytest.raises(FailedOperation, match="2 messages"):
         await send(cmq, "3")
     await cmq.store.write(
-        lambda tx: outbox.append(tx, stream(), [job_event(1)], [asks()], now=cmq.now)
+        lambda tx: outbox.append(tx, stream(), [job_event(1)], notifications=[asks()], now=cmq.now)
     )
     await cmq.expand()
     assert (await shown(cmq))["ActiveMsgNum"] == 3
@@ -479,8 +480,8 @@ async def test_under_the_vendors_quotas_a_region_has_a_thousand_queues(store: St
 
     await store.write(fill)
     assert await refuses(cmq, "CreateCmqQueue", QueueName="more") is LimitExceeded
-    with pytest.raises(ClassicError) as caught:
+    with pytest.raises(LimitExceeded) as caught:
         await cmq.classic("CreateQueue", {"queueName": "more"})
-    assert (caught.value.number, caught.value.module) == (4450, 10220)
+    assert classic_pair(caught.value) == (4450, 10220)
     await cmq.call("CreateCmqQueue", QueueName="more", region="ap-beijing")
     await make(Cmq(store, None), "more")

@@ -33,8 +33,10 @@ async def tell(
     events = [job_event(number, job_id=job_id) for number in range(count)]
     asked = [asks(topic) for topic in topics]
     subscribers = Routed()
-    await store.write(lambda tx: outbox.append(tx, stream(job_id), events, asked, now=now))
-    while await store.write(lambda tx: relay.expand(tx, subscribers, now=now, final=final)):
+    await store.write(
+        lambda tx: outbox.append(tx, stream(job_id), events, notifications=asked, now=now)
+    )
+    while (await store.write(lambda tx: relay.expand(tx, subscribers, now=now, final=final))).more:
         continue
     return subscribers.delivered
 
@@ -90,7 +92,9 @@ async def test_what_the_broker_has_not_confirmed_stays(store: Store) -> None:
 
 async def test_what_is_not_expanded_stays(store: Store) -> None:
     for _ in range(2):
-        await store.write(lambda tx: outbox.append(tx, stream(), [job_event(1)], [asks()], now=OLD))
+        await store.write(
+            lambda tx: outbox.append(tx, stream(), [job_event(1)], notifications=[asks()], now=OLD)
+        )
     await prune(store)
     assert await kept(store) == ([1, 2], [1, 2])
 

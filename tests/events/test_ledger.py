@@ -29,7 +29,9 @@ JOBS = [f"job-0000000{number}" for number in range(1, 5)]
 
 async def append(store: Store, job_id: str = JOBS[0], *, count: int = 1) -> None:
     events = [job_event(number, job_id=job_id) for number in range(count)]
-    await store.write(lambda tx: outbox.append(tx, stream(job_id), events, [], now=NOW))
+    await store.write(
+        lambda tx: outbox.append(tx, stream(job_id), events, notifications=[], now=NOW)
+    )
 
 
 async def read(store: Store, after: int = 0, *, limit: int = 1000) -> Page:
@@ -78,7 +80,9 @@ async def test_events_are_chosen_by_account_region_name_kind_stream_subject_and_
     made = Event(EventName.COMPUTE_ENV_CREATED, elsewhere.id, {"EnvId": elsewhere.id})
     later = NOW + timedelta(hours=1)
     await append(store)
-    await store.write(lambda tx: outbox.append(tx, elsewhere, [made, node], [], now=later))
+    await store.write(
+        lambda tx: outbox.append(tx, elsewhere, [made, node], notifications=[], now=later)
+    )
     job, env = [f"{JOBS[0]}-1"], [f"{elsewhere.id}-1", f"{elsewhere.id}-2"]
     for wanted, ids in {
         EVERYTHING: job + env,
@@ -128,7 +132,9 @@ async def test_what_is_no_events_id_finds_nothing(store: Store, event_id: str) -
 
 async def test_the_messages_of_an_event_are_listed_with_their_topics(store: Store) -> None:
     asked = [asks("first"), asks("second")]
-    await store.write(lambda tx: outbox.append(tx, stream(), [job_event(1)], asked, now=NOW))
+    await store.write(
+        lambda tx: outbox.append(tx, stream(), [job_event(1)], notifications=asked, now=NOW)
+    )
     (entry,) = (await read(store)).entries
     found = await store.read_list(lambda tx: ledger.list_sendings(tx, entry))
     assert [(each.id, each.topic_key.split("/")[2]) for each in found] == [
@@ -150,7 +156,7 @@ def transaction(url: str) -> Iterator[Tx]:
 
 
 def write(tx: Tx, job_id: str) -> None:
-    outbox.append(tx, stream(job_id), [job_event(1, job_id=job_id)], [], now=NOW)
+    outbox.append(tx, stream(job_id), [job_event(1, job_id=job_id)], notifications=[], now=NOW)
 
 
 @pytest.mark.parametrize("first_to_begin", ["the slow one", "the quick one"])
@@ -214,7 +220,9 @@ async def test_a_writer_is_still_known_after_a_savepoint_was_undone(
 
 def write_many(tx: Tx, *, job_id: str, count: int, fails: bool) -> None:
     for number in range(count):
-        outbox.append(tx, stream(job_id), [job_event(number, job_id=job_id)], [], now=NOW)
+        outbox.append(
+            tx, stream(job_id), [job_event(number, job_id=job_id)], notifications=[], now=NOW
+        )
     if fails:
         raise LookupError("undone, though its positions were taken")
 

@@ -18,9 +18,9 @@ from structlog.testing import capture_logs
 from gateway import clock
 from gateway.events import outbox, relay, tables
 from gateway.events.bus import Binding, Route, TopicAddress
-from gateway.events.lane import CHECK_S
 from gateway.events.messages import Event
 from gateway.events.rabbitmq import open_rabbitmq
+from gateway.events.topology import CHECK_S
 from gateway.store import Store, open_store
 from gateway.store.migrations import migrate
 from tests.support import amqp
@@ -85,7 +85,9 @@ async def append(store: Store, topic: TopicAddress, *, jobs: Sequence[str], coun
 
 async def tell(store: Store, topic: TopicAddress, event: Event) -> None:
     told = stream(event.subject_id)
-    await store.write(lambda tx: outbox.append(tx, told, [event], [asks(topic.name)], now=NOW))
+    await store.write(
+        lambda tx: outbox.append(tx, told, [event], notifications=[asks(topic.name)], now=NOW)
+    )
 
 
 async def read(rabbitmq: RabbitMQ, topic: TopicAddress, *, distinct: int) -> list[Delivered]:

@@ -18,7 +18,8 @@ pytestmark = pytest.mark.anyio
 
 
 def unsent(tx: Tx) -> list[Message]:
-    return outbox.list_unsent(tx, JOB_TOPIC.key, after=0, limit=1000)
+    waiting = outbox.list_unsent(tx, JOB_TOPIC.key, after=0, limit=1_000, bytes_max=1_000_000)
+    return list(waiting.messages)
 
 
 def read_event(message: Message) -> dict[str, object]:
@@ -29,10 +30,14 @@ def read_event(message: Message) -> dict[str, object]:
 async def test_events_are_counted_per_stream_without_a_gap(store: Store) -> None:
     for _ in range(3):
         await store.write(
-            lambda tx: outbox.append(tx, stream(), [job_event(1), job_event(2)], [asks()], now=NOW)
+            lambda tx: outbox.append(
+                tx, stream(), [job_event(1), job_event(2)], notifications=[asks()], now=NOW
+            )
         )
     other = stream("job-00000002")
-    await store.write(lambda tx: outbox.append(tx, other, [job_event(1)], [], now=NOW))
+    await store.write(
+        lambda tx: outbox.append(tx, other, [job_event(1)], notifications=[], now=NOW)
+    )
     messages = await store.read_list(unsent)
     assert [message.seq for message in messages] == [1, 2, 3, 4, 5, 6]
     assert len({message.id for message in messages}) == 6
@@ -41,7 +46,9 @@ async def test_events_are_counted_per_stream_without_a_gap(store: Store) -> None
 async def test_an_event_nobody_asked_for_is_in_the_ledger_alone(store: Store) -> None:
     only_failures = Notification("job-message", {EventName.JOB_FAILED: ()})
     await store.write(
-        lambda tx: outbox.append(tx, stream(), [job_event(1)], [only_failures], now=NOW)
+        lambda tx: outbox.append(
+            tx, stream(), [job_event(1)], notifications=[only_failures], now=NOW
+        )
     )
     ledger = select(func.count()).select_from(tables.event)
     assert await store.read_list(lambda tx: tx.execute(ledger).scalar_one()) == 1
@@ -50,7 +57,9 @@ async def test_an_event_nobody_asked_for_is_in_the_ledger_alone(store: Store) ->
 
 async def test_each_notification_gets_a_message_with_its_own_event_vars(store: Store) -> None:
     asked = [asks(first="1"), asks(second="2")]
-    await store.write(lambda tx: outbox.append(tx, stream(), [job_event(1)], asked, now=NOW))
+    await store.write(
+        lambda tx: outbox.append(tx, stream(), [job_event(1)], notifications=asked, now=NOW)
+    )
     first, second = await store.read_list(unsent)
     assert first.id != second.id
     assert first.seq == second.seq == 1
@@ -62,7 +71,7 @@ async def test_a_transaction_that_fails_leaves_no_event_and_wakes_nobody(store: 
     woken = store.signals.count(outbox.SIGNAL)
 
     def submit(tx: Tx) -> None:
-        outbox.append(tx, stream(), [job_event(1)], [asks()], now=NOW)
+        outbox.append(tx, stream(), [job_event(1)], notifications=[asks()], now=NOW)
         raise LookupError("after the event was written")
 
     with pytest.raises(LookupError):
@@ -71,7 +80,9 @@ async def test_a_transaction_that_fails_leaves_no_event_and_wakes_nobody(store: 
     assert await store.read_list(lambda tx: tx.execute(count).scalar_one()) == 0
     assert await store.read_list(unsent) == []
     assert store.signals.count(outbox.SIGNAL) == woken
-    await store.write(lambda tx: outbox.append(tx, stream(), [job_event(1)], [asks()], now=NOW))
+    await store.write(
+        lambda tx: outbox.append(tx, stream(), [job_event(1)], notifications=[asks()], now=NOW)
+    )
     assert [message.seq for message in await store.read_list(unsent)] == [1]
 
 
@@ -81,7 +92,7 @@ async def test_appending_wakes_the_relay_after_the_commit(store: Store) -> None:
     reached = threading.Event()
 
     def submit(tx: Tx) -> None:
-        outbox.append(tx, stream(), [job_event(1)], [asks()], now=NOW)
+        outbox.append(tx, stream(), [job_event(1)], notifications=[asks()], now=NOW)
         seen_inside.append(store.signals.count(outbox.SIGNAL))
         reached.set()
 
@@ -93,13 +104,15 @@ async def test_appending_wakes_the_relay_after_the_commit(store: Store) -> None:
 
 async def test_the_name_of_a_topic_is_the_same_in_any_case(store: Store) -> None:
     shouted = asks("JOB-Message")
-    await store.write(lambda tx: outbox.append(tx, stream(), [job_event(1)], [shouted], now=NOW))
+    await store.write(
+        lambda tx: outbox.append(tx, stream(), [job_event(1)], notifications=[shouted], now=NOW)
+    )
     assert len(await store.read_list(unsent)) == 1
 
 
 async def test_the_ledger_keeps_the_members_in_their_order(store: Store) -> None:
     event = Event(EventName.JOB_FAILED, "job-00000001", {"Z": 1, "A": [None, {"b": "ü"}]})
-    await store.write(lambda tx: outbox.append(tx, stream(), [event], [], now=NOW))
+    await store.write(lambda tx: outbox.append(tx, stream(), [event], notifications=[], now=NOW))
     row = await store.read_list(lambda tx: tx.execute(select(tables.event)).one())
     assert row.batch.decode() == '{"Z":1,"A":[null,{"b":"ü"}]}'
     assert row.happened_at == NOW

@@ -176,10 +176,25 @@ async def test_an_exchange_that_is_deleted_takes_no_other_topic_down_for_long(
         assert await confirmed(bus, each, 1)
     with amqp.open_channel(rabbitmq.url) as channel:
         channel.exchange_delete(route.exchange)
-    assert await bus.publish(route, [message(2)]) == [Outcome.LOST]
-    assert await confirmed(bus, other, 2)
+    with capture_logs() as logs:
+        for _ in range(2):
+            assert await bus.publish(route, [message(2)]) == [Outcome.LOST]
+            assert await confirmed(bus, other, 2)
+    told = [each for each in logs if each["event"] == "publish_interrupted"]
+    assert [each["exchange"] for each in told] == [route.exchange]
+    assert "NOT_FOUND" in told[0]["why"]
     await bus.declare(route)
     assert await confirmed(bus, route, 2)
+
+
+async def test_what_breaks_off_half_way_is_not_said_to_be_on_its_way(
+    bus: Bus, route: Route
+) -> None:
+    written: list[bool] = []
+    messages = [message(number) for number in range(1_000)]
+    outcomes = await bus.publish(route, messages, written=lambda: written.append(True))
+    assert outcomes == [Outcome.LOST] * 1_000
+    assert written == []
 
 
 async def test_a_line_that_swallows_everything_is_given_up_and_made_again(

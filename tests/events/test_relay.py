@@ -52,7 +52,9 @@ def relaying(store: Store) -> Relaying:
 
 
 async def tell(store: Store, event: Event, notifications: Sequence[Notification]) -> None:
-    await store.write(lambda tx: outbox.append(tx, stream(), [event], notifications, now=NOW))
+    await store.write(
+        lambda tx: outbox.append(tx, stream(), [event], notifications=notifications, now=NOW)
+    )
 
 
 async def append(store: Store, count: int) -> None:
@@ -80,7 +82,9 @@ async def test_messages_go_out_in_order_once_and_are_marked(
 async def test_more_than_a_page_is_drained(store: Store, relaying: Relaying) -> None:
     bus = FakeBus()
     events = [job_event(number) for number in range(2_000)]
-    await store.write(lambda tx: outbox.append(tx, stream(), events, [asks()], now=NOW))
+    await store.write(
+        lambda tx: outbox.append(tx, stream(), events, notifications=[asks()], now=NOW)
+    )
     async with relaying(bus, Routed((JOB_TOPIC, ROUTE))):
         await eventually(lambda: len(bus.held[READER]) >= 2_000)
     assert [each.seq for each in bus.held[READER]] == list(range(1, 2_001))

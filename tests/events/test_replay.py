@@ -11,11 +11,10 @@ from sqlalchemy import select
 
 from gateway import clock
 from gateway.events import outbox, relay
-from gateway.events import replay as replaying
 from gateway.events.bus import Binding, Message, Route, TopicAddress
 from gateway.events.messages import Event
 from gateway.events.names import EventName
-from gateway.events.replay import Chosen, Recipient, Replayed, replay
+from gateway.events.replay import Chosen, Replayed, Target, replay
 from gateway.events.tables import message
 from gateway.store import Store
 from tests.support.events import (
@@ -55,13 +54,15 @@ async def tell(
     """Have events happen, and expand their messages as the relay does."""
     events = [replace(job_event(number, job_id=job_id), name=name) for number in range(count)]
     asked = [asks(topic) for topic in topics]
-    await store.write(lambda tx: outbox.append(tx, stream(job_id), events, asked, now=now))
+    await store.write(
+        lambda tx: outbox.append(tx, stream(job_id), events, notifications=asked, now=now)
+    )
     await expand(store, Routed())
 
 
 async def expand(store: Store, subscribers: Routed) -> list[Message]:
     """Deliver what waits; returns it."""
-    while await store.write(lambda tx: relay.expand(tx, subscribers, now=NOW, final=True)):
+    while (await store.write(lambda tx: relay.expand(tx, subscribers, now=NOW, final=True))).more:
         continue
     return subscribers.delivered
 
@@ -102,7 +103,9 @@ async def test_a_replay_goes_out_with_the_running_relay_which_another_process_wo
             await relay.run(store, bus, subscribers=subscribers, clock=clock.now)
 
         tasks.start_soon(run)
-        await store.write(lambda tx: outbox.append(tx, stream(), [job_event(1)], [asks()], now=NOW))
+        await store.write(
+            lambda tx: outbox.append(tx, stream(), [job_event(1)], notifications=[asks()], now=NOW)
+        )
         await eventually(lambda: len(bus.held[READER]) == 1)
         await eventually(lambda: len(subscribers.delivered) == 1)
         await replay(store, EVERYBODY, subscribers=subscribers)
@@ -139,20 +142,18 @@ async def test_messages_are_chosen_by_id_event_topic_job_name_and_time(store: St
 async def test_one_subscription_alone_is_told_what_its_filter_lets_through(store: Store) -> None:
     await tell(store, count=2)
     await tell(store, name=EventName.JOB_FAILED)
-    only = Recipient("subsc-1", lambda routing_key, tags: ".JOB_FAILED." in routing_key)
+    only = Target("subsc-1", lambda routing_key, tags: ".JOB_FAILED." in routing_key)
     done = await replay(store, EVERYBODY, subscribers=both_topics(), only=only)
     assert done == Replayed(told=1, unwanted=2)
     (told,) = await expand(store, Routed())
     assert (told.only_subscription_id, told.event_name) == ("subsc-1", "JOB_FAILED")
 
 
-async def test_many_messages_are_told_again_in_order_and_each_once(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(replaying, "PAGE", 7)
+async def test_many_messages_are_told_again_in_order_and_each_once(store: Store) -> None:
     await tell(store, count=20)
-    await again(store, EVERYBODY)
-    assert [each.seq for each in await again(store, EVERYBODY)] == list(range(1, 21))
+    await again(store, EVERYBODY, page=7)
+    told = await again(store, EVERYBODY, page=7)
+    assert [each.seq for each in told] == list(range(1, 21))
 
 
 async def test_a_dry_run_counts_and_tells_nobody(store: Store) -> None:
@@ -164,7 +165,9 @@ async def test_a_dry_run_counts_and_tells_nobody(store: Store) -> None:
 
 
 async def test_what_was_not_told_once_is_not_told_again(store: Store) -> None:
-    await store.write(lambda tx: outbox.append(tx, stream(), [job_event(1)], [asks()], now=NOW))
+    await store.write(
+        lambda tx: outbox.append(tx, stream(), [job_event(1)], notifications=[asks()], now=NOW)
+    )
     assert await replay(store, EVERYBODY, subscribers=both_topics()) == Replayed()
 
 
@@ -174,10 +177,7 @@ async def test_messages_whose_topic_is_gone_are_counted_and_left(store: Store) -
     assert done == Replayed(told=1, gone=1)
 
 
-async def test_replays_at_the_same_time_have_numbers_of_their_own(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(replaying, "PAGE", 3)
+async def test_replays_at_the_same_time_have_numbers_of_their_own(store: Store) -> None:
     await tell(store, count=10)
     async with anyio.create_task_group() as tasks:
         for _ in range(5):
@@ -189,13 +189,15 @@ async def test_replays_at_the_same_time_have_numbers_of_their_own(
 
 
 async def run_replay(store: Store) -> None:
-    await replay(store, EVERYBODY, subscribers=both_topics())
+    await replay(store, EVERYBODY, subscribers=both_topics(), page=3)
 
 
 async def test_what_happens_after_a_replay_comes_after_it(store: Store) -> None:
     await tell(store, count=5)
     await replay(store, EVERYBODY, subscribers=both_topics())
     event = Event(EventName.JOB_SUCCEED, "job-00000001", {})
-    await store.write(lambda tx: outbox.append(tx, stream(), [event], [asks()], now=NOW))
+    await store.write(
+        lambda tx: outbox.append(tx, stream(), [event], notifications=[asks()], now=NOW)
+    )
     told = await expand(store, Routed())
     assert [(each.seq, each.replay) for each in told] == [*((n, 1) for n in range(1, 6)), (6, 0)]

@@ -243,3 +243,22 @@ async def test_a_database_that_was_made_between_two_releases_keeps_its_chains(
     import_every_table()
     with connected(database_url) as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+@pytest.mark.anyio
+async def test_old_events_get_their_places_by_time_and_never_against_their_own_order(
+    database_url: str,
+) -> None:
+    upgrade_to("0006", database_url)
+    happened = [("job-a", 1, 900), ("job-a", 2, 100), ("job-a", 3, 950), ("job-b", 1, 500)]
+    add = text(
+        "INSERT INTO event (stream_id, seq, name, subject_id, batch, happened_at)"
+        " VALUES (:stream_id, :seq, 'JOB_RUNNING', :stream_id, :batch, :at)"
+    )
+    rows = [{"stream_id": s, "seq": seq, "batch": b"{}", "at": at} for s, seq, at in happened]
+    with connected(database_url) as connection, connection.begin():
+        connection.execute(add, rows)
+    migrate(database_url)
+    with connected(database_url) as connection:
+        found = connection.execute(text("SELECT stream_id, seq FROM event ORDER BY position")).all()
+    assert found == [("job-b", 1), ("job-a", 1), ("job-a", 2), ("job-a", 3)]

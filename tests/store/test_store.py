@@ -1,12 +1,15 @@
 """Both stores pass the conformance suite; what only one of them promises stands below."""
 
+from pathlib import Path
+
 import anyio
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from gateway.store import Store, StoreUnavailable, open_store
 from gateway.store.postgresql import driver_url
 from tests.conformance.store import StoreConformance
+from tests.support.notes import add_note, create_tables, note
 from tests.support.services import Postgresql
 
 
@@ -49,6 +52,27 @@ async def test_reads_and_ping_tell_an_outage_of_postgresql(
                 await store.ping()
         postgresql.start()
         await store.ping()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("door", ["write", "read_point", "read_list"])
+async def test_a_broken_file_is_an_outage_through_every_door(tmp_path: Path, door: str) -> None:
+    path = tmp_path / "gateway.db"
+    async with open_store(f"sqlite:///{path}") as store:
+        await store.write(create_tables)
+        await store.write(add_note("note-1", body="x" * 200_000))
+    break_file(path)
+    async with open_store(f"sqlite:///{path}") as store:
+        with pytest.raises(StoreUnavailable):
+            await getattr(store, door)(lambda tx: tx.execute(select(note)).all())
+
+
+def break_file(path: Path) -> None:
+    """Overwrite all pages of a database but the first few."""
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(size // 4)
+        file.write(b"\xff" * (size - size // 4))
 
 
 def test_the_driver_is_named_whatever_form_the_url_has() -> None:

@@ -64,8 +64,9 @@ class Routed:
         self.waiting: set[int] = set()
         self.forgotten: set[int] = set()
 
-    def deliver(self, tx: Tx, messages: Sequence[Message], *, now: datetime) -> None:
+    def deliver(self, tx: Tx, messages: Sequence[Message], *, now: datetime) -> int:
         self.delivered.extend(messages)
+        return len(messages)
 
     def find_route(self, tx: Tx, topic_key: str) -> Route | None:
         return self.routes.get(topic_key)

@@ -3,6 +3,8 @@
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
+import anyio
+
 from gateway.events.bus import Binding, BusRefused, BusUnavailable, Message, Outcome, Route
 from gateway.events.routing import matches
 
@@ -10,7 +12,9 @@ from gateway.events.routing import matches
 class FakeBus:
     """Keeps what it is given. `away`: nobody answers. `refusing`: exchanges it says no for.
 
-    held: the messages of each queue, in the order of arrival, duplicates included.
+    held: the messages of each queue, in the order of arrival, duplicates included. refusals: how
+    often each message is still refused. slow: exchanges whose messages arrive once `gate` is set.
+    bytes_max: of bodies under way at a time.
     """
 
     def __init__(self) -> None:
@@ -19,7 +23,11 @@ class FakeBus:
         self.queues: set[str] = set()
         self.away = False
         self.refusing: set[str] = set()
+        self.refusals: dict[str, int] = {}
         self.taken_names: set[str] = set()
+        self.slow: set[str] = set()
+        self.gate = anyio.Event()
+        self.bytes_under_way = self.bytes_max = 0
         self._number = 1
 
     async def connect(self) -> int:
@@ -50,6 +58,12 @@ class FakeBus:
         written: Callable[[], None] = lambda: None,
     ) -> list[Outcome]:
         written()
+        size = sum(len(message.body) for message in messages)
+        self.bytes_under_way += size
+        self.bytes_max = max(self.bytes_max, self.bytes_under_way)
+        if route.exchange in self.slow:
+            await self.gate.wait()
+        self.bytes_under_way -= size
         return [self._publish_one(route, message) for message in messages]
 
     def restart(self) -> None:
@@ -60,6 +74,9 @@ class FakeBus:
         if self.away or route.exchange not in self.exchanges:
             return Outcome.LOST
         if route.exchange in self.refusing:
+            return Outcome.REFUSED
+        if self.refusals.get(message.id, 0):
+            self.refusals[message.id] -= 1
             return Outcome.REFUSED
         exchange, key, mandatory = route.destination(message)
         queues = {

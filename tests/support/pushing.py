@@ -17,8 +17,9 @@ from gateway.cmq import subscribers, subscriptions, tables, topics
 from gateway.cmq.endpoints import Protocol
 from gateway.cmq.push import pusher
 from gateway.cmq.push.addresses import Reach
-from gateway.cmq.push.schedules import Fraction
+from gateway.cmq.push.schedules import Fraction, Strategy
 from gateway.cmq.push.secrets import Secrets
+from gateway.cmq.push.webhooks import ContentFormat
 from gateway.cmq.subscribers import PUSH_SIGNAL
 from gateway.cmq.subscriptions import Subscription
 from gateway.cmq.topics import Topic
@@ -88,8 +89,8 @@ class Pushing:
             "protocol": Protocol.HTTP,
             "endpoint": url,
             "queue_id": None,
-            "notify_strategy": "EXPONENTIAL_DECAY_RETRY",
-            "notify_content_format": "SIMPLIFIED",
+            "notify_strategy": Strategy.EXPONENTIAL_DECAY_RETRY,
+            "notify_content_format": ContentFormat.SIMPLIFIED,
             "filter_tags": (),
             "binding_keys": (),
             "created_at": self.now,
@@ -139,9 +140,7 @@ class Pushing:
     async def unsubscribe(self) -> None:
         """Delete the subscription `s1`."""
         await self.store.write(
-            lambda tx: subscriptions.unsubscribe(
-                tx, OWNER, region=REGION, topic_name=JOB_TOPIC.name, name="s1", now=self.now
-            )
+            lambda tx: subscriptions.unsubscribe(tx, JOB_TOPIC, name="s1", now=self.now)
         )
 
     async def expand(self) -> None:

@@ -259,6 +259,35 @@ class Postgresql(Server):
         """Stop it without waiting for its clients to leave."""
         self._end(signal.SIGINT)
 
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """A `with` block in which it keeps its connections and answers nothing."""
+        assert self._program
+        # it first, so that it makes no more; each of the others leads a group of its own
+        stopped = [self._program.pid]
+        os.kill(stopped[0], signal.SIGSTOP)
+        try:
+            children = Path(f"/proc/{stopped[0]}/task/{stopped[0]}/children")
+            for pid in map(int, children.read_text(encoding="ascii").split()):
+                os.kill(pid, signal.SIGSTOP)
+                stopped.append(pid)
+            yield
+        finally:
+            for pid in stopped:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+    @contextlib.contextmanager
+    def standing_by(self) -> Iterator[None]:
+        """A `with` block in which it is a standby, which takes no changes; then it is promoted."""
+        self.stop()
+        (self.folder / "data" / "standby.signal").touch()
+        self.start()
+        try:
+            yield
+        finally:
+            self.execute("SELECT pg_promote()")
+
     def _make_cluster(self) -> None:
         options = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8"]
         made = subprocess.run(

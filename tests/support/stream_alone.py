@@ -3,6 +3,7 @@
 import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any
 
 import anyio
@@ -18,8 +19,11 @@ from gateway.authn.signed import Tc3Authenticator
 from gateway.call import Key, Principal
 from gateway.cam.decisions.log import find_decision
 from gateway.clock import now
+from gateway.cmq import subscribers
+from gateway.cmq.attributes import attributes_of
 from gateway.context import Edge
 from gateway.events import outbox
+from gateway.events import retention as event_retention
 from gateway.events.messages import Event
 from gateway.events.names import EventName
 from gateway.events.outbox import Stream
@@ -34,6 +38,7 @@ from gateway.server import HttpProtocol, create_api
 from gateway.store import Store, open_store
 from gateway.stream import Limits, Streams
 from tests.policy.policies import allow, document
+from tests.support.cmq import Cmq
 from tests.support.decisions import decision_log
 from tests.support.event_stream import reading
 from tests.support.running import REGION, Credentials
@@ -42,16 +47,19 @@ from tests.support.services import LOOPBACK
 OWNER, OTHER = "100000000001", "100000000002"
 SECRET = "a secret of the issuer and of the gateway alone"
 ANN = Credentials("AKIDann", "secret-of-ann")
+BOB = Credentials("AKIDbob", "secret-of-bob")
 ROOT = Credentials("AKIDroot", "secret-of-root")
 STRANGER = Credentials("AKIDstranger", "secret-of-stranger")
 PEOPLE = {
     ANN: Principal(OWNER, "200", "ann"),
+    BOB: Principal(OWNER, "201", "bob"),
     ROOT: Principal(OWNER, OWNER, "root"),
     STRANGER: Principal(OTHER, OTHER, "stranger"),
 }
 SMALL = Limits(
-    streams_max=3,
-    streams_per_account_max=2,
+    streams_max=5,
+    streams_per_account_max=3,
+    streams_per_user_max=2,
     lifetime_s=60,
     idle_s=0.2,
     write_s=0.5,
@@ -75,8 +83,9 @@ class KeyRing:
 
 
 def snapshot_of(*statements: Any, generation: int = 1) -> Snapshot:
-    """Ann with these statements, and another account with nobody but its root."""
-    users = (User("ann", "200", policies=("own",) if statements else ()),)
+    """Ann and bob with these statements, and another account with nobody but its root."""
+    own = ("own",) if statements else ()
+    users = (User("ann", "200", policies=own), User("bob", "201", policies=own))
     policies = (CustomPolicy("own"),) if statements else ()
     documents = {"own": document("own", statements)} if statements else {}
     accounts = [Account(OWNER, users=users, policies=policies), Account(OTHER)]
@@ -89,6 +98,7 @@ class World:
     def __init__(self, portal: BlockingPortal, store: Store, limits: Limits) -> None:
         self.portal = portal
         self.store = store
+        self.cmq = Cmq(store, None)
         self.ring = KeyRing()
         self.policies = DecisionPoint(PlanEvaluator(), snapshot_of(*EVERYTHING))
         self.decisions = decision_log(store)
@@ -100,7 +110,7 @@ class World:
             replay=ReplayGuard(),
             policies=self.policies,
             decisions=self.decisions,
-            attributes={},
+            attributes={"tdmq": attributes_of(store)},
             upstreams={},
             default_region=REGION,
             edge=Edge(),
@@ -113,7 +123,7 @@ class World:
         self._generation = 1
 
     def allow(self, *statements: Any) -> None:
-        """From now on ann has these statements and nothing else."""
+        """From now on ann and bob have these statements and nothing else."""
         self._generation += 1
         self.policies.swap(snapshot_of(*statements, generation=self._generation))
 
@@ -134,8 +144,31 @@ class World:
     ) -> None:
         stream = Stream(stream_id, owner, region)
         self.portal.call(
-            self.store.write, lambda tx: outbox.append(tx, stream, events, [], now=now())
+            self.store.write,
+            lambda tx: outbox.append(tx, stream, events, notifications=[], now=now()),
         )
+
+    def subscribe(self, topic: str, name: str = "s", **tags: str) -> str:
+        """Make a topic with these tags, and a subscription to it; returns the latter's id."""
+        pairs = [{"TagKey": key, "TagValue": value} for key, value in tags.items()]
+        self.call("CreateCmqTopic", TopicName=topic, Tags=pairs)
+        to = {"Protocol": "http", "Endpoint": "https://hooks.example.com/"}
+        made = self.call("CreateCmqSubscribe", TopicName=topic, SubscriptionName=name, **to)
+        return str(made["SubscriptionId"])
+
+    def pause(self, subscription_id: str, topic: str, name: str = "s") -> None:
+        """Let a subscription have been paused."""
+        batch = {"TopicName": topic, "SubscriptionName": name}
+        self.tell(subscription_id, EventName.SUBSCRIPTION_PAUSED, **batch)
+
+    def call(self, action: str, **params: Any) -> dict[str, Any]:
+        """Call an action of tdmq as the root account, past all policies."""
+        return self.portal.call(partial(self.cmq.call, action, **params))
+
+    def forget(self) -> None:
+        """Let retention delete what it may, however young."""
+        prune = partial(event_retention.prune, subscribers=subscribers, before=now())
+        self.portal.call(prune, self.store)
 
     def token(self, **changes: Any) -> str:
         issued = int(now().timestamp())

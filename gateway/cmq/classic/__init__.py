@@ -6,14 +6,13 @@ answer that only half succeeded brings `code` and `message` itself, and they win
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol
 
 import msgspec
 
 from gateway.call import Call, Grant, Reply
 from gateway.clock import Clock
-from gateway.cmq.classic.answers import Classic
-from gateway.cmq.classic.parameters import Params, failure
+from gateway.cmq.classic.actions import Action, Asked
+from gateway.cmq.classic.numbers import failure
 from gateway.cmq.classic.queue_calls import QueueCalls
 from gateway.cmq.classic.subscription_calls import SubscriptionCalls
 from gateway.cmq.classic.topic_calls import TopicCalls
@@ -21,19 +20,6 @@ from gateway.cmq.subscribing import Subscribing
 from gateway.events.bus import Bus
 from gateway.ids import NewId
 from gateway.store import Store
-
-
-class Part(Protocol):
-    """The handlers of the actions on one kind of thing."""
-
-    @property
-    def handlers(self) -> Mapping[str, Any]:
-        """The actions, by their names."""
-        ...
-
-    async def serve(self, call: Call, grant: Grant, params: Params) -> Classic | None:
-        """Serve a call; None if its action is not one of these. Raises ApiError."""
-        ...
 
 
 class ClassicService:
@@ -49,23 +35,22 @@ class ClassicService:
         cloud_limits: bool = False,
     ) -> None:
         """bus, cloud_limits: see `api.build_service`."""
-        subscribing = Subscribing(store, bus, clock, cloud_limits)
-        self._parts: tuple[Part, ...] = (
-            QueueCalls(store, clock, new_id, cloud_limits),
-            TopicCalls(store, clock, new_id, cloud_limits),
-            SubscriptionCalls(store, subscribing, clock, new_id),
-        )
+        limited = {"cloud_limits": cloud_limits}
+        subscribing = Subscribing(store, bus, clock=clock, **limited)
+        self._actions: Mapping[str, Action] = {
+            **QueueCalls(store, clock=clock, new_id=new_id, **limited).actions,
+            **TopicCalls(store, clock=clock, new_id=new_id, **limited).actions,
+            **SubscriptionCalls(store, subscribing, clock=clock, new_id=new_id).actions,
+        }
 
     @property
     def actions(self) -> frozenset[str]:
         """The actions that have a handler."""
-        return frozenset(name for part in self._parts for name in part.handlers)
+        return frozenset(self._actions)
 
     async def __call__(self, call: Call, grant: Grant) -> Reply:
         """Serve one call that was decided on before. Raises ApiError."""
-        params = {name: str(value) for name, value in call.params.items()}
-        for part in self._parts:
-            answer = await part.serve(call, grant, params)
-            if answer is not None:
-                return Reply(msgspec.json.encode(answer))
-        raise failure(4000, 10430, f"action name {call.action} is not existed")
+        action = self._actions.get(call.action)
+        if action is None:
+            raise failure((4000, 10430), f"action name {call.action} is not existed")
+        return Reply(msgspec.json.encode(await action.serve(Asked.of(call, grant))))

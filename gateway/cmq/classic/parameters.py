@@ -1,23 +1,13 @@
-"""The parameters of the classic API, which are plain text, and its numbered errors. Pure."""
+"""The parameters of the classic API, which are plain text. Pure."""
 
 import re
 from collections.abc import Collection, Mapping
 
 from gateway.cmq import limits
-from gateway.errors import ClassicError
+from gateway.cmq.classic.numbers import failure, told_as
+from gateway.cmq.lists import check_search
 
-BATCH_MAX = 16
 Params = Mapping[str, str]
-
-
-def failure(number: int, module: int, message: str) -> ClassicError:
-    """A numbered error. Source: CMQ 2017 error table."""
-    return ClassicError(message, number=number, module=module)
-
-
-def not_existed() -> ClassicError:
-    """The error for a queue that does not exist."""
-    return failure(4440, 10100, "queue is not existed, or deleted")
 
 
 def check_names(params: Params, *, single: Collection[str], repeatable: Collection[str]) -> None:
@@ -31,16 +21,16 @@ def check_names(params: Params, *, single: Collection[str], repeatable: Collecti
         if name in single or (dot and stem in repeatable):
             continue
         if name in repeatable:
-            raise failure(4000, 10310, f"parameter {name} key format error")
+            raise failure((4000, 10310), f"parameter {name} key format error")
         if dot and stem in single:
-            raise failure(4000, 10330, f"{stem} is NOT a repeatable parameter")
-        raise failure(4000, 10320, f"no such parameter: {name}")
+            raise failure((4000, 10330), f"{stem} is NOT a repeatable parameter")
+        raise failure((4000, 10320), f"no such parameter: {name}")
 
 
 def required(params: Params, name: str) -> str:
     """A parameter that must be there. Raises ClassicError 4000/10390."""
     if name not in params:
-        raise failure(4000, 10390, f"lacked of required parameter {name}")
+        raise failure((4000, 10390), f"lacked of required parameter {name}")
     return params[name]
 
 
@@ -52,10 +42,10 @@ def number(
     if not text:
         return default
     if not re.fullmatch(r"-?[0-9]{1,18}", text):
-        raise failure(4000, 10360, f"error type: parameter {name} is not a number")
+        raise failure((4000, 10360), f"error type: parameter {name} is not a number")
     value = int(text)
     if not low <= value <= high:
-        raise failure(4000, range_module, f"parameter {name} must be from {low} to {high}")
+        raise failure((4000, range_module), f"parameter {name} must be from {low} to {high}")
     return value
 
 
@@ -81,15 +71,15 @@ def array(params: Params, name: str) -> list[str]:
         if stem != name or not dot:
             continue
         if not re.fullmatch(r"[0-9]{1,4}", index):
-            raise failure(4000, 10310, f"parameter {key} key format error")
+            raise failure((4000, 10310), f"parameter {key} key format error")
         found[int(index)] = value
     if not found:
-        raise failure(4000, 10390, f"lacked of required parameter {name}.n")
-    if len(found) > BATCH_MAX:
-        raise failure(4000, 10370, f"batch size out of range: at most {BATCH_MAX}")
+        raise failure((4000, 10390), f"lacked of required parameter {name}.n")
+    if len(found) > limits.BATCH_MAX:
+        raise failure((4000, 10370), f"batch size out of range: at most {limits.BATCH_MAX}")
     first = min(found)
     if first > 1 or max(found) - first + 1 != len(found):
-        raise failure(4000, 10380, f"parameter {name}.n is not consequent")
+        raise failure((4000, 10380), f"parameter {name}.n is not consequent")
     return [found[index] for index in sorted(found)]
 
 
@@ -98,3 +88,9 @@ def optional_array(params: Params, name: str) -> list[str] | None:
     if any(key.partition(".")[0] == name and "." in key for key in params):
         return array(params, name)
     return None
+
+
+def read_search(params: Params) -> str:
+    """What a list is searched for. Raises ClassicError 4000/10350 for more than a name can be."""
+    with told_as((4000, 10350)):
+        return check_search(params.get("searchWord", ""), parameter="searchWord")

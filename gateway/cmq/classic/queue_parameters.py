@@ -1,13 +1,12 @@
-"""The parameters of the classic API's queue actions, and what they may be. Pure."""
+"""What the parameters of the classic API's queue actions may be. Pure."""
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from gateway.cmq import limits
-from gateway.cmq.classic.parameters import Params, check_names, number, required
-from gateway.cmq.queues import Changes
+from gateway.cmq.classic.parameters import Params, number, required
+from gateway.cmq.queues import QueueChanges
 
-_ATTRIBUTES = frozenset(
+ATTRIBUTES = frozenset(
     {
         "maxMsgHeapNum",
         "pollingWaitSeconds",
@@ -17,46 +16,17 @@ _ATTRIBUTES = frozenset(
         "rewindSeconds",
     }
 )
-_WAIT = frozenset({"pollingWaitSeconds", "UserpollingWaitSeconds"})
-_SINGLE: Mapping[str, frozenset[str]] = {
-    "CreateQueue": _ATTRIBUTES,
-    "SetQueueAttributes": _ATTRIBUTES,
-    "GetQueueAttributes": frozenset(),
-    "ListQueue": frozenset({"searchWord", "offset", "limit"}),
-    "DeleteQueue": frozenset(),
-    "RewindQueue": frozenset({"startConsumeTime"}),
-    "SendMessage": frozenset({"msgBody", "delaySeconds"}),
-    "BatchSendMessage": frozenset({"delaySeconds"}),
-    "ReceiveMessage": _WAIT,
-    "BatchReceiveMessage": _WAIT | {"numOfMsg"},
-    "DeleteMessage": frozenset({"receiptHandle"}),
-    "BatchDeleteMessage": frozenset(),
-}
-_REPEATABLE: Mapping[str, str] = {
-    "BatchSendMessage": "msgBody",
-    "BatchDeleteMessage": "receiptHandle",
-}
-_ALWAYS = frozenset({"queueName", "clientRequestId"})
+WAITS = ("pollingWaitSeconds", "UserpollingWaitSeconds")
 _RETENTION_S_MIN = 60
 _REWIND_S_MAX = 43_200
 _TIME_MAX = 253_370_764_800  # the year 9999, in seconds since 1970
 
 
-def check_known(action: str, params: Params) -> None:
-    """Refuse parameters that an action has not, for they are misspelled ones.
-
-    Raises ClassicError 4000/10320; 10330 for a list where one value is meant, 10310 for the
-    opposite.
-    """
-    repeatable = {_REPEATABLE[action]} if action in _REPEATABLE else set()
-    check_names(params, single=_SINGLE[action] | _ALWAYS, repeatable=repeatable)
-
-
-def read_changes(params: Params) -> Changes:
+def read_changes(params: Params) -> QueueChanges:
     """The attributes of a queue that are given. Raises ClassicError 4000/10350 or 10360."""
     heap, wait, visibility = limits.QUEUE_MESSAGES, limits.POLLING_WAIT_S, limits.VISIBILITY_S
     size, retention = limits.MESSAGE_BYTES, limits.QUEUE_RETENTION_S
-    return Changes(
+    return QueueChanges(
         max_messages=_given(params, "maxMsgHeapNum", low=heap.low, high=heap.high),
         polling_wait_s=_given(params, "pollingWaitSeconds", low=wait.low, high=wait.high),
         visibility_s=_given(params, "visibilityTimeout", low=visibility.low, high=visibility.high),
@@ -78,7 +48,9 @@ def read_start_time(params: Params) -> datetime:
 def read_wait(params: Params) -> int | None:
     """How long a receive waits, in seconds; None: as long as its queue says.
 
-    Raises ClassicError 4000/10350 or 10360.
+    Why `UserpollingWaitSeconds` is not read: the vendor's clients send it to themselves, as how
+    long their own connection waits, some in milliseconds; and 30 s where their caller said
+    nothing, which leaves the wait to the queue. Raises ClassicError 4000/10350 or 10360.
     """
     wait = limits.POLLING_WAIT_S
     return _given(params, "pollingWaitSeconds", low=wait.low, high=wait.high)

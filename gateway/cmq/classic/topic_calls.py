@@ -1,20 +1,20 @@
 """The handlers of the classic API for topics and what is published to them."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
-from gateway.call import Call, Grant
 from gateway.clock import Clock
 from gateway.cmq import limits, publishing, topics
-from gateway.cmq.classic.answers import Classic, Nothing
-from gateway.cmq.classic.asked import Asked, Handler, answer, told_as
+from gateway.cmq.classic.actions import Action, Asked
+from gateway.cmq.classic.answers import Nothing
+from gateway.cmq.classic.numbers import failure, told_as
 from gateway.cmq.classic.parameters import (
     Params,
     array,
-    failure,
     number,
     optional_array,
     read_page,
+    read_search,
     required,
 )
 from gateway.cmq.classic.topic_answers import (
@@ -40,34 +40,32 @@ class TopicCalls:
     """One method per action. cloud_limits: whether the vendor's quotas hold."""
 
     store: Store
+    _: KW_ONLY
     clock: Clock
     new_id: NewId
     cloud_limits: bool = False
 
     @property
-    def handlers(self) -> Mapping[str, Handler]:
+    def actions(self) -> Mapping[str, Action]:
         """The actions and how they are served."""
+        one, size = {"topicName"}, {"maxMsgSize"}
+        page = {"searchWord", "offset", "limit"}
+        bodies, tags = {"msgBody"}, {"msgTag"}
+        keyed = one | {"routingKey"}
         return {
-            "CreateTopic": self.create_topic,
-            "ListTopic": self.list_topics,
-            "GetTopicAttributes": self.get_attributes,
-            "SetTopicAttributes": self.set_attributes,
-            "DeleteTopic": self.delete_topic,
-            "PublishMessage": self.publish_message,
-            "BatchPublishMessage": self.batch_publish_message,
+            "CreateTopic": Action(self.create_topic, one | size | {"filterType"}),
+            "ListTopic": Action(self.list_topics, page),
+            "GetTopicAttributes": Action(self.get_attributes, one),
+            "SetTopicAttributes": Action(self.set_attributes, one | size),
+            "DeleteTopic": Action(self.delete_topic, one),
+            "PublishMessage": Action(self.publish_message, keyed | bodies, tags),
+            "BatchPublishMessage": Action(self.batch_publish_message, keyed, bodies | tags),
         }
-
-    async def serve(self, call: Call, grant: Grant, params: Params) -> Classic | None:
-        """Serve a call; None if its action is not one of these. Raises ApiError."""
-        handler = self.handlers.get(call.action)
-        if handler is None:
-            return None
-        return await answer(handler, call.action, Asked.of(call, grant, params))
 
     async def create_topic(self, asked: Asked) -> CreateTopicAnswer:
         """Make a topic."""
         params = asked.params
-        with told_as(4000, 10590):
+        with told_as((4000, 10590)):
             name = check_name(required(params, "topicName"), parameter="topicName")
         now = self.clock()
         topic = Topic(
@@ -89,7 +87,7 @@ class TopicCalls:
     async def list_topics(self, asked: Asked) -> ListTopicAnswer:
         """List topics by name."""
         offset, limit = read_page(asked.params)
-        search = asked.params.get("searchWord", "")
+        search = read_search(asked.params)
         wanted = Wanted(search=search, scope=asked.scope, offset=offset, limit=limit)
         total, found = await self.store.read_list(
             lambda tx: topics.list_topics(tx, asked.owner_uin, region=asked.region, wanted=wanted)
@@ -99,7 +97,7 @@ class TopicCalls:
 
     async def get_attributes(self, asked: Asked) -> TopicAttributes:
         """Show one topic."""
-        place = asked.place
+        place = asked.topic
 
         def read(tx: Tx) -> TopicAttributes:
             topic = topics.get_topic(tx, **place)
@@ -110,7 +108,7 @@ class TopicCalls:
 
     async def set_attributes(self, asked: Asked) -> Nothing:
         """Change how large a topic's messages may be, if that is given."""
-        place = asked.place
+        place = asked.topic
         size = _read_size(asked.params, default=0)
         changes = TopicChanges(max_message_bytes=size or None)
         await self.store.write(
@@ -120,7 +118,7 @@ class TopicCalls:
 
     async def delete_topic(self, asked: Asked) -> Nothing:
         """Delete a topic that has no subscriptions."""
-        place = asked.place
+        place = asked.topic
         await self.store.write(lambda tx: topics.delete(tx, **place))
         return Nothing()
 
@@ -139,10 +137,12 @@ class TopicCalls:
 
         Tags and routing key go along whatever the topic picks by: a subscriber may use either.
         """
-        place = asked.place
+        place = asked.topic
         bodies = {new_request_id(): _read_body(text) for text in texts}
         if sum(map(len, bodies.values())) > limits.BATCH_BYTES_MAX:
-            raise failure(4470, 10300, f"total message size exceeds {limits.BATCH_BYTES_MAX} bytes")
+            raise failure(
+                (4470, 10300), f"total message size exceeds {limits.BATCH_BYTES_MAX} bytes"
+            )
         tags = _read_tags(asked.params)
         routing_key = _read_routing_key(asked.params)
 
@@ -150,7 +150,7 @@ class TopicCalls:
             topic = topics.get_topic(tx, **place)
             _check_sizes(bodies.values(), topic=topic)
             if topic.filter_type == topics.FILTER_BY_ROUTING_KEY and not routing_key:
-                raise failure(4000, 10700, "parameters lack of routingKey")
+                raise failure((4000, 10700), "parameters lack of routingKey")
             publishing.publish(
                 tx, topic, bodies, routing_key=routing_key, tags=tags, now=self.clock()
             )
@@ -165,18 +165,18 @@ def _read_size(params: Params, *, default: int) -> int:
 
 def _read_body(text: str) -> bytes:
     if not text:
-        raise failure(4000, 10120, "message body is empty")
+        raise failure((4000, 10120), "message body is empty")
     return text.encode()
 
 
 def _check_sizes(bodies: Collection[bytes], *, topic: Topic) -> None:
     if any(len(body) > topic.max_message_bytes for body in bodies):
-        raise failure(4400, 10230, f"message is larger than {topic.max_message_bytes} bytes")
+        raise failure((4400, 10230), f"message is larger than {topic.max_message_bytes} bytes")
 
 
 def _read_tags(params: Params) -> tuple[str, ...]:
     tags = optional_array(params, "msgTag") or ()
-    with told_as(4000, 10720):
+    with told_as((4000, 10720)):
         limits.check_count(tags, parameter="msgTag", most=limits.MESSAGE_TAGS_MAX)
     return limits.check_message_tags(tags)
 
@@ -184,6 +184,6 @@ def _read_tags(params: Params) -> tuple[str, ...]:
 def _read_routing_key(params: Params) -> str:
     """The routing key; "" for none, which clients write as an empty text."""
     key = params.get("routingKey", "")
-    with told_as(4000, 10691):
+    with told_as((4000, 10691)):
         limits.check_dots(key, parameter="routingKey")
     return limits.check_words(key, parameter="routingKey") if key else ""

@@ -24,6 +24,7 @@ _NOT_PUBLIC: tuple[Network, ...] = tuple(
             "10.0.0.0/8",
             "100.64.0.0/10",  # shared by a provider's customers
             "127.0.0.0/8",
+            "168.63.129.16/32",  # a cloud's own service, on a public address
             "169.254.0.0/16",  # link-local, with the metadata services of clouds
             "172.16.0.0/12",
             "192.0.0.0/24",  # protocol assignments

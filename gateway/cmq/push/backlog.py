@@ -20,7 +20,7 @@ from gateway.cmq.push.schedules import (
     is_due,
     judge_failure,
 )
-from gateway.cmq.push.secrets import Secrets, SecretUnreadable
+from gateway.cmq.push.secrets import Secrets
 from gateway.cmq.push.webhooks import Addressee, ContentFormat, Letter
 from gateway.events import outbox
 from gateway.events.messages import Event
@@ -34,16 +34,29 @@ SHORT_BYTES = PAGE_BYTES // PAGE  # so long may all of a page's bodies be at onc
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A subscription that something waits for. due_at: when it is; None: now. failing: it was."""
+    """A subscription that something waits for, up to the position `newest`.
+
+    due_at: when it is; None: now. failing: it was.
+    """
 
     subscription_id: str
+    newest: int
     due_at: datetime | None
     failing: bool
 
 
 @dataclass(frozen=True, slots=True)
+class Load:
+    """How many messages wait to be pushed, since when the oldest does, how many are paused."""
+
+    waiting: int
+    since: datetime | None
+    paused: int
+
+
+@dataclass(frozen=True, slots=True)
 class Subscriber:
-    """An HTTP subscription as its pushes need it. keys: empty if its secret cannot be had."""
+    """An HTTP subscription as its pushes need it. keys: none before its first push."""
 
     id: str
     endpoint: str
@@ -85,29 +98,35 @@ class Pausing:
 
 
 def list_waiting(tx: Tx, *, now: datetime) -> list[Waiting]:
-    """The subscriptions that something waits for.
+    """The subscriptions that something waits for."""
+    return [
+        Waiting(
+            row.subscription_id,
+            row.newest,
+            None if is_due(row.next_at, now=now) else row.next_at,
+            row.failing_since is not None,
+        )
+        for row in tx.execute(statements.WAITING_SUBSCRIPTIONS)
+    ]
 
-    One that was changed after its last attempt is due at once: its owner has mended something.
-    """
-    found = []
-    for row in tx.execute(statements.WAITING_SUBSCRIPTIONS):
-        is_now = row.modified_at > row.changed_at or is_due(row.next_at, now=now)
-        due_at = None if is_now else row.next_at
-        found.append(Waiting(row.subscription_id, due_at, row.failing_since is not None))
-    return found
 
-
-def count(tx: Tx) -> tuple[int, int]:
-    """How many messages wait to be pushed, and how many subscriptions are paused."""
-    waiting: int = tx.execute(statements.COUNT_WAITING).scalar_one()
-    paused: int = tx.execute(statements.COUNT_PAUSED).scalar_one()
-    return waiting, paused
+def measure(tx: Tx) -> Load:
+    """How much there is to push now."""
+    row = tx.execute(statements.COUNT_WAITING).one()
+    since = None
+    if row.oldest is not None:
+        asked = {"position_": row.oldest}
+        since = tx.execute(statements.WAITS_SINCE, asked).scalar_one_or_none()
+    return Load(row.messages, since, tx.execute(statements.COUNT_PAUSED).scalar_one())
 
 
 def read_page(
     tx: Tx, subscription_id: str, *, limit: int, secrets: Secrets, now: datetime
 ) -> Page | None:
-    """What is to be pushed next, at most `limit` messages; None if nothing is."""
+    """What is to be pushed next, at most `limit` messages; None if nothing is.
+
+    Raises SecretUnreadable.
+    """
     which = {"subscription_id_": subscription_id}
     asked = {**which, "limit": limit, "short_bytes": SHORT_BYTES}
     waiting = tx.execute(statements.WAITING_MESSAGES, asked).all()
@@ -176,14 +195,17 @@ def mark_failed(
         return None
     _stand(tx, subscriber.id, verdict.standing, why=why, now=now)
     if verdict.next_at is None:
-        reason = Death.NO_RETRY_LEFT.value
-        bury(tx, subscriber.id, positions=[failed.position], why=reason, now=now)
+        bury(tx, subscriber.id, positions=[failed.position], death=Death.NO_RETRY_LEFT, now=now)
     return verdict
 
 
 def resume(tx: Tx, subscription_id: str, *, why: str, now: datetime) -> None:
-    """Take a subscriber for well again before it has shown that it is."""
+    """Take a subscriber for well before it has shown that it is; its oldest message is due now."""
     _stand(tx, subscription_id, WELL, why=why, now=now)
+    which = {"subscription_id_": subscription_id}
+    oldest = tx.execute(statements.OLDEST_OF, which).scalar_one()
+    if oldest is not None:
+        tx.execute(statements.MAKE_DUE, {**which, "position_": oldest})
 
 
 def _stand(tx: Tx, subscription_id: str, new: Standing, *, why: str, now: datetime) -> None:
@@ -214,7 +236,7 @@ def _stand(tx: Tx, subscription_id: str, new: Standing, *, why: str, now: dateti
         "Waiting": tx.execute(statements.COUNT_WAITING_FOR, which).scalar_one(),
     }
     stream = outbox.Stream(row.id, row.owner_uin, row.region)
-    outbox.append(tx, stream, [Event(name, row.id, batch)], [], now=now)
+    outbox.append(tx, stream, [Event(name, row.id, batch)], notifications=[], now=now)
 
 
 def _choose(waiting: Sequence[Row[Any]], *, now: datetime) -> list[Row[Any]]:
@@ -230,10 +252,6 @@ def _choose(waiting: Sequence[Row[Any]], *, now: datetime) -> list[Row[Any]]:
 
 
 def _subscriber(row: Row[Any], *, secrets: Secrets, now: datetime) -> Subscriber:
-    try:
-        keys = secrets.keys_of(row, now=now)
-    except SecretUnreadable:
-        keys = ()
     return Subscriber(
         id=row.id,
         endpoint=row.endpoint,
@@ -246,7 +264,7 @@ def _subscriber(row: Row[Any], *, secrets: Secrets, now: datetime) -> Subscriber
         ),
         region=row.region,
         standing=Standing(row.failing_since, row.paused_at),
-        keys=keys,
+        keys=secrets.keys_of(row, now=now),
     )
 
 

@@ -9,8 +9,9 @@ import anyio
 from gateway.clock import Clock, optional_wire_time
 from gateway.cmq.push import backlog, dead_letters
 from gateway.cmq.push.backlog import Delivery, Page, Pausing, Subscriber
-from gateway.cmq.push.marking import Marker, write_surely
-from gateway.cmq.push.posting import Outcome, Poster
+from gateway.cmq.push.dead_letters import Death, count_buried
+from gateway.cmq.push.marking import DeliveryMarker, write_surely
+from gateway.cmq.push.posting import Answer, Poster
 from gateway.cmq.push.schedules import WELL
 from gateway.cmq.push.secrets import Secrets, SecretUnreadable
 from gateway.cmq.push.webhooks import body_of, headers_of
@@ -22,6 +23,7 @@ SLOW_S = 1.0  # who took longer is not well
 MARK_S = 0.2  # how long a delivered message may be unmarked
 STOP_S = 5.0
 EXPIRED_AT_ONCE = 256
+DELIVERED, FAILED = PUSHES.labels("delivered"), PUSHES.labels("failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +31,17 @@ class Office:
     """What all lanes push with."""
 
     store: Store
-    marker: Marker
+    marker: DeliveryMarker
     secrets: Secrets
     pausing: Pausing
     clock: Clock
     new_request_id: Callable[[], str]
 
 
-class Lane:
+class PushLane:
     """Pushes to one subscription. One at a time exists for each.
 
-    is_well: the last push succeeded and was quick. again: to be set when more may have come.
+    is_well: the last push succeeded and was quick.
     """
 
     def __init__(
@@ -47,7 +49,8 @@ class Lane:
     ) -> None:
         self.subscription_id = subscription_id
         self.is_well = is_well
-        self.again = False
+        self._again = False
+        self._read_up_to = 0
         self._office = office
         self._poster = poster
         self._page_messages = backlog.PAGE if is_well else 1
@@ -61,6 +64,10 @@ class Lane:
         """
         return not self.is_well or (self._asked_at is not None and now - self._asked_at > SLOW_S)
 
+    def note(self, newest: int) -> None:
+        """Hear up to which position messages wait: whether some have come since it last read."""
+        self._again = self._again or newest > self._read_up_to
+
     async def run(self, *, may_go_on: Callable[[], bool]) -> bool:
         """Push until nothing waits or a push goes wrong; returns whether more may wait.
 
@@ -68,11 +75,16 @@ class Lane:
         """
         is_first = True
         while is_first or (self.is_well and self._page_messages > 1 and may_go_on()):
-            is_first = self.again = False
-            page = await self._read()
+            is_first = self._again = False
+            try:
+                page = await self._read()
+            except SecretUnreadable:  # nobody but us can mend it, so nothing is held against them
+                return False
+            if page is not None and page.deliveries:
+                self._read_up_to = page.deliveries[-1].position
             if page is not None and not await self._push_page(page):
                 return False
-            if (page is None or page.is_last) and not self.again:
+            if (page is None or page.is_last) and not self._again:
                 return False
         return True
 
@@ -95,7 +107,7 @@ class Lane:
             now=self._office.clock(),
         )
         count = await self._office.store.write(bury)
-        PUSHES.labels("given_up").inc(count)
+        count_buried(Death.EXPIRED, count)
         log.warning("messages_given_up", subscription=self.subscription_id, messages=count)
 
     async def _push_page(self, page: Page) -> bool:
@@ -107,20 +119,18 @@ class Lane:
             subscriber = await self._signed(page.subscriber)
         except ResourceNotFound:  # deleted since
             return False
-        except SecretUnreadable as error:
-            return await self._settle_failure(page.subscriber, page.deliveries[0], why=str(error))
         failed = await self._push_and_mark(subscriber, page.deliveries)
         if failed is None:
             return True
-        delivery, outcome = failed
-        if outcome.ours:
-            log.error("push_not_possible", subscription=subscriber.id, why=outcome.why)
+        delivery, answer = failed
+        if answer.ours:
+            log.error("push_not_possible", subscription=subscriber.id, why=answer.why)
             return False
-        return await self._settle_failure(subscriber, delivery, why=outcome.why or "")
+        return await self._settle_failure(subscriber, delivery, why=answer.why or "")
 
     async def _push_and_mark(
         self, subscriber: Subscriber, deliveries: tuple[Delivery, ...]
-    ) -> tuple[Delivery, Outcome] | None:
+    ) -> tuple[Delivery, Answer] | None:
         """Push until one goes wrong, which is returned. What is delivered is marked soon."""
         try:
             if len(deliveries) == 1:
@@ -147,18 +157,18 @@ class Lane:
 
     async def _push_each(
         self, subscriber: Subscriber, deliveries: tuple[Delivery, ...]
-    ) -> tuple[Delivery, Outcome] | None:
+    ) -> tuple[Delivery, Answer] | None:
         """Push until one goes wrong: that one, and how it went."""
         for delivery in deliveries:
-            outcome = await self._push(subscriber, delivery)
-            if outcome.why is not None:
-                self.is_well = self.is_well and outcome.ours
-                return delivery, outcome
+            answer = await self._push(subscriber, delivery)
+            if answer.why is not None:
+                self.is_well = self.is_well and answer.ours
+                return delivery, answer
             self._unmarked.append(delivery.position)
-            self.is_well = outcome.seconds <= SLOW_S
+            self.is_well = answer.seconds <= SLOW_S
         return None
 
-    async def _push(self, subscriber: Subscriber, delivery: Delivery) -> Outcome:
+    async def _push(self, subscriber: Subscriber, delivery: Delivery) -> Answer:
         office = self._office
         body = body_of(delivery.letter, subscriber.addressee)
         headers = headers_of(
@@ -170,12 +180,12 @@ class Lane:
         )
         self._asked_at = anyio.current_time()
         try:
-            outcome = await self._poster.post(subscriber.endpoint, body, headers=headers)
+            answer = await self._poster.post(subscriber.endpoint, body, headers=headers)
         finally:
             self._asked_at = None
-        PUSHES.labels("delivered" if outcome.why is None else "failed").inc()
-        PUSH_SECONDS.observe(outcome.seconds)
-        return outcome
+        (DELIVERED if answer.why is None else FAILED).inc()
+        PUSH_SECONDS.observe(answer.seconds)
+        return answer
 
     async def _mark_now_and_then(self, subscriber: Subscriber) -> None:
         while True:
@@ -222,9 +232,9 @@ class Lane:
         if verdict.standing.paused_at is not None and subscriber.standing.paused_at is None:
             log.warning("subscription_paused", **about)
         if verdict.next_at is None:
-            PUSHES.labels("given_up").inc()
+            count_buried(Death.NO_RETRY_LEFT, 1)
             log.warning("message_given_up", **about)
-            self.again = True
+            self._again = True
             return True
         retry_at = optional_wire_time(verdict.next_at)
         log.info("push_failed", **about, attempt=failed.attempts + 1, retry_at=retry_at)

@@ -25,7 +25,7 @@ class Batch:
     stored: anyio.Event = field(default_factory=anyio.Event)
 
 
-class Marker:
+class DeliveryMarker:
     """Gathers marks while the ones before are being stored.
 
     Why: a thousand subscribers of one topic are done at about the same time, and a thousand

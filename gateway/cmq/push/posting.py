@@ -5,31 +5,38 @@ import errno
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from types import SimpleNamespace
 
 import aiohttp
 import anyio
+import yarl
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from gateway.cmq.push.addresses import AddressRefused, Reach
+from gateway.cmq.push.answering import Connector
 from gateway.telemetry import log
 
 ANSWER_S = 15.0
 """From connecting to the end of the answer's head. Source: CMQ 2017, "Message delivery"."""
 KEPT_S = 4.0  # how long an idle connection is kept: less than the 5 s that many servers keep theirs
 BODY_BYTES_MAX, BODY_S = 64 * 1024, 0.5
-RESOLVERS = 32  # names asked for at once
+RESOLVERS = 32  # names asked for at once, of those known to be quick and of the others
+QUICK_S, HOSTS_MAX = 1.0, 10_000
+URLS_MAX = 10_000
+HTTP_1 = (aiohttp.HttpVersion10, aiohttp.HttpVersion11)
 WHY_LENGTH_MAX = 200
 SUCCESS = range(200, 300)
 OUR_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Answer:
     """What came of a push. why: what was wrong; None if the subscriber has it.
 
     ours: what was wrong lies on this side, and says nothing of the subscriber.
@@ -51,11 +58,15 @@ class Resolver(AbstractResolver):
     """Asks the system for names, in threads of its own.
 
     Why of its own: the loop has four for all, and a name server that does not answer holds one for
-    half a minute.
+    half a minute. Names that were found quickly the last time never wait behind others.
     """
 
     def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(RESOLVERS, thread_name_prefix="resolver")
+        self._threads, self._quick_threads = (
+            ThreadPoolExecutor(RESOLVERS, thread_name_prefix=name)
+            for name in ("resolver", "quick-resolver")
+        )
+        self._quick: set[str] = set()
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
@@ -76,11 +87,23 @@ class Resolver(AbstractResolver):
                 for kind, _, protocol, _, address in found
             ]
 
-        return await asyncio.get_running_loop().run_in_executor(self._threads, ask)
+        threads = self._quick_threads if host in self._quick else self._threads
+        found, took_s = await asyncio.get_running_loop().run_in_executor(threads, _timed, ask)
+        if took_s > QUICK_S:
+            self._quick.discard(host)
+        elif len(self._quick) < HOSTS_MAX:
+            self._quick.add(host)
+        return found
 
     async def close(self) -> None:
         """Ask for no more names."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, self._quick_threads):
+            threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _timed(ask: Callable[[], list[ResolveResult]]) -> tuple[list[ResolveResult], float]:
+    began = time.monotonic()
+    return ask(), time.monotonic() - began
 
 
 class Poster:
@@ -90,7 +113,7 @@ class Poster:
         self._session = session
         self._answer_s = answer_s
 
-    async def post(self, url: str, body: bytes, *, headers: Mapping[str, str]) -> Outcome:
+    async def post(self, url: str, body: bytes, *, headers: Mapping[str, str]) -> Answer:
         """Push once. Never raises but when it is cancelled."""
         began = anyio.current_time()
         why: str | None = f"there was no answer within {self._answer_s:g} s"
@@ -102,7 +125,7 @@ class Poster:
         except Exception as error:  # whatever it is, the subscriber has not got the message
             why = _describe(error)
             ours = find_errno(error) in OUR_SHORTAGES
-        return Outcome(why and why[:WHY_LENGTH_MAX], anyio.current_time() - began, ours)
+        return Answer(why and why[:WHY_LENGTH_MAX], anyio.current_time() - began, ours)
 
     async def _request(
         self, url: str, body: bytes, headers: Mapping[str, str], scope: anyio.CancelScope
@@ -112,7 +135,7 @@ class Poster:
             attempt = Attempt()
             try:
                 response = await self._session.post(
-                    url,
+                    _read_url(url),
                     data=body,
                     headers=headers,
                     allow_redirects=False,
@@ -124,11 +147,18 @@ class Poster:
                 continue
             try:
                 scope.deadline = float("inf")  # the head is there: the rest does not matter
-                if response.status in SUCCESS:
+                if response.version not in HTTP_1:
+                    raise aiohttp.ClientPayloadError
+                if response.status in SUCCESS and not response.content.is_eof():
                     await _drain(response)
             finally:
                 response.close()
             return response.status
+
+
+@lru_cache(URLS_MAX)
+def _read_url(text: str) -> yarl.URL:
+    return yarl.URL(text)
 
 
 async def _drain(response: aiohttp.ClientResponse) -> None:
@@ -147,7 +177,7 @@ async def open_poster(
     reach: Reach, *, tls: ssl.SSLContext, answer_s: float = ANSWER_S
 ) -> AsyncIterator[Poster]:
     """Open the connections of pushes. tls: how the certificates of https are checked."""
-    connector = aiohttp.TCPConnector(
+    connector = Connector(
         ssl=tls,
         limit=0,  # who pushes keeps to limits of its own
         keepalive_timeout=KEPT_S,

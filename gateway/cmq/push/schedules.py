@@ -19,8 +19,8 @@ Fraction = Callable[[], float]
 class Strategy(Enum):
     """How a subscription wants failed pushes to be repeated: the values of NotifyStrategy."""
 
-    BACKOFF_RETRY = "BACKOFF_RETRY"
     EXPONENTIAL_DECAY_RETRY = "EXPONENTIAL_DECAY_RETRY"
+    BACKOFF_RETRY = "BACKOFF_RETRY"
 
 
 @dataclass(frozen=True, slots=True)

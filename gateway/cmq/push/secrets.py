@@ -3,6 +3,7 @@
 Source: Standard Webhooks, "Signature scheme": `whsec_` and the key in standard base64.
 """
 
+import contextlib
 from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,21 +11,44 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from cryptography.fernet import InvalidToken
-from sqlalchemy import Row
+from sqlalchemy import Row, bindparam, select, update
 
 from gateway import ids
-from gateway.cmq.push import statements
-from gateway.errors import ResourceNotFound
+from gateway.cmq.tables import subscription
+from gateway.errors import FailedOperation, ResourceNotFound
 from gateway.store import Tx
+from gateway.telemetry import log
 
 PREFIX = "whsec_"
 KEY_BYTES = 32
 OLD_SIGNS_FOR = timedelta(hours=24)
 OPENED_MAX = 10_000
 
+SECRETS = select(
+    subscription.c.id,
+    subscription.c.sealed_secret,
+    subscription.c.sealed_old_secret,
+    subscription.c.old_secret_until,
+).where(subscription.c.id == bindparam("id_"))
+LOCK_SECRETS = SECRETS.with_for_update()
+MAKE_SECRET = (
+    update(subscription)
+    .where(subscription.c.id == bindparam("id_"), subscription.c.sealed_secret.is_(None))
+    .values(sealed_secret=bindparam("sealed"))
+)
+SET_SECRETS = (
+    update(subscription)
+    .where(subscription.c.id == bindparam("id_"))
+    .values(
+        sealed_secret=bindparam("sealed"),
+        sealed_old_secret=bindparam("sealed_old"),
+        old_secret_until=bindparam("old_until"),
+    )
+)
 
-class SecretUnreadable(Exception):
-    """A secret was sealed with a key that the key file has no more."""
+
+class SecretUnreadable(FailedOperation):
+    """A secret was sealed with a key that the key file has no more: our fault, nobody else's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +71,7 @@ class Secrets:
     def __init__(self, seal: Callable[[bytes], bytes], open_: Callable[[bytes], bytes]) -> None:
         self._seal = seal
         self._open = open_
-        self._opened: dict[bytes, bytes] = {}
+        self._opened: dict[bytes, bytes | None] = {}
 
     def describe(self, tx: Tx, subscription_id: str, *, now: datetime) -> Secret:
         """The secret of a subscription. Raises ResourceNotFound."""
@@ -59,7 +83,7 @@ class Secrets:
         Why only one before: whoever rotates twice in a day wants the first of the three gone.
         Raises ResourceNotFound.
         """
-        row = tx.execute(statements.LOCK_SECRETS, {"id_": subscription_id}).one_or_none()
+        row = tx.execute(LOCK_SECRETS, {"id_": subscription_id}).one_or_none()
         if row is None:
             raise _not_found(subscription_id)
         old_until = None if row.sealed_secret is None else now + OLD_SIGNS_FOR
@@ -69,7 +93,7 @@ class Secrets:
             "sealed_old": row.sealed_secret,
             "old_until": old_until,
         }
-        tx.execute(statements.SET_SECRETS, changed)
+        tx.execute(SET_SECRETS, changed)
         return self._secret(self._made(tx, subscription_id), now=now)
 
     def signing(self, tx: Tx, subscription_id: str, *, now: datetime) -> tuple[bytes, ...]:
@@ -79,42 +103,58 @@ class Secrets:
     def keys_of(self, row: Row[Any], *, now: datetime) -> tuple[bytes, ...]:
         """The keys in a subscription's row, the newest first; none if none is made yet.
 
-        Raises SecretUnreadable.
+        Raises SecretUnreadable if the newest cannot be had. Why not for an old one: only a new
+        secret mends what cannot be read, and it would have to wait for a day.
         """
-        sealed = [row.sealed_secret] if row.sealed_secret is not None else []
+        if row.sealed_secret is None:
+            return ()
+        keys = [self._unsealed(row.sealed_secret, subscription_id=row.id)]
         if row.sealed_old_secret is not None and _is_ahead(row.old_secret_until, now=now):
-            sealed.append(row.sealed_old_secret)
-        return tuple(self._unsealed(each) for each in sealed)
+            with contextlib.suppress(SecretUnreadable):
+                keys.append(self._unsealed(row.sealed_old_secret, subscription_id=row.id))
+        return tuple(keys)
 
     def _made(self, tx: Tx, subscription_id: str) -> Row[Any]:
         """A subscription's row, after its secret is made: the first of two makers wins."""
-        row = tx.execute(statements.SECRETS, {"id_": subscription_id}).one_or_none()
+        row = tx.execute(SECRETS, {"id_": subscription_id}).one_or_none()
         if row is not None and row.sealed_secret is None:
             made = self._seal(ids.random_bytes(KEY_BYTES))
-            tx.execute(statements.MAKE_SECRET, {"id_": subscription_id, "sealed": made})
-            row = tx.execute(statements.SECRETS, {"id_": subscription_id}).one_or_none()
+            tx.execute(MAKE_SECRET, {"id_": subscription_id, "sealed": made})
+            row = tx.execute(SECRETS, {"id_": subscription_id}).one_or_none()
         if row is None:
             raise _not_found(subscription_id)
         return row
 
     def _secret(self, row: Row[Any], *, now: datetime) -> Secret:
-        text = PREFIX + b64encode(self._unsealed(row.sealed_secret)).decode()
+        key = self._unsealed(row.sealed_secret, subscription_id=row.id)
         until = row.old_secret_until
-        return Secret(text, until if _is_ahead(until, now=now) else None)
+        return Secret(
+            PREFIX + b64encode(key).decode(), until if _is_ahead(until, now=now) else None
+        )
 
-    def _unsealed(self, sealed: bytes) -> bytes:
-        """Open a sealed key, or remember it: it is needed for every page of every subscriber.
+    def _unsealed(self, sealed: bytes, *, subscription_id: str) -> bytes:
+        """A key that is remembered, or opened: it is needed for every page of every subscriber.
 
-        Raises SecretUnreadable.
+        Raises SecretUnreadable, which is logged the first time.
         """
-        key = self._opened.get(sealed)
-        if key is None:
+        if sealed not in self._opened:
             if len(self._opened) >= OPENED_MAX:
                 self._opened.clear()
             try:
-                key = self._opened[sealed] = self._open(sealed)
-            except InvalidToken as error:
-                raise SecretUnreadable("its sealing key is not in the key file") from error
+                self._opened[sealed] = self._open(sealed)
+            except InvalidToken:
+                self._opened[sealed] = None
+                log.error(  # its traceback says nothing besides
+                    "secret_unreadable",
+                    subscription=subscription_id,
+                    why="the key that it was sealed with is not in the key file",
+                )
+        key = self._opened[sealed]
+        if key is None:
+            raise SecretUnreadable(
+                "The secret of this subscription cannot be read, because the key that it was sealed"
+                " with is lost. Rotate it."
+            )
         return key
 
 

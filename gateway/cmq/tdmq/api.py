@@ -25,8 +25,11 @@ def build_service(
 
     secrets: of HTTP subscribers. cloud_limits: whether the vendor's quotas hold.
     """
-    topics = TopicCalls(store, clock, new_id, cloud_limits)
-    subscribing = Subscribing(store, bus, clock, cloud_limits)
-    subscriptions = SubscriptionCalls(store, subscribing, secrets, clock, new_id)
-    queues = QueueCalls(store, clock, new_id, cloud_limits)
+    limited = {"cloud_limits": cloud_limits}
+    subscribing = Subscribing(store, bus, clock=clock, **limited)
+    topics = TopicCalls(store, clock=clock, new_id=new_id, **limited)
+    queues = QueueCalls(store, clock=clock, new_id=new_id, **limited)
+    subscriptions = SubscriptionCalls(
+        store, subscribing, secrets=secrets, clock=clock, new_id=new_id
+    )
     return Service({**topics.operations, **subscriptions.operations, **queues.operations})

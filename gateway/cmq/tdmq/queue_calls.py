@@ -1,18 +1,17 @@
 """The handlers of tdmq 2020-02-17 for queues: check, then one transaction."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
 
 from gateway.call import Call, Grant
 from gateway.clock import Clock
-from gateway.cmq import dead_letter_queues, limits, queue_messages, queues, tags
+from gateway.cmq import dead_letter_queues, limits, queue_messages, queues, tags, whole_queues
 from gateway.cmq.dead_letter_queues import DeadLetters
-from gateway.cmq.lists import Wanted, read_page
 from gateway.cmq.naming import check_name
-from gateway.cmq.queues import Changes, DeadLetterPolicy, Queue
+from gateway.cmq.queues import DeadLetterPolicy, Queue, QueueChanges
 from gateway.cmq.tdmq import datatypes as wire
+from gateway.cmq.tdmq.requests import read_queue_list, read_tags
 from gateway.cmq.tdmq.views import view_queue
 from gateway.errors import InvalidParameterValue, UnsupportedOperation
 from gateway.ids import NewId, new_request_id
@@ -29,6 +28,7 @@ class QueueCalls:
     """One method per action. cloud_limits: the vendor's quotas hold."""
 
     store: Store
+    _: KW_ONLY
     clock: Clock
     new_id: NewId
     cloud_limits: bool = False
@@ -66,10 +66,11 @@ class QueueCalls:
         )
         queue = read_changes(request).of(new)
         dead_letters = read_dead_letters(request)
+        labels = read_tags(request.tags)
 
         def create(tx: Tx) -> None:
             bound = dead_letter_queues.bind(tx, queue, dead_letters)
-            queues.create(tx, bound, labels=request.tags, limited=self.cloud_limits)
+            queues.create(tx, bound, labels=labels, limited=self.cloud_limits)
 
         await self.store.write(create)
         return wire.CreateCmqQueueResponse(queue_id=queue.id)
@@ -84,7 +85,9 @@ class QueueCalls:
         now = self.clock()
 
         def modify(tx: Tx) -> None:
-            queue = queues.lock_queue(tx, grant.principal.owner_uin, **where)
+            queue = dead_letter_queues.lock(
+                tx, grant.principal.owner_uin, **where, target=dead_letters.queue_name
+            )
             bound = dead_letter_queues.bind(tx, changes.of(queue), dead_letters)
             queues.change(tx, bound, now=now)
 
@@ -108,7 +111,7 @@ class QueueCalls:
     async def delete_queue(self, call: Call, grant: Grant, request: wire.QueueRequest) -> Empty:
         """Delete a queue that nothing else fills."""
         where = {"region": call.region, "name": request.queue_name}
-        await self.store.write(lambda tx: queues.delete(tx, grant.principal.owner_uin, **where))
+        await whole_queues.delete(self.store, owner_uin=grant.principal.owner_uin, **where)
         return Empty()
 
     async def describe_queues(
@@ -117,15 +120,7 @@ class QueueCalls:
         """List queues by name."""
         now = self.clock()
         owner_uin = grant.principal.owner_uin
-        offset, limit = read_page(request.offset, request.limit)
-        wanted = Wanted(
-            search=request.queue_name or "",
-            names=request.queue_name_list or (),
-            filters=request.filters or (),
-            scope=grant.scope,
-            offset=offset,
-            limit=limit,
-        )
+        wanted = read_queue_list(request, scope=grant.scope)
 
         def read(tx: Tx) -> wire.DescribeCmqQueuesResponse:
             total, found = queues.list_queues(tx, owner_uin, region=call.region, wanted=wanted)
@@ -171,12 +166,10 @@ class QueueCalls:
         return wire.MessageResponse(result=True, msg_id=message_id)
 
     async def clear_queue(self, call: Call, grant: Grant, request: wire.QueueRequest) -> Empty:
-        """Drop what a queue holds by now, what it keeps for a rewind too; page by page."""
+        """Drop what a queue holds by now, what it keeps for a rewind too."""
         where = {"region": call.region, "name": request.queue_name}
         queue = await self._get_queue(grant, **where)
-        clear = partial(queue_messages.clear, queue=queue, now=self.clock())
-        while await self.store.write(clear):
-            pass
+        await whole_queues.clear(self.store, queue, now=self.clock())
         return Empty()
 
     async def rewind_queue(
@@ -186,24 +179,13 @@ class QueueCalls:
         where = {"region": call.region, "name": request.queue_name}
         queue = await self._get_queue(grant, **where)
         start_at = read_start_time(request.start_consume_time)
-        await rewind(self.store, queue, start_at=start_at, now=self.clock())
+        await whole_queues.rewind(self.store, queue, start_at=start_at, now=self.clock())
         return Empty()
 
     async def _get_queue(self, grant: Grant, *, region: str, name: str) -> Queue:
         return await self.store.read_point(
             lambda tx: queues.get_queue(tx, grant.principal.owner_uin, region=region, name=name)
         )
-
-
-async def rewind(store: Store, queue: Queue, *, start_at: datetime, now: datetime) -> None:
-    """Make what arrived from `start_at` on and was deleted receivable again, page by page.
-
-    Raises CannotRewind if the queue keeps nothing, InvalidParameterValue for a time to come.
-    """
-    queue_messages.check_rewind(queue, start_at=start_at, now=now)
-    page = partial(queue_messages.rewind, queue=queue, start_at=start_at, now=now)
-    while await store.write(page):
-        pass
 
 
 def view_queues(tx: Tx, found: Sequence[Queue], *, now: datetime) -> list[wire.CmqQueue]:
@@ -219,13 +201,13 @@ def view_queues(tx: Tx, found: Sequence[Queue], *, now: datetime) -> list[wire.C
             backlog=held[each.id],
             dead_letter_queue=names.get(each.dead_letter_queue_id or "", ""),
             sources=sources.get(each.id, ()),
-            tags=labels.get(each.id, []),
+            tags=labels.get(each.id, ()),
         )
         for each in found
     ]
 
 
-def read_changes(request: wire.QueueAttributes) -> Changes:
+def read_changes(request: wire.QueueAttributes) -> QueueChanges:
     """The attributes that are given. Raises InvalidParameterValue; UnsupportedOperation.
 
     Why no transactions: a transactional queue asks its senders what became of a message, and the
@@ -239,7 +221,7 @@ def read_changes(request: wire.QueueAttributes) -> Changes:
         if value:
             raise UnsupportedOperation(f"`{parameter}`: there are no transactional queues here.")
     rewind_mb = request.retention_size_in_mb
-    return Changes(
+    return QueueChanges(
         max_messages=limits.QUEUE_MESSAGES.check(request.max_msg_heap_num),
         polling_wait_s=limits.POLLING_WAIT_S.check(request.polling_wait_seconds),
         visibility_s=limits.VISIBILITY_S.check(request.visibility_timeout),

@@ -1,7 +1,7 @@
 """The handlers of tdmq 2020-02-17 for subscriptions, and two of our own for their secrets."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 
 from gateway.call import Call, Grant
@@ -11,7 +11,7 @@ from gateway.cmq.endpoints import (
     Protocol,
     check_content_format,
     check_endpoint,
-    check_form,
+    read_content_format,
     read_protocol,
 )
 from gateway.cmq.lists import read_page
@@ -34,6 +34,7 @@ class SubscriptionCalls:
 
     store: Store
     subscribing: Subscribing
+    _: KW_ONLY
     secrets: Secrets
     clock: Clock
     new_id: NewId
@@ -70,6 +71,7 @@ class SubscriptionCalls:
         self.subscribing.check_served(protocol)
         filter_tags = limits.check_filter_tags(request.filter_tag or ())
         subscriptions.check_filters(protocol, filter_tags)
+        form = request.notify_content_format
         now = self.clock()
         return Subscription(
             id=self.new_id("subsc"),
@@ -78,8 +80,10 @@ class SubscriptionCalls:
             protocol=protocol,
             endpoint=check_endpoint(protocol, request.endpoint),
             queue_id=None,
-            notify_strategy=limits.check_strategy(request.notify_strategy),
-            notify_content_format=check_content_format(protocol, request.notify_content_format),
+            notify_strategy=limits.read_strategy(request.notify_strategy),
+            notify_content_format=check_content_format(
+                protocol, read_content_format(form) if form else None
+            ),
             filter_tags=filter_tags,
             binding_keys=limits.check_binding_keys(request.binding_key or ()),
             created_at=now,
@@ -93,13 +97,13 @@ class SubscriptionCalls:
         strategy, form = request.notify_strategy, request.notify_content_format
         tags, keys = request.filter_tags, request.binding_key
         changes = SubscriptionChanges(
-            notify_strategy=None if strategy is None else limits.check_strategy(strategy),
-            notify_content_format=None if form is None else check_form(form),
+            notify_strategy=None if strategy is None else limits.read_strategy(strategy),
+            notify_content_format=None if form is None else read_content_format(form),
             filter_tags=None if tags is None else limits.check_filter_tags(tags),
             binding_keys=None if keys is None else limits.check_binding_keys(keys),
         )
         address = address_of(call, grant, request.topic_name)
-        await self.subscribing.change(address, request.subscription_name, changes)
+        await self.subscribing.change(address, request.subscription_name, changes=changes)
         return Empty()
 
     async def clear_filter_tags(
@@ -108,7 +112,7 @@ class SubscriptionCalls:
         """Take the tag filter of a subscription away."""
         address = address_of(call, grant, request.topic_name)
         changes = SubscriptionChanges(filter_tags=())
-        await self.subscribing.change(address, request.subscription_name, changes)
+        await self.subscribing.change(address, request.subscription_name, changes=changes)
         return Empty()
 
     async def unsubscribe(
@@ -122,7 +126,12 @@ class SubscriptionCalls:
     async def describe(
         self, call: Call, grant: Grant, request: wire.DescribeCmqSubscriptionDetailRequest
     ) -> wire.DescribeCmqSubscriptionDetailResponse:
-        """List the subscriptions of a topic, or those that feed a queue."""
+        """List the subscriptions of a topic, or those that feed a queue.
+
+        Why all of them: they are a property of the topic, or the queue, and whoever may describe
+        that is told who gets its messages, or whose it gets; in what the dead letters of a queue
+        come from, too. What keeps a caller from knowing is a deny on the topic, or the queue.
+        """
         offset, limit = read_page(request.offset, request.limit)
         by = limits.check_choice(
             request.query_type, parameter="QueryType", choices=("topic", "queue")
@@ -205,9 +214,7 @@ def find_of_queue(
 
 def get_signed(tx: Tx, address: TopicAddress, *, name: str) -> Subscription:
     """A subscription whose messages are signed. Raises UnsupportedOperation for any other."""
-    subscription = subscriptions.get_subscription(
-        tx, address.owner_uin, region=address.region, topic_name=address.name, name=name
-    )
+    subscription = subscriptions.get_subscription(tx, address, name=name)
     if subscription.protocol is not Protocol.HTTP:
         raise UnsupportedOperation(
             f"Only pushes over HTTP are signed; `{name}` has protocol"

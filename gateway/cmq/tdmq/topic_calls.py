@@ -1,14 +1,14 @@
 """The handlers of tdmq 2020-02-17 for topics: check, then one transaction."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from gateway.call import Call, Grant
 from gateway.clock import Clock
 from gateway.cmq import limits, publishing, tags, topics
-from gateway.cmq.lists import Wanted, read_page
 from gateway.cmq.naming import check_name
 from gateway.cmq.tdmq import datatypes as wire
+from gateway.cmq.tdmq.requests import read_tags, read_topic_list
 from gateway.cmq.tdmq.views import view_topic
 from gateway.cmq.topics import Topic, TopicChanges
 from gateway.errors import InvalidParameterValue
@@ -22,6 +22,7 @@ class TopicCalls:
     """One method per action. cloud_limits: whether the vendor's quotas hold."""
 
     store: Store
+    _: KW_ONLY
     clock: Clock
     new_id: NewId
     cloud_limits: bool = False
@@ -58,8 +59,9 @@ class TopicCalls:
             created_at=now,
             modified_at=now,
         )
+        labels = read_tags(request.tags)
         await self.store.write(
-            lambda tx: topics.create(tx, topic, labels=request.tags, limited=self.cloud_limits)
+            lambda tx: topics.create(tx, topic, labels=labels, limited=self.cloud_limits)
         )
         return wire.CreateCmqTopicResponse(topic_id=topic.id)
 
@@ -90,15 +92,7 @@ class TopicCalls:
     ) -> wire.DescribeCmqTopicsResponse:
         """List topics by name."""
         owner_uin = grant.principal.owner_uin
-        offset, limit = read_page(request.offset, request.limit)
-        wanted = Wanted(
-            search=request.topic_name or "",
-            names=request.topic_name_list or (),
-            filters=request.filters or (),
-            scope=grant.scope,
-            offset=offset,
-            limit=limit,
-        )
+        wanted = read_topic_list(request, scope=grant.scope)
 
         def read(tx: Tx) -> wire.DescribeCmqTopicsResponse:
             total, found = topics.list_topics(tx, owner_uin, region=call.region, wanted=wanted)
@@ -155,7 +149,7 @@ def view_topics(tx: Tx, found: Sequence[Topic]) -> list[wire.CmqTopic]:
             topic,
             subscriptions=counts.get(topic.id, 0),
             waiting=waiting.get(topic.id, 0),
-            tags=tags_of.get(topic.id, []),
+            tags=tags_of.get(topic.id, ()),
         )
         for topic in found
     ]

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from gateway.cmq.queue_messages import Backlog
 from gateway.cmq.queues import Queue
 from gateway.cmq.subscriptions import Subscription
+from gateway.cmq.tags import Tag
 from gateway.cmq.tdmq import datatypes as wire
 from gateway.cmq.topics import Topic
 
@@ -18,8 +19,13 @@ def milliseconds(moment: datetime) -> int:
     return (moment - _EPOCH) // timedelta(milliseconds=1)
 
 
+def view_tags(tags: Sequence[Tag]) -> list[wire.Tag]:
+    """Tags of a topic or a queue."""
+    return [wire.Tag(tag_key=each.key, tag_value=each.value) for each in tags]
+
+
 def view_topic(
-    topic: Topic, *, subscriptions: int, waiting: int, tags: list[wire.Tag]
+    topic: Topic, *, subscriptions: int, waiting: int, tags: Sequence[Tag]
 ) -> wire.CmqTopic:
     """One topic; `waiting`: messages that somebody has yet to get."""
     return wire.CmqTopic(
@@ -33,7 +39,7 @@ def view_topic(
         last_modify_time=milliseconds(topic.modified_at),
         msg_count=waiting,
         create_uin=int(topic.created_by),
-        tags=tags,
+        tags=view_tags(tags),
         trace=topic.trace,
         tenant_id="",
         namespace_name="",
@@ -49,7 +55,7 @@ def view_queue(
     backlog: Backlog,
     dead_letter_queue: str,
     sources: Sequence[Queue],
-    tags: list[wire.Tag],
+    tags: Sequence[Tag],
 ) -> wire.CmqQueue:
     """One queue and what it holds. Qps and Bps are 0: no rate is limited.
 
@@ -82,7 +88,7 @@ def view_queue(
         dead_letter_policy=_view_policy(queue, dead_letter_queue),
         transaction_policy=None,
         create_uin=int(queue.created_by),
-        tags=tags,
+        tags=view_tags(tags),
         trace=queue.trace,
         tenant_id="",
         namespace_name="",
@@ -119,7 +125,7 @@ def view_subscription(
         endpoint=subscription.endpoint,
         filter_tags=list(subscription.filter_tags),
         protocol=subscription.protocol.value,
-        notify_strategy=subscription.notify_strategy,
-        notify_content_format=subscription.notify_content_format,
+        notify_strategy=subscription.notify_strategy.value,
+        notify_content_format=subscription.notify_content_format.value,
         topic_name=topic_name,
     )

@@ -12,6 +12,8 @@ _MESSAGE = (
     *("position", "id", "topic_key", "shard", "stream_id", "seq", "event_name", "routing_key"),
     *("tags", "body", "traceparent", "created_at", "expanded_at", "sent_at"),
 )
+_AS_TOLD = "max(happened_at) OVER (PARTITION BY stream_id ORDER BY seq), stream_id, seq"
+"""By time, but the events of one stream in their own order, though the clock was stepped back."""
 _INDEXES = ("ix_event_message_unexpanded", "ix_event_message_unsent")
 _REGISTER = """
 CREATE FUNCTION event_register_writer() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -77,7 +79,7 @@ def _rebuild_events() -> None:
         sa.UniqueConstraint("stream_id", "seq", name="uq_event_stream_id_seq"),
     )
     op.create_index("ix_event_happened_at", "event", ["happened_at"])
-    _take_over("event", _EVENT, order="happened_at, stream_id, seq")
+    _take_over("event", _EVENT, order=_AS_TOLD)
     if _is_postgresql():
         op.execute(_REGISTER)
         op.execute(
@@ -183,12 +185,17 @@ def _widen_queues() -> None:
 
 
 def _widen_queue_messages() -> None:
-    op.add_column("cmq_queue_message", sa.Column("deleted_at", sa.BigInteger))
-    for name, column in (
-        ("ix_cmq_queue_message_receive", "position"),
-        ("ix_cmq_queue_message_visible", "visible_at"),
-    ):
+    """Keep what is deleted, and let go of the queue, which goes before its messages."""
+    indexes = {
+        "ix_cmq_queue_message_receive": "position",
+        "ix_cmq_queue_message_visible": "visible_at",
+    }
+    for name in indexes:
         op.drop_index(name, "cmq_queue_message")
+    with op.batch_alter_table("cmq_queue_message") as table:
+        table.drop_constraint("fk_cmq_queue_message_queue_id", type_="foreignkey")
+        table.add_column(sa.Column("deleted_at", sa.BigInteger))
+    for name, column in indexes.items():
         op.create_index(
             name,
             "cmq_queue_message",
@@ -239,7 +246,8 @@ def _make_dead_letters() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_cmq_dead_letter"),
     )
     op.create_index("ix_cmq_dead_letter_topic", "cmq_dead_letter", ["topic_key", "id"])
-    op.create_index("ix_cmq_dead_letter_subscription_id", "cmq_dead_letter", ["subscription_id"])
+    for column in ("message_id", "subscription_id"):
+        op.create_index(f"ix_cmq_dead_letter_{column}", "cmq_dead_letter", [column])
 
 
 def _make_tags() -> None:

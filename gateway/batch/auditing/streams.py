@@ -13,14 +13,14 @@ from typing import Any
 from sqlalchemy import Integer, Row, bindparam, select, tuple_
 
 from gateway.batch import statements as sql
-from gateway.batch.audit import THERE, Discrepancy, Flaw, Fold
-from gateway.batch.message_audit import judge_messages
+from gateway.batch.auditing.fold import NOTHING, THERE, Discrepancy, Findings, Flaw, Fold
+from gateway.batch.auditing.messages import judge_messages
 from gateway.batch.notices import load_notifications
 from gateway.batch.records import read_counts
 from gateway.batch.states import NodeState, State
 from gateway.batch.tables import compute_env, compute_node, job, task, task_instance
 from gateway.events import inspection
-from gateway.events.inspection import Deliveries, Recorded, Stream, Told
+from gateway.events.inspection import Counted, Deliveries, Recorded, StoredMessage
 from gateway.events.messages import Notification
 from gateway.events.names import Subject
 from gateway.store import Tx
@@ -80,6 +80,20 @@ class Rules:
     kept_since: datetime | None
 
 
+def judge_deliveries(
+    tx: Tx, messages: Sequence[StoredMessage], *, stream_id: str, rules: Rules
+) -> Findings:
+    """Hold messages against what was delivered of them."""
+    return Findings.of(
+        Discrepancy(
+            stream_id,
+            Flaw.DELIVERY_MISSING,
+            f"message {message.id} was never delivered to {subscription_id}",
+        )
+        for message, subscription_id in rules.deliveries.list_undelivered(tx, messages)
+    )
+
+
 class StreamAudit:
     """One audit, on its way.
 
@@ -94,14 +108,14 @@ class StreamAudit:
         self.messages = 0
         self.unexpanded = False
         self._rules = rules
-        self._told: list[Discrepancy] = []
+        self._told = NOTHING
         self._fold: Fold | None = None
         self._place = -1, -1
 
     @property
-    def found(self) -> list[Discrepancy]:
+    def found(self) -> Findings:
         """What is wrong, as far as is known."""
-        return [*(self._fold.found if self._fold else ()), *self._told]
+        return self._fold.found + self._told if self._fold else self._told
 
     def step(self, tx: Tx) -> None:
         """Go on for a page, until it is done."""
@@ -113,7 +127,7 @@ class StreamAudit:
         if self._fold is None:
             self._fold = Fold(self.stream_id, may_be_beheaded=self._may_be_beheaded(row))
         fold = self._fold
-        if stream is not None and not self._catch_up(tx, fold, stream, row):
+        if stream is not None and not self._catch_up(tx, fold, stream=stream, row=row):
             return
         fold.judge_count(stream.seq if stream else 0)
         if subject is None:  # a subscription's; its state is told, not kept
@@ -131,7 +145,7 @@ class StreamAudit:
         since = self._rules.kept_since
         return since is not None and (row is None or row.created_at < since)
 
-    def _catch_up(self, tx: Tx, fold: Fold, stream: Stream, row: Row[Any] | None) -> bool:
+    def _catch_up(self, tx: Tx, fold: Fold, *, stream: Counted, row: Row[Any] | None) -> bool:
         """Take in a page of events; True if there are no more now."""
         events = inspection.list_events(tx, stream.id, after=fold.reached, limit=PAGE)
         was_all = len(events) < PAGE
@@ -143,28 +157,28 @@ class StreamAudit:
             last = stream.seq if was_all else fold.reached
             asked = None if row is None else load_notifications(row.notifications)
             messages = inspection.list_messages(tx, stream.id, first=first, last=last)
-            self._judge_messages(tx, stream, events, messages, asked)
+            self._judge_messages(tx, stream, events=events, messages=messages, asked=asked)
         self.events += len(events)
         return was_all
 
     def _judge_messages(
         self,
         tx: Tx,
-        stream: Stream,
+        stream: Counted,
+        *,
         events: Sequence[Recorded],
-        messages: Sequence[Told],
+        messages: Sequence[StoredMessage],
         asked: Sequence[Notification] | None,
     ) -> None:
         self.messages += len(messages)
         self.unexpanded |= any(message.expanded_at is None for message in messages)
         if stream.id.split("-", 1)[0] not in _SUBJECTS:
             asked = ()
-        self._told += judge_messages(
-            stream, events, messages, asked=asked, kept_since=self._rules.kept_since
+        judged = judge_messages(
+            stream, events, messages=messages, asked=asked, kept_since=self._rules.kept_since
         )
-        for message, subscription_id in self._rules.deliveries.list_undelivered(tx, messages):
-            what = f"message {message.id} was never delivered to {subscription_id}"
-            self._told.append(Discrepancy(stream.id, Flaw.DELIVERY_MISSING, what))
+        self._told += Findings.of(judged)
+        self._told += judge_deliveries(tx, messages, stream_id=stream.id, rules=self._rules)
 
     def _judge_env(self, tx: Tx, fold: Fold) -> None:
         fold.judge_whole(Subject.ENV, THERE)
@@ -181,7 +195,7 @@ class StreamAudit:
         page = tx.execute(INSTANCES, keys).all()
         for each in page:
             state = State(each.state)
-            fold.judge_instance(each.name, each.number, state)
+            fold.judge_instance(each.name, each.number, state=state)
             if each.env_id is None and state in HOLDING:
                 made = NodeState.CREATED if state is State.STARTING else NodeState.RUNNING
                 fold.judge_node(each.node_id, made)
@@ -195,11 +209,3 @@ class StreamAudit:
         fold.judge_strangers({each.name: read_counts(each).total for each in tasks}, nodes=held)
         fold.judge_whole(Subject.JOB, State(row.state))
         self.done = True
-
-
-def audit_stream(tx: Tx, stream_id: str, *, rules: Rules) -> list[Discrepancy]:
-    """What is wrong with one stream, in one read; large ones are better audited in steps."""
-    audit = StreamAudit(stream_id, rules=rules)
-    while not audit.done:
-        audit.step(tx)
-    return audit.found

@@ -7,7 +7,7 @@ and never writes, and what it takes of a core is bounded: after each step it res
 import contextlib
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from typing import TypeVar
@@ -17,8 +17,8 @@ from anyio.abc import TaskStatus
 from sqlalchemy import bindparam, select, union
 from sqlalchemy.exc import OperationalError
 
-from gateway.batch.audit import Discrepancy, Flaw
-from gateway.batch.stream_audit import Rules, StreamAudit
+from gateway.batch.auditing.fold import NOTHING, Findings
+from gateway.batch.auditing.streams import Rules, StreamAudit, judge_deliveries
 from gateway.batch.tables import compute_env, job
 from gateway.clock import Clock
 from gateway.errors import ResourceNotFound
@@ -29,16 +29,12 @@ from gateway.store import Store, StoreUnavailable, Tx
 from gateway.telemetry import LEDGER_DISCREPANCIES, log
 
 T = TypeVar("T")
-LOOK_EVERY_S = 5.0
-SETTLE_S = 5.0  # so long after an event its messages have their deliveries
-SHARE = 0.02
-"""How much of a core the auditor takes at most."""
+PUBLISHED = "published by users"
 DUE_MAX = 10_000
 """While so many streams are to be looked at, no further ones are looked for: they can wait."""
 AUDITED_AT_ONCE = 100
 CHANGES_PAGE = 1_000
-SWEPT_AT_ONCE = 3
-POSITIONS_AT_ONCE = 1_000
+MESSAGES_AT_ONCE = 1_000
 PAGE = 200
 SHOWN_MAX = 5
 
@@ -53,13 +49,30 @@ STREAMS = select(_STREAMS.c.id).order_by(_STREAMS.c.id).limit(bindparam("limit")
 
 
 @dataclass(frozen=True, slots=True)
+class Pace:
+    """How much an auditor does at a time.
+
+    settle_s: so long after an event its messages have their deliveries. share: of a core, taken at
+    most. swept_at_once: streams looked at in their turn, each time.
+    """
+
+    look_every_s: float = 5.0
+    settle_s: float = 5.0
+    share: float = 0.02
+    swept_at_once: int = 3
+
+
+USUAL = Pace()
+
+
+@dataclass(frozen=True, slots=True)
 class Account:
     """What an audit compared, and what it found."""
 
     streams: int = 0
     events: int = 0
     messages: int = 0
-    found: tuple[Discrepancy, ...] = ()
+    found: Findings = NOTHING
 
     def __add__(self, other: "Account") -> "Account":
         return Account(
@@ -87,10 +100,11 @@ async def audit_everything(store: Store, *, rules: Rules) -> Account:
         for stream_id in stream_ids:
             total += await audit_one(store, stream_id, rules=rules)
         after = stream_ids[-1]
-    upto = await store.read_list(inspection.last_message)
-    for first in range(0, upto, POSITIONS_AT_ONCE):
-        read = partial(_audit_published, after=first, rules=rules)
-        total += await store.read_list(read)
+    reached: int | None = 0
+    while reached is not None:
+        read = partial(_audit_published, after=reached, rules=rules)
+        account, reached = await store.read_list(read)
+        total += account
     return total
 
 
@@ -108,39 +122,44 @@ async def audit_one(store: Store, stream_id: str, *, rules: Rules) -> Account:
     audit = StreamAudit(stream_id, rules=rules)
     while not audit.done:
         await store.read_list(audit.step)
-    return Account(1, audit.events, audit.messages, tuple(audit.found))
+    return Account(1, audit.events, audit.messages, audit.found)
 
 
 def _list_streams(tx: Tx, *, after: str, limit: int) -> list[str]:
     return list(tx.execute(STREAMS, {"after": after, "limit": limit}).scalars())
 
 
-def _audit_published(tx: Tx, *, after: int, rules: Rules) -> Account:
-    """Hold a page of what users published against what was delivered."""
-    messages = inspection.list_published(tx, after=after, upto=after + POSITIONS_AT_ONCE)
-    missing = rules.deliveries.list_undelivered(tx, messages)
-    found = tuple(
-        Discrepancy(
-            "", Flaw.DELIVERY_MISSING, f"message {message.id} was never delivered to {subscription}"
-        )
-        for message, subscription in missing
-    )
-    return Account(messages=len(messages), found=found)
+def _audit_published(tx: Tx, *, after: int, rules: Rules) -> tuple[Account, int | None]:
+    """Hold a page of what users published against what was delivered.
+
+    Returns besides how far was looked; None: to the end.
+    """
+    messages, reached = inspection.list_published(tx, after=after, limit=MESSAGES_AT_ONCE)
+    found = judge_deliveries(tx, messages, stream_id="", rules=rules)
+    return Account(messages=len(messages), found=found), reached
 
 
 class Auditor:
     """Audits for ever. deliveries: what became of messages. keep_days: see `rules_of`."""
 
     def __init__(
-        self, store: Store, *, deliveries: Deliveries, keep_days: int, clock: Clock
+        self,
+        store: Store,
+        *,
+        deliveries: Deliveries,
+        keep_days: int,
+        clock: Clock,
+        pace: Pace = USUAL,
     ) -> None:
         self._store = store
+        self._pace = pace
         self._rules = partial(rules_of, deliveries, keep_days=keep_days, clock=clock)
         self._due: dict[str, float] = {}
-        self._wrong: dict[str, tuple[Discrepancy, ...]] = {}
+        self._wrong: dict[str, Findings] = {}
         self._seen = -1  # the position up to which changes were looked for
         self._swept = ""
         self._published = 0
+        self._round = NOTHING  # of what users published, since its beginning
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Look at what changes, and at all else in turn, until cancelled."""
@@ -154,9 +173,9 @@ class Auditor:
                 behind = await self._audit_due()
                 await self._sweep()
             except (StoreUnavailable, OperationalError):
-                log.warning("ledger_not_audited", retry_s=LOOK_EVERY_S)
+                log.warning("ledger_not_audited", retry_s=self._pace.look_every_s)
             if not behind:
-                await anyio.sleep(LOOK_EVERY_S)
+                await anyio.sleep(self._pace.look_every_s)
 
     async def _look_for_changes(self) -> None:
         settled = await self._read(ledger.find_settled)
@@ -170,7 +189,7 @@ class Auditor:
             self._put_off(changed)
 
     def _put_off(self, stream_ids: Iterable[str]) -> None:
-        at = anyio.current_time() + SETTLE_S
+        at = anyio.current_time() + self._pace.settle_s
         for stream_id in stream_ids:
             self._due.setdefault(stream_id, at)
 
@@ -185,20 +204,23 @@ class Auditor:
 
     async def _sweep(self) -> None:
         """Audit a few more streams, and a few more of the messages that users published."""
-        look = partial(_list_streams, after=self._swept, limit=SWEPT_AT_ONCE)
+        look = partial(_list_streams, after=self._swept, limit=self._pace.swept_at_once)
         stream_ids = await self._read(look)
         for stream_id in stream_ids:
             await self._audit(stream_id)
         self._swept = stream_ids[-1] if stream_ids else ""
-        first = self._published
-        account, last = await self._read(
-            lambda tx: (
-                _audit_published(tx, after=first, rules=self._rules()),
-                inspection.last_message(tx),
-            )
-        )
-        self._note(f"published after {first}", account.found)
-        self._published = first + POSITIONS_AT_ONCE if first + POSITIONS_AT_ONCE < last else 0
+        await self._sweep_published()
+
+    async def _sweep_published(self) -> None:
+        """Audit a page of what users published; what is wrong counts until a round without it."""
+        read = partial(_audit_published, after=self._published, rules=self._rules())
+        account, reached = await self._read(read)
+        self._round += account.found
+        if reached is None or self._round.count > self._wrong.get(PUBLISHED, NOTHING).count:
+            self._note(PUBLISHED, self._round)
+        if reached is None:
+            self._round = NOTHING
+        self._published = reached or 0
 
     async def _audit(self, stream_id: str) -> None:
         audit = StreamAudit(stream_id, rules=self._rules())
@@ -213,24 +235,25 @@ class Auditor:
             return
         if audit.unexpanded:
             self._put_off([stream_id])
-        self._note(stream_id, tuple(audit.found))
+        self._note(stream_id, audit.found)
 
-    def _note(self, whose: str, found: tuple[Discrepancy, ...]) -> None:
+    def _note(self, whose: str, found: Findings) -> None:
         """Count what is wrong, and say it once."""
-        before = self._wrong.pop(whose, ())
-        if found:
-            self._wrong[whose] = found
-            if found != before:
-                shown = [f"{each.flaw.value}: {each.what}" for each in found[:SHOWN_MAX]]
-                log.error("ledger_discrepancies", stream_id=whose, count=len(found), first=shown)
-        elif before:
+        before = self._wrong.pop(whose, NOTHING)
+        now = replace(found, first=found.first[:SHOWN_MAX])
+        if now.count:
+            self._wrong[whose] = now
+            if now != before:
+                shown = [f"{each.flaw.value}: {each.what}" for each in now.first]
+                log.error("ledger_discrepancies", stream_id=whose, count=now.count, first=shown)
+        elif before.count:
             log.info("ledger_agrees_again", stream_id=whose)
-        LEDGER_DISCREPANCIES.set(sum(map(len, self._wrong.values())))
+        LEDGER_DISCREPANCIES.set(sum(each.count for each in self._wrong.values()))
 
     async def _read(self, function: Callable[[Tx], T]) -> T:
         """Read, then rest in proportion to what it cost."""
         result, cost_s = await self._store.read_list(partial(_timed, function))
-        await anyio.sleep(cost_s / SHARE)
+        await anyio.sleep(cost_s / self._pace.share)
         return result
 
 

@@ -25,6 +25,7 @@ from gateway.batch.validation import INSTANCES_MAX
 from gateway.events.inspection import Recorded
 from gateway.events.names import EventName, Subject
 
+KEPT_MAX = 100
 Last = EventName | None
 Move = tuple[Hashable, Hashable, Last]
 
@@ -50,6 +51,31 @@ class Discrepancy:
     stream_id: str
     flaw: Flaw
     what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """How much is wrong, and the first of it: all of it may be millions."""
+
+    count: int = 0
+    first: tuple[Discrepancy, ...] = ()
+
+    @classmethod
+    def of(cls, found: Iterable[Discrepancy]) -> "Findings":
+        """Count them all, and keep the first."""
+        total = cls()
+        for each in found:
+            total += cls(1, (each,))
+        return total
+
+    def __add__(self, other: "Findings") -> "Findings":
+        kept = self.first
+        if len(kept) < KEPT_MAX:
+            kept = (kept + other.first)[:KEPT_MAX]
+        return Findings(self.count + other.count, kept)
+
+
+NOTHING = Findings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,12 +185,12 @@ class Fold:
         self.whole: Last = None
         self.tasks: dict[str, TaskFold] = {}
         self.nodes: dict[str, EventName] = {}
-        self.found: list[Discrepancy] = []
+        self.found = NOTHING
         self._may_be_beheaded = may_be_beheaded
 
     def complain(self, flaw: Flaw, what: str) -> None:
         """Note that something is not as it must be."""
-        self.found.append(Discrepancy(self.stream_id, flaw, what))
+        self.found += Findings(1, (Discrepancy(self.stream_id, flaw, what),))
 
     def take(self, event: Recorded) -> None:
         """Take the next event in."""
@@ -233,7 +259,7 @@ class Fold:
         task = self.tasks.get(name, TaskFold())
         self._judge(Subject.TASK, state, task.last, whose=f"task {name}")
 
-    def judge_instance(self, task_name: str, number: int, state: State) -> None:
+    def judge_instance(self, task_name: str, number: int, *, state: State) -> None:
         """Hold an instance's state against its events."""
         last = self.tasks.get(task_name, TaskFold()).last_of(number)
         self._judge(Subject.INSTANCE, state, last, whose=f"instance {number} of {task_name}")

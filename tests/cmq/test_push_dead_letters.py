@@ -1,4 +1,4 @@
-"""What became of messages: what retention may take, and dead letters that are told again."""
+"""What is given up: what retention may take of it, and dead letters that are told again."""
 
 from datetime import datetime, timedelta
 from functools import partial
@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from gateway.cmq import outcomes, subscribers, tables
-from gateway.cmq.outcomes import Graveyard
-from gateway.cmq.push import dead_letters
+from gateway.cmq import deliveries, subscribers, tables
+from gateway.cmq.push import dead_letters, replaying
+from gateway.cmq.push.dead_letters import DeadLetter, Death, Graveyard
 from gateway.events import ledger, outbox, retention
 from gateway.events.ledger import Wanted
 from gateway.events.tables import message
+from gateway.store import Tx
 from tests.support.cmq import Cmq
 from tests.support.events import JOB_TOPIC, NOW, asks, job_event, stream
 
@@ -38,13 +39,16 @@ async def subscribe_http(cmq: Cmq, name: str = "push", **params: Any) -> None:
 
 async def tell(cmq: Cmq, *, count: int, now: datetime = NOW) -> None:
     events = [job_event(number) for number in range(count)]
-    await cmq.store.write(lambda tx: outbox.append(tx, stream(), events, [asks()], now=now))
-    await cmq.expand()
     await cmq.store.write(
-        lambda tx: outbox.mark_sent(
-            tx, outbox.list_unsent(tx, JOB_TOPIC.key, after=0, limit=100), now=now
-        )
+        lambda tx: outbox.append(tx, stream(), events, notifications=[asks()], now=now)
     )
+    await cmq.expand()
+
+    def mark_sent(tx: Tx) -> None:
+        unsent = outbox.list_unsent(tx, JOB_TOPIC.key, after=0, limit=100, bytes_max=1 << 20)
+        outbox.mark_sent(tx, [each.position for each in unsent.messages], now=now)
+
+    await cmq.store.write(mark_sent)
 
 
 async def prune(cmq: Cmq) -> retention.Pruned:
@@ -55,21 +59,21 @@ async def bury_all(cmq: Cmq) -> None:
     """Give up everything that waits."""
     waiting = select(tables.delivery.c.subscription_id).where(tables.delivery.c.state == "waiting")
     for each in set(await cmq.store.read_list(lambda tx: tx.execute(waiting).scalars().all())):
-        bury = partial(dead_letters.bury_all, subscription_id=each, why="enough", now=NOW)
+        bury = partial(
+            dead_letters.bury_all, subscription_id=each, death=Death.UNSUBSCRIBED, now=NOW
+        )
         await cmq.store.write(bury)
 
 
-async def letters(cmq: Cmq) -> list[outcomes.DeadLetter]:
+async def letters(cmq: Cmq) -> list[DeadLetter]:
     """The dead letters, the oldest first."""
-    found = await cmq.store.read_list(
-        lambda tx: outcomes.list_dead_letters(tx, Graveyard(), limit=100)
-    )
+    found = await cmq.store.read_list(lambda tx: dead_letters.list_last(tx, Graveyard(), limit=100))
     return found[::-1]
 
 
 async def replay(cmq: Cmq) -> dict[int, str]:
     ids = [letter.id for letter in await letters(cmq)]
-    return await cmq.store.write(lambda tx: outcomes.replay(tx, ids, now=LATER))
+    return await cmq.store.write(lambda tx: replaying.replay(tx, ids, now=LATER))
 
 
 async def test_retention_leaves_what_waits_to_be_pushed(told: Cmq) -> None:
@@ -87,7 +91,7 @@ async def test_the_deliveries_of_an_event_are_told_for_each_subscriber(told: Cmq
     entries = await told.store.read_list(lambda tx: ledger.list_last(tx, Wanted(), limit=1))
     sendings = await told.store.read_list(lambda tx: ledger.list_sendings(tx, entries[0]))
     positions = [each.position for each in sendings]
-    found = await told.store.read_list(lambda tx: outcomes.list_deliveries(tx, positions))
+    found = await told.store.read_list(lambda tx: deliveries.list_fates(tx, positions))
     assert [(each.subscription_name, each.state) for each in found] == [
         ("push", "waiting"),
         ("s1", "delivered"),
@@ -138,7 +142,7 @@ async def test_a_new_subscription_of_the_name_gets_what_the_old_one_was_due(told
 async def test_the_dead_are_chosen_by_topic_subscription_message_and_replay(told: Cmq) -> None:
     await bury_all(told)
     first = (await letters(told))[0]
-    await told.store.write(lambda tx: outcomes.replay(tx, [first.id], now=LATER))
+    await told.store.write(lambda tx: replaying.replay(tx, [first.id], now=LATER))
     for wanted, count in {
         Graveyard(topic_key=JOB_TOPIC.key): 3,
         Graveyard(topic_key="1/elsewhere/job-message"): 0,
@@ -147,6 +151,6 @@ async def test_the_dead_are_chosen_by_topic_subscription_message_and_replay(told
         Graveyard(message_ids=frozenset({first.message_id})): 1,
         Graveyard(not_yet_replayed=True): 2,
     }.items():
-        look = partial(outcomes.list_dead_letters, wanted=wanted, limit=100)
+        look = partial(dead_letters.list_last, wanted=wanted, limit=100)
         found = await told.store.read_list(look)
         assert len(found) == count, wanted

@@ -8,19 +8,19 @@ from typing import Any
 
 import msgspec
 
-from gateway.batch.audit import Discrepancy, Flaw
+from gateway.batch.auditing.fold import Discrepancy, Flaw
 from gateway.clock import wire_time
 from gateway.events.bus import TopicAddress
-from gateway.events.inspection import Recorded, Stream, Told
+from gateway.events.inspection import Counted, Recorded, StoredMessage
 from gateway.events.messages import Event, EventVars, Notification, routing_key
 from gateway.events.names import EventName
 
 
 def judge_messages(
-    stream: Stream,
+    stream: Counted,
     events: Sequence[Recorded],
-    messages: Sequence[Told],
     *,
+    messages: Sequence[StoredMessage],
     asked: Sequence[Notification] | None,
     kept_since: datetime | None,
 ) -> Iterator[Discrepancy]:
@@ -31,7 +31,7 @@ def judge_messages(
     """
     if not messages and not asked:
         return
-    of_event: dict[int | None, list[Told]] = defaultdict(list)
+    of_event: dict[int | None, list[StoredMessage]] = defaultdict(list)
     for message in messages:
         of_event[message.seq].append(message)
     for event in events:
@@ -40,13 +40,13 @@ def judge_messages(
             name = EventName(event.name)
         except ValueError:
             continue  # the fold complains
-        wanted = None if asked is None else _wanted(stream, event, name, asked)
+        wanted = None if asked is None else _wanted(stream, event, name=name, asked=asked)
         may_be_gone = kept_since is not None and event.happened_at < kept_since
         if wanted is not None and not may_be_gone:
             for message_id in sorted(wanted.keys() - {message.id for message in told}):
                 yield Discrepancy(stream.id, Flaw.MESSAGE_MISSING, f"message {message_id} is gone")
         for message in told:
-            yield from _judge(message, event, name, stream=stream, wanted=wanted)
+            yield from _judge(message, event, name=name, stream=stream, wanted=wanted)
     for left in of_event.values():
         what = f"message {left[0].id} tells of an event that is not there"
         yield Discrepancy(stream.id, Flaw.MESSAGE_UNASKED, what)
@@ -57,7 +57,7 @@ Wanted = Mapping[str, tuple[str, EventVars]]
 
 
 def _wanted(
-    stream: Stream, event: Recorded, name: EventName, asked: Sequence[Notification]
+    stream: Counted, event: Recorded, *, name: EventName, asked: Sequence[Notification]
 ) -> Wanted:
     """The messages that an event must have; see `outbox.append`."""
     return {
@@ -71,7 +71,12 @@ def _wanted(
 
 
 def _judge(
-    message: Told, event: Recorded, name: EventName, *, stream: Stream, wanted: Wanted | None
+    message: StoredMessage,
+    event: Recorded,
+    *,
+    name: EventName,
+    stream: Counted,
+    wanted: Wanted | None,
 ) -> Iterator[Discrepancy]:
     if wanted is not None and message.id not in wanted:
         what = f"nobody asked for message {message.id}"

@@ -1,0 +1,137 @@
+"""What the `events` verbs do, beside a running server and on the same settings."""
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import anyio
+
+from gateway.administration import FOLLOW_S, follow, with_store
+from gateway.clock import optional_wire_time, wire_time
+from gateway.cmq import deliveries, subscribers
+from gateway.cmq.deliveries import Fate
+from gateway.cmq.push import dead_letters
+from gateway.cmq.push.dead_letters import DeadLetter, Graveyard
+from gateway.commands.dead_letter_work import dead_letter_members
+from gateway.config import Settings
+from gateway.errors import ResourceNotFound
+from gateway.events import ledger
+from gateway.events.bus import TopicAddress
+from gateway.events.ledger import Entry, Sending, Wanted
+from gateway.events.replay import Chosen, Replayed, Target, replay
+from gateway.store import Store, Tx
+
+FOLLOWED_AT_ONCE = 500
+DEAD_LETTERS_SHOWN = 1_000
+
+
+def list_events(settings: Settings, wanted: Wanted, *, limit: int) -> list[bytes]:
+    """The last events that fit, as JSON, the newest first."""
+    found = with_store(
+        settings,
+        lambda store: store.read_list(lambda tx: ledger.list_last(tx, wanted, limit=limit)),
+    )
+    return [ledger.event_json(entry) for entry in found]
+
+
+def follow_events(
+    settings: Settings, wanted: Wanted, *, last: int, show: Callable[[bytes], None]
+) -> None:
+    """Show the last events that fit, the oldest first, then each new one until SIGINT."""
+    follow(settings, partial(_show_new, wanted=wanted, last=last, show=show))
+
+
+async def _show_new(
+    store: Store, *, wanted: Wanted, last: int, show: Callable[[bytes], None]
+) -> None:
+    at = await store.read_point(ledger.find_settled)
+    newest_first = await store.read_list(
+        lambda tx: ledger.list_last(tx, wanted, limit=last, upto=at)
+    )
+    entries: Sequence[Entry] = newest_first[::-1]
+    while True:
+        for entry in entries:
+            show(ledger.event_json(entry))
+        if len(entries) < FOLLOWED_AT_ONCE:
+            await anyio.sleep(FOLLOW_S)
+        page = await ledger.read_following(store, after=at, limit=FOLLOWED_AT_ONCE, wanted=wanted)
+        entries, at = page.entries, page.reached
+
+
+def describe_event(settings: Settings, event_id: str) -> dict[str, Any] | None:
+    """An event with its messages, their deliveries and dead letters; None if there is none."""
+
+    def read(tx: Tx) -> dict[str, Any] | None:
+        entry = ledger.find(tx, event_id)
+        return None if entry is None else _describe(tx, entry)
+
+    return with_store(settings, lambda store: store.read_list(read))
+
+
+def _describe(tx: Tx, entry: Entry) -> dict[str, Any]:
+    sendings = ledger.list_sendings(tx, entry)
+    fates = deliveries.list_fates(tx, [each.position for each in sendings])
+    dead: list[DeadLetter] = []
+    if sendings:
+        graveyard = Graveyard(message_ids=frozenset(each.id for each in sendings))
+        dead = dead_letters.list_last(tx, graveyard, limit=DEAD_LETTERS_SHOWN)[::-1]
+    members: dict[str, Any] = json.loads(ledger.event_json(entry))
+    members["Messages"] = [_sending_members(each, fates) for each in sendings]
+    members["DeadLetters"] = [dead_letter_members(each) for each in dead]
+    return members
+
+
+def replay_events(
+    settings: Settings, chosen: Chosen, *, subscription: str | None, dry_run: bool
+) -> Replayed:
+    """Tell the chosen messages again. Raises ResourceNotFound if there is no such subscription.
+
+    subscription: the name of the one in the chosen topic that alone is told.
+    """
+
+    async def work(store: Store) -> Replayed:
+        only = None
+        if subscription is not None:
+            find = partial(_get_target, topic_key=chosen.topic_key, name=subscription)
+            only = await store.read_list(find)
+        return await replay(store, chosen, subscribers=subscribers, only=only, dry_run=dry_run)
+
+    return with_store(settings, work)
+
+
+def _get_target(tx: Tx, *, topic_key: str, name: str) -> Target:
+    found = subscribers.find_subscription(tx, topic_key, name=name)
+    if found is None:
+        raise ResourceNotFound(f"topic {topic_key} has no subscription `{name}`")
+    return Target(
+        found.id, lambda routing_key, tags: found.wants(routing_key=routing_key, tags=tags)
+    )
+
+
+def _sending_members(sending: Sending, fates: Sequence[Fate]) -> dict[str, Any]:
+    """A message in its public form, with what became of it."""
+    return {
+        "MessageId": sending.id,
+        "TopicName": TopicAddress.parse(sending.topic_key).name,
+        "Replay": sending.replay,
+        "OnlySubscriptionId": sending.only_subscription_id,
+        "CreateTime": wire_time(sending.created_at),
+        "ExpandTime": optional_wire_time(sending.expanded_at),
+        "SendTime": optional_wire_time(sending.sent_at),
+        "Deliveries": [_fate_members(each) for each in fates if each.position == sending.position],
+    }
+
+
+def _fate_members(fate: Fate) -> dict[str, Any]:
+    return {
+        "SubscriptionId": fate.subscription_id,
+        "SubscriptionName": fate.subscription_name,
+        "Protocol": fate.protocol,
+        "State": fate.state,
+        "Attempts": fate.attempts,
+        "NextTime": optional_wire_time(fate.next_at),
+        "ExpireTime": optional_wire_time(fate.expires_at),
+        "Why": fate.why,
+        "ChangeTime": wire_time(fate.changed_at),
+    }

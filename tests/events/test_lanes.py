@@ -1,0 +1,218 @@
+"""The lanes over a bus in memory: turns, room, care after a refusal, topics that are held."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+
+import anyio
+import pytest
+from structlog.testing import capture_logs
+
+from gateway import clock
+from gateway.events import outbox, relay
+from gateway.events.bus import Binding, Message, Outcome, Route, TopicAddress
+from gateway.events.lane import LARGE, ROOM_OF_ALL_BYTES
+from gateway.events.publisher import LANES_MAX
+from gateway.store import Store, Tx
+from gateway.telemetry import TOPICS_HELD
+from tests.support.events import NOW, OWNER, REGION, Routed, asks, eventually, job_event, stream
+from tests.support.fake_bus import FakeBus
+
+pytestmark = pytest.mark.anyio
+
+MIB = 1024 * 1024
+JOB_ID = "job-00000001"
+
+Relaying = Callable[..., AbstractAsyncContextManager[None]]
+
+
+def address_of(name: str) -> TopicAddress:
+    return TopicAddress(OWNER, REGION, name)
+
+
+def queue_of(name: str) -> str:
+    return address_of(name).queue(f"{name}-reader")
+
+
+def routed(*names: str) -> Routed:
+    return Routed(
+        *(
+            (address_of(name), Route(address_of(name).exchange, (Binding(queue_of(name), "#"),)))
+            for name in names
+        )
+    )
+
+
+@pytest.fixture
+def relaying(store: Store) -> Relaying:
+    @asynccontextmanager
+    async def run(bus: FakeBus, *names: str) -> AsyncIterator[None]:
+        async with anyio.create_task_group() as tasks:
+            subscribers = routed(*names)
+            await tasks.start(
+                partial(relay.run, store, bus, subscribers=subscribers, clock=clock.now)
+            )
+            yield
+            tasks.cancel_scope.cancel()
+
+    return run
+
+
+async def publish(store: Store, name: str, *, count: int, size: int = 10) -> None:
+    """Have a user publish messages, all in one transaction."""
+
+    def add(tx: Tx) -> None:
+        for number in range(count):
+            body = bytes(size)
+            outbox.publish(tx, address_of(name), body, message_id=f"{name}-{number}", now=NOW)
+
+    await store.write(add)
+
+
+async def happen(store: Store, name: str, *, count: int, job_id: str = JOB_ID) -> None:
+    """Have things happen to one job, all in one transaction."""
+    events = [job_event(number, job_id=job_id) for number in range(count)]
+    told = stream(job_id)
+    await store.write(
+        lambda tx: outbox.append(tx, told, events, notifications=[asks(name)], now=NOW)
+    )
+
+
+def numbers(messages: list[Message]) -> list[int | None]:
+    return [each.seq for each in messages]
+
+
+class NeverDry(FakeBus):
+    """Whatever arrives in a busy topic is followed by another message there."""
+
+    def __init__(self, store: Store, busy: set[str]) -> None:
+        super().__init__()
+        self._store = store
+        self._busy = busy
+        self._count = 0
+
+    async def publish(
+        self,
+        route: Route,
+        messages: Sequence[Message],
+        *,
+        written: Callable[[], None] = lambda: None,
+    ) -> list[Outcome]:
+        outcomes = await super().publish(route, messages, written=written)
+        name = route.exchange.rpartition(".")[2]
+        if name in self._busy:
+            self._count += 1
+            told, id_ = address_of(name), f"more-{self._count}"
+            await self._store.write(
+                lambda tx: outbox.publish(tx, told, b"more", message_id=id_, now=NOW)
+            )
+        return outcomes
+
+
+async def test_one_busy_topic_more_than_there_are_lanes_has_its_turn(
+    store: Store, relaying: Relaying
+) -> None:
+    busy = [f"busy-{number:03d}" for number in range(LANES_MAX)]
+    bus = NeverDry(store, set(busy))
+    for name in busy:
+        await publish(store, name, count=1)
+    async with relaying(bus, *busy, "last"):
+        await eventually(lambda: all(bus.held[queue_of(name)] for name in busy))
+        await publish(store, "last", count=3)
+        await eventually(lambda: len(bus.held[queue_of("last")]) == 3)
+        before = {name: len(bus.held[queue_of(name)]) for name in busy}
+        await eventually(lambda: all(len(bus.held[queue_of(n)]) > before[n] for n in busy))
+
+
+async def test_long_messages_of_all_topics_share_a_bounded_room_and_all_arrive(
+    store: Store, relaying: Relaying
+) -> None:
+    bus, names = FakeBus(), ("first", "second", "third")
+    bus.slow = {address_of(name).exchange for name in names}
+    for name in names:
+        await publish(store, name, count=12, size=MIB)
+    room = ROOM_OF_ALL_BYTES
+    async with relaying(bus, *names, "small"):
+        await eventually(lambda: bus.bytes_under_way == room)
+        await publish(store, "small", count=3)
+        await eventually(lambda: len(bus.held[queue_of("small")]) == 3)
+        bus.gate.set()
+        await eventually(lambda: all(len(bus.held[queue_of(name)]) == 12 for name in names))
+    assert bus.bytes_max <= room + LARGE.bytes_
+    for name in names:
+        ids = [each.id for each in bus.held[queue_of(name)]]
+        assert ids == [f"{name}-{number}" for number in range(12)]
+
+
+async def test_a_message_longer_than_any_page_goes_out_alone(
+    store: Store, relaying: Relaying
+) -> None:
+    bus = FakeBus()
+    await publish(store, "long", count=2, size=2 * LARGE.bytes_)
+    async with relaying(bus, "long"):
+        await eventually(lambda: len(bus.held[queue_of("long")]) == 2)
+    assert {len(each.body) for each in bus.held[queue_of("long")]} == {2 * LARGE.bytes_}
+
+
+async def test_what_follows_a_refused_message_comes_before_it_once_and_then_in_order(
+    store: Store, relaying: Relaying
+) -> None:
+    bus = FakeBus()
+    bus.refusals = {f"{JOB_ID}-2-0": 3}
+    await happen(store, "job", count=5)
+    async with relaying(bus, "job"):
+        await eventually(lambda: numbers(bus.held[queue_of("job")])[-4:] == [2, 3, 4, 5])
+    assert numbers(bus.held[queue_of("job")]) == [1, 3, 4, 5, 2, 3, 4, 5]
+
+
+async def test_a_refused_message_holds_up_no_other_job_of_its_topic(
+    store: Store, relaying: Relaying
+) -> None:
+    bus, queue = FakeBus(), queue_of("job")
+    bus.refusals = {f"{JOB_ID}-1-0": 1_000}
+    other = "job-00000002"
+    assert outbox.shard_of(other) != outbox.shard_of(JOB_ID)
+    await happen(store, "job", count=3)
+    async with relaying(bus, "job"):
+        await eventually(lambda: bus.refusals[f"{JOB_ID}-1-0"] < 1_000)
+        for _ in range(5):
+            await happen(store, "job", count=1, job_id=other)
+        await eventually(
+            lambda: [each.seq for each in bus.held[queue] if other in each.id] == [1, 2, 3, 4, 5]
+        )
+        bus.refusals.clear()
+        await eventually(lambda: len({each.id for each in bus.held[queue]}) == 8)
+
+
+async def test_a_topic_that_makes_progress_is_not_left_alone_for_longer_each_time(
+    store: Store, relaying: Relaying
+) -> None:
+    bus = FakeBus()
+    bus.refusals = {f"{JOB_ID}-{number}-0": 1 for number in range(2, 25, 2)}
+    await happen(store, "job", count=25)
+    async with relaying(bus, "job"):
+        await eventually(lambda: len({each.id for each in bus.held[queue_of("job")]}) == 25)
+        await eventually(lambda: numbers(bus.held[queue_of("job")])[-1] == 25)
+
+
+def held_now() -> float:
+    (metric,) = TOPICS_HELD.collect()
+    return metric.samples[0].value
+
+
+async def test_a_topic_whose_queue_the_broker_refuses_is_held_and_somebody_is_told(
+    store: Store, relaying: Relaying
+) -> None:
+    bus = FakeBus()
+    bus.taken_names = {queue_of("job")}
+    with capture_logs() as logs:
+        async with relaying(bus, "job"):
+            await happen(store, "job", count=2)
+            await eventually(lambda: held_now() == 1)
+            bus.taken_names.clear()
+            await eventually(lambda: numbers(bus.held[queue_of("job")]) == [1, 2])
+            await eventually(lambda: held_now() == 0)
+    told = [each for each in logs if each["event"] == "topic_held"]
+    assert [(each["log_level"], each["topic"]) for each in told] == [
+        ("error", address_of("job").key)
+    ]

@@ -31,6 +31,12 @@ SAMPLES: dict[str, str] = {
     "vpc_header": "X-Vpc-Id",
     "decisions_overflow": "drop",
     "decisions_keep_days": "0",
+    "events_keep_days": "365",
+    "amqp_ca_file": "/etc/broker/ca.pem",
+    "amqp_cert_file": "/etc/broker/gateway.pem",
+    "amqp_key_file": "/etc/broker/gateway.key",
+    "push_networks": "127.0.0.0/8, fd00::/8",
+    "push_pause_after_s": "600",
 }
 TOGETHER = {"root_secret_id": "AKIDroot", "root_secret_key": "root-secret"}
 BAD: dict[str, list[str]] = {
@@ -55,6 +61,8 @@ BAD: dict[str, list[str]] = {
     "vpc_header": ["x vpc", "x:y", "x" * 65],
     "decisions_overflow": ["", "Drop", "lose"],
     "decisions_keep_days": ["-1", "36501", "90d", "1.5"],
+    "events_keep_days": ["-1", "36501", "30d"],
+    "push_pause_after_s": ["0", "86401", "1h"],
 }
 
 

@@ -163,7 +163,6 @@ def find_told(entry: Entry) -> Told | None:
         data=ledger.event_json(entry),
         action=f"{service}:{action}",
         resource=Resource(service, entry.region, entry.owner_uin, path),
-        is_last=entry.name == EventName.COMPUTE_ENV_DELETED.value,
         deny_only=tuple(Resource(service, entry.region, entry.owner_uin, one) for one in denied),
         subscription_id=entry.stream_id if is_of_subscription else "",
     )

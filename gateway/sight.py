@@ -21,8 +21,8 @@ from gateway.policy.snapshot import Snapshot
 KNOWN_MAX = 1_024
 KNOWN_FOR_S = 5.0  # how late it is seen that a tag has changed, or that a thing was deleted
 
-About = tuple[str, Resource, tuple[Resource, ...], bool]
-"""What decides on an event: its action, its resources, whether the first is gone with it."""
+About = tuple[str, Resource, tuple[Resource, ...]]
+"""What decides on an event: its action, its resource, what must not be denied besides."""
 FindSubscriptions = Callable[[Collection[str]], Awaitable[Collection[str]]]
 """Tells which of the subscriptions with these ids there still are."""
 
@@ -32,7 +32,7 @@ class Told:
     """One event of the ledger, and what one must be allowed in order to hear of it.
 
     data: the event as one line of JSON. action: the policy action that describes `resource`, such
-    as "batch:DescribeJob". is_last: the resource ended with this event.
+    as "batch:DescribeJob".
     deny_only: what must not be denied to whom it is told, besides the resource.
     subscription_id: whose it is, or "".
     """
@@ -42,7 +42,6 @@ class Told:
     data: bytes
     action: str
     resource: Resource
-    is_last: bool = False
     deny_only: tuple[Resource, ...] = ()
     subscription_id: str = ""
 
@@ -110,16 +109,17 @@ class Sight:
         return decision.allowed
 
     def _shows(self, told: Told) -> bool:
-        about = (told.action, told.resource, told.deny_only, told.is_last)
+        about = (told.action, told.resource, told.deny_only)
         if about not in self._verdicts:
             self._verdicts[about] = self._decide(told)
         return self._verdicts[about]
 
     def _decide(self, told: Told) -> bool:
-        """May they describe it? And is it there, and not kept from the stream by a deny?
+        """May they describe it? And is it not kept from the stream by a deny?
 
-        What was deleted can no more be described. Only of the event that says so its resource is
-        gone by nature; it is decided on by name, and not told if a policy asks what else was known.
+        Why what was deleted is told: who resumes must not miss how a job ended because somebody
+        tidied up; ids come only once, so its name is enough to decide on. Where a policy asks what
+        else was known of it, which is gone, it is not told.
         """
         known = self._known.get(told.resource)
         query = Query(
@@ -132,7 +132,7 @@ class Sight:
             deny_only_action=self._opening.action,
         )
         is_gone = known is None and told.resource.service in self._attributes
-        if is_gone and (not told.is_last or self._policies.reads_resources(query)):
+        if is_gone and self._policies.reads_resources(query):
             return False
         return self._policies.decide(query).allowed
 

@@ -53,7 +53,7 @@ def _message_text(message: Mapping[str, Any]) -> str:
 def _delivery_text(delivery: Mapping[str, Any]) -> str:
     words = [
         f"{delivery['SubscriptionName']} ({delivery['Protocol']}): {delivery['State']}"
-        f" since {delivery['ChangeTime']}"
+        f" {'at' if delivery['State'] == 'delivered' else 'as of'} {delivery['ChangeTime']}"
     ]
     if delivery["Attempts"]:
         words.append(f"{delivery['Attempts']} attempts failed")

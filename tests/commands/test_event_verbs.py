@@ -171,7 +171,7 @@ def test_an_event_is_shown_with_what_became_of_its_message_for_each_subscriber(
     text = run(telling, "show", event_id).stdout
     assert text.startswith(f"JOB_SUCCEED  {event_id}  at ")
     assert f"{event_id}-0, to topic told, sent at" in text
-    assert "told (queue): delivered since" in text
+    assert "told (queue): delivered at" in text
 
 
 @pytest.mark.parametrize("event_id", ["job-00000000-1", "job-00000000", "\x1b[31m-1", ""])

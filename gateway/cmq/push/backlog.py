@@ -200,7 +200,10 @@ def mark_failed(
 
 
 def resume(tx: Tx, subscription_id: str, *, why: str, now: datetime) -> None:
-    """Take a subscriber for well before it has shown that it is; its oldest message is due now."""
+    """Take a subscriber for well before it has shown that it is.
+
+    Its oldest message is due now, and has all its tries again: it may be another strategy's.
+    """
     _stand(tx, subscription_id, WELL, why=why, now=now)
     which = {"subscription_id_": subscription_id}
     oldest = tx.execute(statements.OLDEST_OF, which).scalar_one()

@@ -97,7 +97,7 @@ MARK_FAILED = (
         changed_at=bindparam("now"),
     )
 )
-MAKE_DUE = update(delivery).where(_OF_SUBSCRIPTION, _AT_POSITION).values(next_at=None)
+MAKE_DUE = update(delivery).where(_OF_SUBSCRIPTION, _AT_POSITION).values(next_at=None, attempts=0)
 OLDEST_OF = select(func.min(delivery.c.position)).where(IS_WAITING, _OF_SUBSCRIPTION)
 SET_HEALTH = (
     update(subscription)

@@ -414,7 +414,9 @@ def test_a_classic_signature_does_not_open_the_other_path(gateway: Gateway) -> N
 
 def test_management_says_that_it_lives_is_ready_and_what_it_counts(gateway: Gateway) -> None:
     assert gateway.management("/livez") == (200, "ok\n")
-    assert gateway.management("/readyz") == (200, "ok\n")
+    status, text = gateway.management("/readyz")
+    # what other tests left waiting may be said behind it
+    assert (status, text.partition("\n")[0]) == (200, "ok")
     status, text = gateway.management("/metrics")
     assert status == 200
     for name in ("calls_total", "call_seconds_bucket", "policy_generation", "messages_waiting"):

@@ -104,3 +104,5 @@ def test_by_default_nothing_is_pushed_to_this_machine(gateway: Gateway, receiver
     wait_until(is_refused, what=lambda: gateway.log[-4000:])
     assert "is not public, and not allowed here" in gateway.log
     assert receiver.connections == 0
+    # others use this gateway too, and would find it with a message that waits
+    sdk("DeleteCmqSubscribe", TopicName="inward", SubscriptionName="listener")

@@ -38,6 +38,7 @@ RELEASED = {
     "0006_decision_chains_and_sessions.py": (
         "e97436fbaefb383d44dab51d91f7e50ef38d53730a82211a699c0a782dda458f"
     ),
+    "0007_telling.py": "966224014ab37b608412f3c0b1dd6d3a7273f10e93b4e29eb1cc52038e3e8756",
 }
 """What was released is never edited again: a database may stand at any of them."""
 

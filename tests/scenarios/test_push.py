@@ -97,12 +97,10 @@ def test_by_default_nothing_is_pushed_to_this_machine(gateway: Gateway, receiver
     subscribe(sdk, "inward", receiver.url)
     sdk("PublishCmqMsg", TopicName="inward", MsgContent="hello")
 
-    def is_refused() -> bool:
-        metrics = gateway.management("/metrics")[1]
-        return re.search(r'pushes_total\{outcome="failed"\} [1-9]', metrics) is not None
-
-    wait_until(is_refused, what=lambda: gateway.log[-4000:])
-    assert "is not public, and not allowed here" in gateway.log
+    refusal = "is not public, and not allowed here"
+    wait_until(lambda: refusal in gateway.log, what=lambda: gateway.log[-4000:])
+    metrics = gateway.management("/metrics")[1]
+    assert re.search(r'pushes_total\{outcome="failed"\} [1-9]', metrics)
     assert receiver.connections == 0
     # others use this gateway too, and would find it with a message that waits
     sdk("DeleteCmqSubscribe", TopicName="inward", SubscriptionName="listener")

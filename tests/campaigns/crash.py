@@ -21,14 +21,13 @@ import click
 
 from gateway.batch.executor.processes import all_processes
 from gateway.events.bus import TopicAddress
-from gateway.events.names import BATCH_EVENTS
 from tests.batch.executor.executors import is_gone, kill_process, processes_that_say
 from tests.campaigns import audit
-from tests.campaigns.load import MARK, Accepted, Reader, User, Workload, working
+from tests.campaigns.load import MARK, Accepted, Reader, User, Workload, prepare, working
 from tests.campaigns.witness import Witness, listening
 from tests.support import amqp
 from tests.support.running import REGION, Gateway, running_gateway
-from tests.support.sdk import PLACEMENT, SMALL, Sdk
+from tests.support.sdk import Sdk
 from tests.support.services import Postgresql, RabbitMQ, private_folder
 
 KEPT_QUEUE, READ_QUEUE = "kept", "read"
@@ -133,25 +132,15 @@ class Campaign:
 
     def _prepare(self) -> Workload:
         """A topic with three subscribers, and an environment."""
-        sdk = Sdk(self._gateway, self._gateway.root)
-        sdk("CreateCmqTopic", TopicName=self._name)
-        for queue in (KEPT_QUEUE, READ_QUEUE):
-            sdk("CreateCmqQueue", QueueName=queue, VisibilityTimeout=HIDDEN_S)
-        subscribers = {KEPT_QUEUE: "queue", READ_QUEUE: "queue", self._name: "amqp"}
-        for endpoint, protocol in subscribers.items():
-            sdk(
-                "CreateCmqSubscribe",
-                TopicName=self._name,
-                SubscriptionName=endpoint,
-                Protocol=protocol,
-                Endpoint=endpoint,
-                NotifyContentFormat="SIMPLIFIED",
-            )
-        configs = [{"EventName": name.value} for name in BATCH_EVENTS]
-        asked = [{"TopicName": self._name, "EventConfigs": configs}]
-        env = {"EnvName": self._name, "DesiredComputeNodeCount": NODES, "Notifications": asked}
-        made = sdk("CreateComputeEnv", ComputeEnv={**env, **SMALL}, Placement=PLACEMENT)
-        return Workload(self._witness, asked, made["EnvId"], self._name, self._plan.pause_s)
+        queues = {queue: ("queue", queue) for queue in (KEPT_QUEUE, READ_QUEUE)}
+        asked, env_id = prepare(
+            Sdk(self._gateway, self._gateway.root),
+            self._name,
+            subscribers={**queues, self._name: ("amqp", self._name)},
+            nodes=NODES,
+            hidden_s=HIDDEN_S,
+        )
+        return Workload(self._witness, asked, env_id, self._name, self._plan.pause_s)
 
     def _kill_again_and_again(self) -> None:
         """Kill at random moments: of the work, of a call, and now and then of the start itself."""

@@ -22,7 +22,6 @@ from typing import Any
 import click
 
 from gateway.events.bus import TopicAddress
-from gateway.events.names import BATCH_EVENTS
 from tests.campaigns import audit, faults_audit
 from tests.campaigns.crash import errors_in, servers
 from tests.campaigns.faults_audit import Auditor, Books, Received, join, percentiles
@@ -38,10 +37,10 @@ from tests.campaigns.faults_subscribers import (
     open_crowd,
 )
 from tests.campaigns.faults_world import World, open_lines, small_disk
-from tests.campaigns.load import Accepted, Workload, working
+from tests.campaigns.load import Accepted, Workload, prepare, working
 from tests.campaigns.witness import Witness, listening
 from tests.support.running import REGION, Gateway
-from tests.support.sdk import PLACEMENT, SMALL, Sdk
+from tests.support.sdk import Sdk
 from tests.support.services import LOOPBACK, RabbitMQ, private_folder
 from tests.support.subscribers import digest_of
 
@@ -183,31 +182,16 @@ class Campaign:
 
     def _prepare(self) -> Workload:
         """A topic with all its subscribers, and an environment."""
-        sdk = Sdk(self._gateway, self._gateway.root)
-        sdk("CreateCmqTopic", TopicName=self._name)
-        for queue in (KEPT_QUEUE, READ_QUEUE):
-            sdk("CreateCmqQueue", QueueName=queue, VisibilityTimeout=HIDDEN_S)
-        subscribers = {
-            KEPT_QUEUE: ("queue", KEPT_QUEUE),
-            READ_QUEUE: ("queue", READ_QUEUE),
-            self._name: ("amqp", self._name),
-            **{name: ("http", url) for name, url in self._crowd.endpoints.items()},
-        }
-        for name, (protocol, endpoint) in subscribers.items():
-            sdk(
-                "CreateCmqSubscribe",
-                TopicName=self._name,
-                SubscriptionName=name,
-                Protocol=protocol,
-                Endpoint=endpoint,
-                NotifyContentFormat="SIMPLIFIED",
-                NotifyStrategy="EXPONENTIAL_DECAY_RETRY",
-            )
-        configs = [{"EventName": name.value} for name in BATCH_EVENTS]
-        asked = [{"TopicName": self._name, "EventConfigs": configs}]
-        env = {"EnvName": self._name, "DesiredComputeNodeCount": NODES, "Notifications": asked}
-        made = sdk("CreateComputeEnv", ComputeEnv={**env, **SMALL}, Placement=PLACEMENT)
-        return Workload(self._witness, asked, made["EnvId"], self._name, self._plan.pause_s)
+        queues = {queue: ("queue", queue) for queue in (KEPT_QUEUE, READ_QUEUE)}
+        crowd = {name: ("http", url) for name, url in self._crowd.endpoints.items()}
+        asked, env_id = prepare(
+            Sdk(self._gateway, self._gateway.root),
+            self._name,
+            subscribers={**queues, self._name: ("amqp", self._name), **crowd},
+            nodes=NODES,
+            hidden_s=HIDDEN_S,
+        )
+        return Workload(self._witness, asked, env_id, self._name, self._plan.pause_s)
 
     def _break_again_and_again(self) -> None:
         world = self._world

@@ -7,16 +7,17 @@ connection error, until there is an answer. Any other error is a surprise, and i
 import http.client
 import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, TypeVar
 
+from gateway.events.names import BATCH_EVENTS
 from tests.campaigns.witness import Witness
 from tests.support.classic import NO_MESSAGE, ClassicClient, ClassicRefused
 from tests.support.running import Gateway, Refused
-from tests.support.sdk import Sdk, task
+from tests.support.sdk import PLACEMENT, SMALL, Sdk, task
 
 T = TypeVar("T")
 AGAIN_S = 0.1
@@ -47,6 +48,33 @@ class Workload:
     env_id: str
     mark: str
     pause_s: float
+
+
+def prepare(
+    sdk: Sdk, name: str, *, subscribers: Mapping[str, tuple[str, str]], nodes: int, hidden_s: int
+) -> tuple[list[dict[str, Any]], str]:
+    """Make a topic with its subscribers, and an environment that tells it of every event.
+
+    name: of the topic and the environment. subscribers: protocol and endpoint of each, by name; the
+    CMQ queues are made, too. hidden_s: how long a message that was received from one is hidden.
+    Returns the notifications that jobs are to ask for, and the environment's id.
+    """
+    sdk("CreateCmqTopic", TopicName=name)
+    for subscriber, (protocol, endpoint) in subscribers.items():
+        if protocol == "queue":
+            sdk("CreateCmqQueue", QueueName=endpoint, VisibilityTimeout=hidden_s)
+        sdk(
+            "CreateCmqSubscribe",
+            TopicName=name,
+            SubscriptionName=subscriber,
+            Protocol=protocol,
+            Endpoint=endpoint,
+            NotifyContentFormat="SIMPLIFIED",
+        )
+    configs = [{"EventName": event.value} for event in BATCH_EVENTS]
+    asked = [{"TopicName": name, "EventConfigs": configs}]
+    env = {"EnvName": name, "DesiredComputeNodeCount": nodes, "Notifications": asked, **SMALL}
+    return asked, sdk("CreateComputeEnv", ComputeEnv=env, Placement=PLACEMENT)["EnvId"]
 
 
 class User:

@@ -32,6 +32,7 @@ from gateway.batch.attributes import attributes_of as batch_attributes_of
 from gateway.batch.auditing.auditor import Auditor
 from gateway.batch.engines import Engine
 from gateway.batch.engines.local import open_local_engine
+from gateway.batch.launching import Launcher
 from gateway.batch.redirection import Redirector
 from gateway.batch.scheduler import Scheduler
 from gateway.batch.storage.local import LocalStorage
@@ -231,10 +232,10 @@ def _build_watch(
 def _build_scheduling(settings: Settings, *, store: Store, engine: Engine) -> Loop:
     """A scheduler, and a new one if it fails: what the old one knew may be wrong."""
     storage = LocalStorage(settings.data.absolute() / "cos")
-    redirector = Redirector(engine, storage)
+    launcher = Launcher(store, engine, Redirector(engine, storage))
 
     def schedule(*, task_status: TaskStatus[None]) -> Coroutine[Any, Any, None]:
-        scheduler = Scheduler(store, engine, redirector, clock=now, new_id=ids.new_id)
+        scheduler = Scheduler(store, engine, launcher, clock=now, new_id=ids.new_id)
         return scheduler.run(task_status=task_status)
 
     return schedule

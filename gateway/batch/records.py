@@ -48,6 +48,8 @@ class Instance(NamedTuple):
     number: int
     state: State
     attempt: int
+    first_attempt: int
+    terminating: bool
     failures: int
     losses: int
     node_id: str

@@ -11,24 +11,22 @@ from datetime import timedelta
 from functools import partial
 
 import anyio
-import msgspec
 from anyio.abc import TaskGroup, TaskStatus
 
 from gateway.batch import datatypes
 from gateway.batch import statements as sql
 from gateway.batch.attempts import Attempt, parse_attempt
 from gateway.batch.changes import open_job
-from gateway.batch.engines import Ended, Engine, Launch, Reconnected, Report, Started
+from gateway.batch.engines import Ended, Engine, NodesLost, Reconnected, Report, Started
 from gateway.batch.environments import bring_nodes_up, nodes_are_waiting
 from gateway.batch.jobs import JOBS
+from gateway.batch.launching import Launcher
 from gateway.batch.outcomes import Policy
 from gateway.batch.placing import place
 from gateway.batch.progress import Progress
 from gateway.batch.records import read_instance
-from gateway.batch.redirection import Redirector
 from gateway.batch.slots import Slots, Waiting, reserve
 from gateway.batch.states import State
-from gateway.batch.validation import TIMEOUT_DEFAULT_S
 from gateway.clock import Clock
 from gateway.ids import NewId
 from gateway.store import Conflict, Store, StoreUnavailable, Tx
@@ -37,7 +35,6 @@ from gateway.telemetry import INSTANCES_RUNNING, log
 IDLE_S = 5.0
 RETRY_S = 1.0
 TELL_EVERY = timedelta(seconds=60)
-SPECS_MAX = 10_000
 JOBS_AT_ONCE = 64
 
 
@@ -64,11 +61,11 @@ class Scheduler:
     """Runs the jobs of a store on an engine."""
 
     def __init__(
-        self, store: Store, engine: Engine, redirector: Redirector, *, clock: Clock, new_id: NewId
+        self, store: Store, engine: Engine, launcher: Launcher, *, clock: Clock, new_id: NewId
     ) -> None:
         self._store = store
         self._engine = engine
-        self._redirector = redirector
+        self._launcher = launcher
         self._clock = clock
         self._new_id = new_id
         self._inbox: list[Report] = []
@@ -77,7 +74,6 @@ class Scheduler:
         self._copying: set[str] = set()
         self._estranged = True  # another one may have told the engine something before it failed
         self._told_at = clock()
-        self._specs: dict[tuple[str, int], datatypes.Task] = {}
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Schedule until cancelled. What fails is logged and tried again: the rows say what is
@@ -106,31 +102,16 @@ class Scheduler:
         """
         while True:
             for report in await self._engine.reports():
-                if isinstance(report, Ended) and self._may_redirect(report):
+                if isinstance(report, Ended) and self._launcher.leaves_files(report):
                     if report.attempt_id not in self._copying:
                         self._copying.add(report.attempt_id)
-                        tasks.start_soon(self._redirect, report)
+                        tasks.start_soon(self._keep_files, report)
                 else:
                     self._inbox.append(report)
             self._store.signals.wake([JOBS])
 
-    def _may_redirect(self, ended: Ended) -> bool:
-        """Whether the task asks for its output to be copied, or is not known yet."""
-        attempt = parse_attempt(ended.attempt_id)
-        spec = self._specs.get((attempt.job_id, attempt.position))
-        return spec is None or spec.redirect_info is not None
-
-    async def _redirect(self, ended: Ended) -> None:
-        attempt = parse_attempt(ended.attempt_id)
-        while True:
-            try:
-                spec = await self._spec(attempt.job_id, attempt.position)
-                break
-            except StoreUnavailable:
-                log.warning("task_not_read", attempt_id=ended.attempt_id, retry_s=RETRY_S)
-                await anyio.sleep(RETRY_S)
-        if spec is not None and spec.redirect_info is not None:
-            ended = await self._redirector.redirect(ended, spec)
+    async def _keep_files(self, ended: Ended) -> None:
+        ended = await self._launcher.keep_files(ended)
         self._copying.discard(ended.attempt_id)
         self._inbox.append(ended)
         self._store.signals.wake([JOBS])
@@ -161,9 +142,9 @@ class Scheduler:
         """Reports by job; of each job what its tasks say of failures is known afterwards."""
         by_job: dict[str, list[Started | Ended]] = defaultdict(list)
         for report in reports:
-            if not isinstance(report, Reconnected):
+            if not isinstance(report, Reconnected | NodesLost):
                 attempt = parse_attempt(report.attempt_id)
-                await self._spec(attempt.job_id, attempt.position)
+                await self._launcher.task_of(attempt.job_id, attempt.position)
                 by_job[attempt.job_id].append(report)
         return by_job
 
@@ -240,14 +221,16 @@ class Scheduler:
 
     def _policies(self, job_id: str, reports: Sequence[Started | Ended]) -> Mapping[int, Policy]:
         positions = {parse_attempt(report.attempt_id).position for report in reports}
-        return {position: _policy(self._specs.get((job_id, position))) for position in positions}
+        return {
+            position: _policy(self._launcher.known_task(job_id, position)) for position in positions
+        }
 
     async def _hand_over(self, moved: Mapping[str, Moved]) -> None:
         """Give the engine what was placed and what must stop, after the commit."""
         placed = [attempt for each in moved.values() for attempt in each.placed]
         self._live.update(attempt.id for attempt in placed)
         if placed:
-            await self._engine.start([await self._launch(attempt) for attempt in placed])
+            await self._launcher.start(placed)
         stopping = {id_ for each in moved.values() for id_ in each.stopping} - self._stopped
         if stopping:
             self._stopped |= stopping
@@ -264,43 +247,11 @@ class Scheduler:
         self._live = {instance.latest.id for instance in instances}
         self._stopped.clear()
         starting = [i.latest for i in instances if i.state is State.STARTING]
-        await self._engine.start([await self._launch(attempt) for attempt in starting])
+        await self._launcher.start(starting)
         running = [i.latest.id for i in instances if i.state is State.RUNNING]
         await self._engine.reconcile(running)
         self._estranged = False
         self._told_at = self._clock()
-
-    async def _launch(self, attempt: Attempt) -> Launch:
-        spec = await self._spec(attempt.job_id, attempt.position)
-        if spec is None:
-            raise Conflict(f"{attempt.id} was placed, but its task is gone")
-        variables = {variable.name: variable.value for variable in spec.env_vars or ()}
-        return Launch(
-            attempt_id=attempt.id,
-            command=spec.application.command or "",
-            environment={
-                **variables,
-                "BATCH_JOB_ID": attempt.job_id,
-                "BATCH_TASK_NAME": spec.task_name or "",
-                "BATCH_TASK_INSTANCE_NUM": str(spec.task_instance_num or 1),
-                "BATCH_TASK_INSTANCE_INDEX": str(attempt.number),
-            },
-            folder=attempt.folder,
-            timeout_s=TIMEOUT_DEFAULT_S if spec.timeout is None else spec.timeout,
-        )
-
-    async def _spec(self, job_id: str, position: int) -> datatypes.Task | None:
-        """A task as it was submitted; None if the job is gone. It never changes, so it is kept."""
-        key = job_id, position
-        if key not in self._specs:
-            keys = {"job_id": job_id, "position": position}
-            row = await self._store.read_point(lambda tx: tx.execute(sql.TASK_SPEC, keys).first())
-            if row is None:
-                return None
-            while len(self._specs) >= SPECS_MAX:
-                del self._specs[next(iter(self._specs))]
-            self._specs[key] = msgspec.json.decode(row.spec, type=datatypes.Task)
-        return self._specs[key]
 
 
 def _policy(spec: datatypes.Task | None) -> Policy:

@@ -295,6 +295,7 @@ COUNT_FREE_NODES = (
         compute_node.c.env_id.in_(bindparam("env_ids", expanding=True)),
         compute_node.c.state == NodeState.RUNNING.value,
         compute_node.c.busy_with == "",
+        compute_node.c.fate == "",
     )
     .group_by(compute_node.c.env_id)
 )
@@ -334,6 +335,7 @@ FREE_NODES = (
         compute_node.c.env_id == bindparam("env_id"),
         compute_node.c.state == NodeState.RUNNING.value,
         compute_node.c.busy_with == "",
+        compute_node.c.fate == "",
     )
     .order_by(compute_node.c.id)
     .limit(bindparam("most"))

@@ -9,6 +9,7 @@ import msgspec
 from gateway.batch import datatypes
 from gateway.batch import statements as sql
 from gateway.batch.jobs import store_tags
+from gateway.batch.naming import TEMPLATE_PREFIX
 from gateway.batch.placement import mask_passwords
 from gateway.batch.validation import check_tags, check_task
 from gateway.call import Principal
@@ -20,7 +21,6 @@ from gateway.errors import (
 from gateway.ids import NewId
 from gateway.store import Tx
 
-PREFIX = "task-tmpl"
 NAME_MAX = 60
 DESCRIPTION_MAX = 200
 _NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f]+")
@@ -82,7 +82,7 @@ def create(
     Why an environment in it may be absent: ResourceNotFound.ComputeEnv is not documented here, and
     it is looked for when a job is made.
     """
-    template_id = new_id(PREFIX)
+    template_id = new_id(TEMPLATE_PREFIX)
     tx.execute(
         sql.ADD_TEMPLATE,
         {

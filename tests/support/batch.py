@@ -16,6 +16,7 @@ from gateway.batch.api import BatchApi
 from gateway.batch.attempts import Attempt
 from gateway.batch.changes import open_job
 from gateway.batch.engines import Cause, Ended, Started
+from gateway.batch.launching import Launcher
 from gateway.batch.outcomes import Policy
 from gateway.batch.placing import place
 from gateway.batch.progress import Progress
@@ -131,9 +132,8 @@ class Batch:
     async def scheduling(self) -> AsyncIterator[None]:
         """A scheduler that runs meanwhile, new to everything, as after a restart."""
         redirector = Redirector(self.engine, LocalStorage(self._folder / "cos"))
-        scheduler = Scheduler(
-            self.store, self.engine, redirector, clock=clock.now, new_id=ids.new_id
-        )
+        launcher = Launcher(self.store, self.engine, redirector)
+        scheduler = Scheduler(self.store, self.engine, launcher, clock=clock.now, new_id=ids.new_id)
         async with anyio.create_task_group() as tasks:
             await tasks.start(scheduler.run)
             yield

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import anyio
 
-from gateway.batch.engines import Cause, Ended, Launch, Reconnected, Report, Started
+from gateway.batch.engines import Ability, Cause, Ended, Launch, Reconnected, Report, Started
 from gateway.clock import now
 
 
@@ -22,10 +22,13 @@ class FakeEngine:
         root: Path,
         *,
         capacity: int = 16,
+        mem_gib: int = 65_536,
         clock: Callable[[], datetime] = now,
         answer: Callable[[Launch], int | None] = lambda _: None,
     ) -> None:
         self.capacity = capacity
+        self.mem_gib = mem_gib
+        self.abilities = frozenset(Ability)
         self.running: dict[str, Launch] = {}
         self.started: list[Launch] = []
         self.outcomes: dict[str, Ended] = {}
@@ -80,6 +83,12 @@ class FakeEngine:
 
     def log_path(self, folder: str, stream: str) -> Path:
         return self._root / "attempts" / folder / stream
+
+    def attempt_path(self, folder: str) -> Path:
+        return self._root / "attempts" / folder
+
+    def node_path(self, node_id: str) -> Path:
+        return self._root / "nodes" / node_id
 
     def exit(self, attempt_id: str, code: int) -> None:
         """Let a command end by itself."""

@@ -5,7 +5,7 @@ than once, and never forgets an outcome before it is acknowledged.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
@@ -26,13 +26,60 @@ class Cause(Enum):
     STORAGE = "STORAGE"
 
 
+class Ability(Enum):
+    """What an engine may or may not be able to do on the machine it has; `doctor` tells why not."""
+
+    MOUNTS = "mounts"
+    CPU = "cpu"
+    MEMORY = "memory"
+    PROCESSES = "processes"
+    CONTAINERS = "containers"
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A file or folder of the engine's machine that a command sees elsewhere.
+
+    source, target: absolute paths. The source exists; the target must not hide the system's own.
+    """
+
+    source: str
+    target: str
+    writable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a command may use: its node's size."""
+
+    cores: int
+    mem_bytes: int
+    processes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """The image a command runs in. retries, retry_s: how often, and after how many seconds, it is
+    pulled again. options: words for `run`, checked before.
+    """
+
+    image: str
+    server: str = ""
+    user: str = ""
+    password: str = field(default="", repr=False)
+    retries: int = 0
+    retry_s: int = 0
+    options: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Launch:
     """One attempt at one task instance, ready to be started.
 
     command: a shell command line. environment: the only variables the command sees, besides PATH,
     HOME and the like. folder: the attempt's own folder, relative to the engine's root; it holds
-    `stdout`, `stderr` and the working folder.
+    `stdout`, `stderr` and the working folder, in which the command's package may be already.
+    limits: None for none. container: None to run on the machine itself.
     """
 
     attempt_id: str
@@ -40,6 +87,9 @@ class Launch:
     environment: Mapping[str, str]
     folder: str
     timeout_s: int
+    limits: Limits | None = None
+    mounts: tuple[Mount, ...] = ()
+    container: Container | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +115,16 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
+class NodesLost:
+    """What held every node of the engine is gone, killed or crashed, and there is a new one.
+
+    The attempts that ran there end as INFRA_LOST besides; nodes that ran nothing are lost as well.
+    """
+
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Reconnected:
     """The engine may have forgotten what it was told and had not yet begun: tell it again.
 
@@ -72,13 +132,19 @@ class Reconnected:
     """
 
 
-Report = Started | Ended | Reconnected
+Report = Started | Ended | NodesLost | Reconnected
 
 
 class Engine(Protocol):
-    """Runs attempts. All methods may be called again with the same attempts."""
+    """Runs attempts. All methods may be called again with the same attempts.
+
+    capacity: how many attempts it runs at once. mem_gib: what the nodes that run something may
+    have together. abilities: what it can do here.
+    """
 
     capacity: int
+    mem_gib: int
+    abilities: frozenset[Ability]
 
     async def start(self, launches: Sequence[Launch]) -> None:
         """Start attempts; one that is known already is left alone. The facts come as reports."""
@@ -106,4 +172,12 @@ class Engine(Protocol):
 
     def log_path(self, folder: str, stream: str) -> Path:
         """Where the bytes of `stream` ("stdout" or "stderr") of an attempt are."""
+        ...
+
+    def attempt_path(self, folder: str) -> Path:
+        """An attempt's own folder on the engine's machine."""
+        ...
+
+    def node_path(self, node_id: str) -> Path:
+        """The folder of what a node of an environment keeps between attempts, such as its disks."""
         ...

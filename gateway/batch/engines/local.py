@@ -13,9 +13,9 @@ import anyio.to_thread
 from anyio.abc import SocketStream, TaskStatus
 
 import gateway
-from gateway.batch.engines import Launch, Reconnected, Report
+from gateway.batch.engines import Ability, Launch, Reconnected, Report
 from gateway.batch.executor import frames
-from gateway.batch.executor.folders import SOCKET, attempt_folder, log_file
+from gateway.batch.executor.folders import SOCKET, attempt_folder, log_file, node_folder
 from gateway.batch.executor.isolation import PATH
 from gateway.errors import ServiceUnavailable
 from gateway.telemetry import log
@@ -29,6 +29,7 @@ OPEN_S_MAX: Final = 30.0
 BACKOFF_S_MIN: Final = 0.02
 BACKOFF_S_MAX: Final = 5.0
 IDS_PER_FRAME: Final = 10_000
+MEM_GIB_MAX: Final = 65_536  # more than any machine has: no bound
 
 
 class ExecutorRefused(Exception):
@@ -43,10 +44,18 @@ class LocalEngine:
     """
 
     def __init__(
-        self, root: Path, *, isolation: str | None, capacity: int, linger_s: float = 60.0
+        self,
+        root: Path,
+        *,
+        isolation: str | None,
+        capacity: int,
+        mem_gib: int = MEM_GIB_MAX,
+        linger_s: float = 60.0,
     ) -> None:
         """isolation: "sandbox", "uid" or "none"; None for the best. linger_s: see the executor."""
         self.capacity = capacity
+        self.mem_gib = mem_gib
+        self.abilities: frozenset[Ability] = frozenset()
         self._isolation = isolation or ""
         self.executor_pid = 0
         self._root = root.absolute()
@@ -96,6 +105,14 @@ class LocalEngine:
     def log_path(self, folder: str, stream: str) -> Path:
         """See `Engine.log_path`. Raises InvalidParameterValue for what is no attempt's log."""
         return log_file(self._root, folder, stream=stream)
+
+    def attempt_path(self, folder: str) -> Path:
+        """See `Engine.attempt_path`. Raises InvalidParameterValue for what is no attempt's."""
+        return attempt_folder(self._root, folder)
+
+    def node_path(self, node_id: str) -> Path:
+        """See `Engine.node_path`. Raises InvalidParameterValue for what is no node's id."""
+        return node_folder(self._root, node_id)
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Keep a line to an executor until cancelled; started once the first one answered.
@@ -256,13 +273,20 @@ def _remove(path: Path) -> None:
 
 @asynccontextmanager
 async def open_local_engine(
-    root: Path, *, isolation: str | None, capacity: int, linger_s: float = 60.0
+    root: Path,
+    *,
+    isolation: str | None,
+    capacity: int,
+    mem_gib: int = MEM_GIB_MAX,
+    linger_s: float = 60.0,
 ) -> AsyncIterator[LocalEngine]:
     """Have a local engine whose executor answers; leaving it leaves the executor and its jobs be.
 
     root: a folder for the executor alone. Raises ServiceUnavailable with the executor's reason.
     """
-    engine = LocalEngine(root, isolation=isolation, capacity=capacity, linger_s=linger_s)
+    engine = LocalEngine(
+        root, isolation=isolation, capacity=capacity, mem_gib=mem_gib, linger_s=linger_s
+    )
     refusal: Exception | None = None
     async with anyio.create_task_group() as tasks:
         try:

@@ -9,6 +9,7 @@ from gateway.errors import InvalidParameterValue
 SOCKET: Final = "executor.sock"
 ATTEMPTS: Final = "attempts"
 WORK: Final = "work"
+NODES: Final = "nodes"
 STREAMS: Final = ("stdout", "stderr")
 FOLDER_BYTES_MAX: Final = 1_024
 _PART: Final = r"(?!(?:work|stdout|stderr)(?:/|$))[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}"
@@ -24,6 +25,13 @@ def attempt_folder(root: Path, folder: str) -> Path:
     if len(folder) > FOLDER_BYTES_MAX or _FOLDER.fullmatch(folder) is None:
         raise InvalidParameterValue(f"The folder {folder[:200]!r} is not one an attempt can have.")
     return root / ATTEMPTS / folder
+
+
+def node_folder(root: Path, node_id: str) -> Path:
+    """Where a node keeps what outlives its attempts. Raises InvalidParameterValue."""
+    if len(node_id) > FOLDER_BYTES_MAX or re.fullmatch(_PART, node_id) is None:
+        raise InvalidParameterValue(f"The node {node_id[:200]!r} cannot have a folder.")
+    return root / NODES / node_id
 
 
 def log_file(root: Path, folder: str, *, stream: str) -> Path:

@@ -1,0 +1,1 @@
+"""The Batch actions, family by family: each calls a transaction, and decides nothing itself."""

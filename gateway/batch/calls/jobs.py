@@ -1,0 +1,153 @@
+"""The actions on whole jobs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from gateway.batch import datatypes as wire
+from gateway.batch import jobs, reads
+from gateway.batch.engines import Engine
+from gateway.batch.lists import JOBS, check_combination, list_resources, read_page
+from gateway.batch.naming import check_job_id
+from gateway.batch.validation import plan_job
+from gateway.batch.views import job_view
+from gateway.call import Call, Grant
+from gateway.clock import Clock
+from gateway.ids import NewId
+from gateway.service import Empty, Operation
+from gateway.store import Store, Tx
+
+
+@dataclass(frozen=True, slots=True)
+class JobCalls:
+    """The handlers of SubmitJob and what follows it."""
+
+    store: Store
+    engine: Engine
+    topic_exists: jobs.TopicExists
+    clock: Clock
+    new_id: NewId
+
+    @property
+    def operations(self) -> Mapping[str, Operation]:
+        """Every action on a job."""
+        return {
+            "SubmitJob": Operation(wire.SubmitJobRequest, self.submit_job, wire.prepare_submit_job),
+            "DescribeJob": Operation(wire.DescribeJobRequest, self.describe_job),
+            "DescribeJobs": Operation(
+                wire.DescribeJobsRequest, self.describe_jobs, wire.prepare_filters
+            ),
+            "DescribeJobSubmitInfo": Operation(
+                wire.DescribeJobSubmitInfoRequest, self.describe_job_submit_info
+            ),
+            "TerminateJob": Operation(wire.TerminateJobRequest, self.terminate_job),
+            "DeleteJob": Operation(wire.DeleteJobRequest, self.delete_job),
+        }
+
+    async def submit_job(
+        self, call: Call, grant: Grant, request: wire.SubmitJobRequest
+    ) -> wire.SubmitJobResponse:
+        """Store a job; it is run from here on."""
+        plan = plan_job(request, region=call.region)
+
+        def submit(tx: Tx) -> str:
+            make = partial(
+                jobs.submit,
+                tx,
+                plan,
+                principal=grant.principal,
+                region=call.region,
+                placement=request.placement,
+                topic_exists=self.topic_exists,
+                now=self.clock(),
+                new_id=self.new_id,
+            )
+            return jobs.once(
+                tx,
+                make,
+                token=request.client_token,
+                request=request,
+                action=call.action,
+                principal=grant.principal,
+                region=call.region,
+                now=self.clock(),
+            )
+
+        return wire.SubmitJobResponse(job_id=await self.store.write(submit))
+
+    async def describe_job(
+        self, call: Call, grant: Grant, request: wire.DescribeJobRequest
+    ) -> wire.DescribeJobResponse:
+        """One job with its tasks."""
+        check_job_id(request.job_id)
+
+        def read(tx: Tx) -> wire.DescribeJobResponse:
+            row = jobs.get_job(tx, request.job_id, principal=grant.principal, region=call.region)
+            return reads.describe_job(tx, row, capacity=self.engine.capacity)
+
+        return await self.store.read_point(read)
+
+    async def describe_jobs(
+        self, call: Call, grant: Grant, request: wire.DescribeJobsRequest
+    ) -> wire.DescribeJobsResponse:
+        """The jobs the caller may describe."""
+        for job_id in request.job_ids:
+            check_job_id(job_id)
+        check_combination(request.job_ids, request.filters, name="JobIds")
+        page = read_page(request.offset, request.limit, default=20, most=100)
+
+        def read(tx: Tx) -> wire.DescribeJobsResponse:
+            rows, total = list_resources(
+                tx,
+                JOBS,
+                principal=grant.principal,
+                region=call.region,
+                ids=request.job_ids,
+                filters=request.filters,
+                scope=grant.scope,
+                page=page,
+            )
+            found = [row.id for row in rows]
+            counts, tags = reads.task_counts(tx, found), reads.tags_of(tx, found)
+            views = [job_view(r, counts=counts[r.id], tags_on=tags.get(r.id, [])) for r in rows]
+            return wire.DescribeJobsResponse(job_set=views, total_count=total)
+
+        return await self.store.read_list(read)
+
+    async def describe_job_submit_info(
+        self, call: Call, grant: Grant, request: wire.DescribeJobSubmitInfoRequest
+    ) -> wire.DescribeJobSubmitInfoResponse:
+        """A job as it was submitted."""
+        check_job_id(request.job_id)
+
+        def read(tx: Tx) -> wire.DescribeJobSubmitInfoResponse:
+            row = jobs.get_job(tx, request.job_id, principal=grant.principal, region=call.region)
+            return reads.describe_submission(tx, row)
+
+        return await self.store.read_list(read)
+
+    async def terminate_job(
+        self, call: Call, grant: Grant, request: wire.TerminateJobRequest
+    ) -> Empty:
+        """Ask for a job's end."""
+        check_job_id(request.job_id)
+        await self.store.write(
+            partial(
+                jobs.terminate,
+                job_id=request.job_id,
+                principal=grant.principal,
+                region=call.region,
+            )
+        )
+        return Empty()
+
+    async def delete_job(self, call: Call, grant: Grant, request: wire.DeleteJobRequest) -> Empty:
+        """Remove a finished job, then its files."""
+        check_job_id(request.job_id)
+        await self.store.write(
+            partial(
+                jobs.delete, job_id=request.job_id, principal=grant.principal, region=call.region
+            )
+        )
+        await self.engine.discard(request.job_id)
+        return Empty()

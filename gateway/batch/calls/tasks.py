@@ -1,0 +1,113 @@
+"""The actions on the tasks of a job and their instances."""
+
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio.to_thread
+
+from gateway.batch import datatypes as wire
+from gateway.batch import jobs, reads
+from gateway.batch.engines import Engine
+from gateway.batch.lists import read_page
+from gateway.batch.naming import check_job_id
+from gateway.batch.validation import check_task_name
+from gateway.batch.views import LOG_PREFIX
+from gateway.call import Call, Grant
+from gateway.errors import InvalidParameterValue
+from gateway.service import Operation
+from gateway.store import Store, Tx
+
+LOG_BYTES_MAX = 2_048
+
+
+@dataclass(frozen=True, slots=True)
+class TaskCalls:
+    """The handlers of what is asked of one task."""
+
+    store: Store
+    engine: Engine
+
+    @property
+    def operations(self) -> Mapping[str, Operation]:
+        """Every action on a task."""
+        return {
+            "DescribeTask": Operation(
+                wire.DescribeTaskRequest, self.describe_task, wire.prepare_filters
+            ),
+            "DescribeTaskLogs": Operation(wire.DescribeTaskLogsRequest, self.describe_task_logs),
+        }
+
+    async def describe_task(
+        self, call: Call, grant: Grant, request: wire.DescribeTaskRequest
+    ) -> wire.DescribeTaskResponse:
+        """One task with a page of its instances."""
+        check_job_id(request.job_id)
+        page = read_page(request.offset, request.limit, default=100, most=1_000)
+        states = reads.instance_states(request.filters)
+
+        def read(tx: Tx) -> wire.DescribeTaskResponse:
+            row = reads.get_task(
+                tx, request.job_id, request.task_name, principal=grant.principal, region=call.region
+            )
+            return reads.describe_task(
+                tx, row, states=states, page=page, capacity=self.engine.capacity
+            )
+
+        return await self.store.read_list(read)
+
+    async def describe_task_logs(
+        self, call: Call, grant: Grant, request: wire.DescribeTaskLogsRequest
+    ) -> wire.DescribeTaskLogsResponse:
+        """The end of what instances wrote to stdout and stderr."""
+        check_job_id(request.job_id)
+        check_task_name(request.task_name)
+        if request.task_instance_indexes and request.offset is not None:
+            raise InvalidParameterValue("TaskInstanceIndexes and Offset exclude each other.")
+        if len(request.task_instance_indexes) > 10:  # noqa: PLR2004  # the API's largest Limit
+            raise InvalidParameterValue("There are more than 10 TaskInstanceIndexes.")
+        if any(number < 0 for number in request.task_instance_indexes):
+            raise InvalidParameterValue("A task instance index is negative.", detail="Negative")
+        page = read_page(request.offset, request.limit, default=5, most=10)
+
+        def read(tx: Tx) -> reads.LogSources:
+            principal, region = grant.principal, call.region
+            jobs.get_job(tx, request.job_id, principal=principal, region=region)
+            row = reads.get_task(
+                tx, request.job_id, request.task_name, principal=principal, region=region
+            )
+            return reads.log_sources(tx, row, numbers=request.task_instance_indexes, page=page)
+
+        sources = await self.store.read_list(read)
+        logs = [await self._log(source) for source in sources.instances]
+        return wire.DescribeTaskLogsResponse(total_count=sources.total, task_instance_log_set=logs)
+
+    async def _log(self, source: reads.LogSource) -> wire.TaskInstanceLog:
+        tails = {
+            stream: await anyio.to_thread.run_sync(
+                _tail, self.engine.log_path(source.folder, stream)
+            )
+            for stream in ("stdout", "stderr")
+        }
+        redirect = source.redirect or wire.RedirectInfo()
+        return wire.TaskInstanceLog(
+            task_instance_index=source.number,
+            stdout_log=LOG_PREFIX + b64encode(tails["stdout"]).decode(),
+            stderr_log=LOG_PREFIX + b64encode(tails["stderr"]).decode(),
+            stdout_redirect_path=redirect.stdout_redirect_path or "",
+            stderr_redirect_path=redirect.stderr_redirect_path or "",
+            stdout_redirect_file_name=redirect.stdout_redirect_file_name or "",
+            stderr_redirect_file_name=redirect.stderr_redirect_file_name or "",
+        )
+
+
+def _tail(path: Path) -> bytes:
+    """The last bytes of a log. Why the last: the API tells how many, and the end says more."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - LOG_BYTES_MAX))
+            return file.read(LOG_BYTES_MAX)
+    except FileNotFoundError:
+        return b""

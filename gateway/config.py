@@ -42,6 +42,14 @@ class Settings:
     push_networks: addresses or networks, separated by blanks or commas, that HTTP subscribers may
     have besides public ones. push_pause_after_s: how long a subscriber may fail without one
     success before it is only probed.
+    catalogue: file of images, instance types and machines, see `batch/catalogue.py`; empty: the
+    built-in ones. memory_gib: what the nodes that run something may have together; 0 means what
+    the machine has. processes_max: how many processes one command may have.
+    cos_endpoint: URL of an S3-compatible service that holds the buckets of `cos://`; empty means a
+    folder inside `data`. cos_access_key, cos_secret_key: its key. cos_forms: "all", or "xml" to
+    take only `cos://<bucket>-<appid>.cos.<region>.myqcloud.com/`, as the user guide asks.
+    mount_root: folder with one folder for each host of `cfs://` and `nfs://`; empty means `nfs`
+    inside `data`. logs_keep_days: how long the logs of a job that is over are kept; 0: for ever.
     """
 
     host: str = "127.0.0.1"
@@ -72,6 +80,15 @@ class Settings:
     amqp_key_file: str = ""
     push_networks: str = ""
     push_pause_after_s: int = 3_600
+    catalogue: str = ""
+    memory_gib: int = 0
+    processes_max: int = 4_096
+    cos_endpoint: str = ""
+    cos_access_key: str = ""
+    cos_secret_key: str = field(default="", repr=False)
+    cos_forms: str = "all"
+    mount_root: str = ""
+    logs_keep_days: int = 30
 
     @property
     def resolved_database_url(self) -> str:
@@ -85,6 +102,7 @@ CHOICES: Mapping[str, frozenset[str]] = {
     "evaluator": frozenset({"compiled", "casbin"}),
     "limits": frozenset({"none", "cloud"}),
     "decisions_overflow": frozenset({"refuse", "drop"}),
+    "cos_forms": frozenset({"all", "xml"}),
 }
 FORMS: Mapping[str, tuple[re.Pattern[str], str]] = {
     "region": (re.compile(r"[a-z0-9-]{1,32}"), "a region such as ap-guangzhou"),
@@ -95,6 +113,7 @@ FORMS: Mapping[str, tuple[re.Pattern[str], str]] = {
         "sqlite:///path or postgresql://…",
     ),
     "vpc_header": (re.compile(r"|[A-Za-z0-9-]{1,64}"), "the name of a header"),
+    "cos_endpoint": (re.compile(r"|https?://[^/?#@]+/?"), "http://host or https://host"),
     "amqp_url": (re.compile(r"|amqps?://[^/?#]+.*"), "amqp://… or amqps://…"),
 }
 """How a text must look, and how that is said: never with the value, which may hold a password."""
@@ -107,6 +126,9 @@ LIMITS: Mapping[str, tuple[int, int]] = {
     "decisions_keep_days": (0, 36_500),
     "events_keep_days": (0, 36_500),
     "push_pause_after_s": (1, 86_400),
+    "memory_gib": (0, 65_536),
+    "processes_max": (16, 4_194_304),
+    "logs_keep_days": (0, 36_500),
 }
 
 
@@ -126,9 +148,17 @@ def load(path: Path | None = None, *, environ: Mapping[str, str] | None = None) 
         if key.startswith(PREFIX) and key.removeprefix(PREFIX).lower() in names
     }
     settings = _apply(settings, from_environ, source="the environment")
-    if bool(settings.root_secret_id) != bool(settings.root_secret_key):
-        raise SettingsError("`root_secret_id` and `root_secret_key` are set together or not at all")
+    _check_pairs(settings)
     return settings
+
+
+def _check_pairs(settings: Settings) -> None:
+    for name, other in (
+        ("root_secret_id", "root_secret_key"),
+        ("cos_access_key", "cos_secret_key"),
+    ):
+        if bool(getattr(settings, name)) != bool(getattr(settings, other)):
+            raise SettingsError(f"`{name}` and `{other}` are set together or not at all")
 
 
 def _read_file(path: Path | None) -> dict[str, Any]:

@@ -6,10 +6,11 @@ and the jobs are drawn from the seed; what the machine makes of them is its own.
 
 import json
 import shutil
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,11 +23,11 @@ import click
 from gateway.batch.executor.processes import all_processes
 from gateway.events.bus import TopicAddress
 from tests.batch.executor.executors import is_gone, kill_process, processes_that_say
-from tests.campaigns import audit
+from tests.campaigns import audit, crash_points
 from tests.campaigns.load import MARK, Accepted, Reader, User, Workload, prepare, working
 from tests.campaigns.witness import Witness, listening
 from tests.support import amqp
-from tests.support.running import REGION, Gateway, running_gateway
+from tests.support.running import REGION, ROOT, Gateway, running_gateway
 from tests.support.sdk import Sdk
 from tests.support.services import Postgresql, RabbitMQ, private_folder
 
@@ -42,6 +43,9 @@ START_S = 1.5
 CALL_S = 0.03
 EXECUTOR_GONE_S = 0.2
 WORK_S = 2.0
+REACHED_S = 30.0
+PASSES_MAX = 6
+OFTEN_PASSES_MAX = 60
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Plan:
     executor_too: kill the executor now and then as well; what it ran is then tried again.
     isolation: of the commands; "" for the best.
     users: how many submit at once. pause_s: how long each waits between two jobs, on average.
+    points: crash points, see `crash_points.py`; at each a process dies once, after the cycles.
     """
 
     cycles: int
@@ -59,6 +64,7 @@ class Plan:
     isolation: str = ""
     users: int = 3
     pause_s: float = 0.2
+    points: tuple[str, ...] = ()
 
 
 @dataclass
@@ -127,6 +133,7 @@ class Campaign:
         with working(self._reader.run):
             with working(*(partial(user.run, self._accepted) for user in users)):
                 self._kill_again_and_again()
+                self._die_at_every_point()
             with audit.open_books(database_url) as books:
                 _settle(books)
 
@@ -160,6 +167,46 @@ class Campaign:
                 self._kill()
             self._gateway.start()
             click.echo(f"cycle {cycle + 1}: {self.report.kills} kills", err=True)
+
+    def _die_at_every_point(self) -> None:
+        """Have a process kill itself at each of the points, and another one go on."""
+        for point in self._plan.points:
+            place = crash_points.place_of(point)
+            times = self._random.randint(1, OFTEN_PASSES_MAX if place.often else PASSES_MAX)
+            self._pause(WORK_S)
+            self._kill()
+            if place.program == "executor":
+                pid = self._start_executor_that_dies(point, times=times)
+                self._gateway.start()
+                self._await_death(point, partial(is_gone, pid))
+            else:
+                command = crash_points.command(point, times=times, arguments=["serve"])
+                self._gateway.start(wait=False, command=command)
+                self._await_death(point, lambda: self._gateway.ended)
+                self._gateway.kill()
+                self._gateway.start()
+            click.echo(f"{point}, pass {times}", err=True)
+
+    def _start_executor_that_dies(self, point: str, *, times: int) -> int:
+        """Start an executor in the place of the one there is; returns its pid."""
+        self._kill_executor()
+        root = self._gateway.data.absolute() / "engine"
+        arguments = ["--detach", "--root", str(root), "--isolation", self._plan.isolation]
+        command = crash_points.command(point, times=times, arguments=arguments)
+        subprocess.run(
+            command, check=True, cwd=ROOT, stdin=subprocess.DEVNULL, timeout=START_S * 20
+        )
+        [pid] = processes_that_say(f"{point} {times} executor --detach --root {root}")
+        return pid
+
+    def _await_death(self, point: str, has_died: Callable[[], bool]) -> None:
+        give_up_at = time.monotonic() + REACHED_S
+        while not has_died():
+            if time.monotonic() > give_up_at:
+                self.report.findings.surprises.append(f"nothing came to the point: {point}")
+                return
+            threading.Event().wait(0.02)
+        self.report.kills += 1
 
     def _pause(self, at_most_s: float) -> None:
         threading.Event().wait(self._random.uniform(0, at_most_s))
@@ -322,14 +369,19 @@ def show(report: Report) -> None:
 
 
 @click.command(help=__doc__)
-@click.option("--cycles", type=click.IntRange(1), default=20, show_default=True)
+@click.option("--cycles", type=click.IntRange(0), default=20, show_default=True)
 @click.option("--seed", type=int, default=1, show_default=True)
 @click.option("--postgresql", is_flag=True, help="Use PostgreSQL instead of SQLite.")
+@click.option("--points", is_flag=True, help="Then have a process die at each crash point.")
 @click.option("--executor-too", is_flag=True, help="Kill the executor now and then as well.")
 @click.option("--isolation", type=click.Choice(["sandbox", "uid", "none"]), default=None)
 @click.option("--log", type=click.Path(path_type=Path), help="Where to keep the gateway's log.")
-def main(cycles: int, seed: int, postgresql: bool, log: Path | None, **options: Any) -> None:
-    plan = Plan(cycles, seed, **{name: value for name, value in options.items() if value})
+def main(
+    cycles: int, seed: int, postgresql: bool, points: bool, log: Path | None, **options: Any
+) -> None:
+    chosen = crash_points.points_of(postgresql=postgresql) if points else ()
+    options = {name: value for name, value in options.items() if value}
+    plan = Plan(cycles, seed, points=chosen, **options)
     with servers(postgresql=postgresql) as (broker, url), private_folder("campaign") as folder:
         try:
             report = run_campaign(folder, plan, broker=broker, database_url=url)

@@ -27,15 +27,22 @@ from gateway.authn.issuers import read_issuers
 from gateway.authn.jwt import JwtAuthenticator
 from gateway.authn.replay import ReplayGuard
 from gateway.authn.signed import ClassicAuthenticator, Tc3Authenticator
+from gateway.batch import retention as batch_retention
 from gateway.batch.api import BatchApi
 from gateway.batch.attributes import attributes_of as batch_attributes_of
 from gateway.batch.auditing.auditor import Auditor
+from gateway.batch.catalogue import read_catalogue
 from gateway.batch.engines import Engine
 from gateway.batch.engines.local import open_local_engine
-from gateway.batch.launching import Launcher
-from gateway.batch.redirection import Redirector
+from gateway.batch.environments.keeper import Keeper
+from gateway.batch.launching import build_launcher
+from gateway.batch.rules import Rules
 from gateway.batch.scheduler import Scheduler
+from gateway.batch.secrets import Vault
+from gateway.batch.slots import Load
+from gateway.batch.storage import Keys, Storage
 from gateway.batch.storage.local import LocalStorage
+from gateway.batch.storage.nfs import NfsRoot
 from gateway.call import Key, Principal, Upstream
 from gateway.cam import api as cam_api
 from gateway.cam import identities, keys, sts
@@ -132,9 +139,9 @@ async def _run(settings: Settings) -> None:
         )
         sealer = keys.open_sealer(settings.data / "sealing.key")
         secrets = Secrets(sealer.encrypt, sealer.decrypt)
-        batch = BatchApi(store, engine, _topic_exists, clock=now, new_id=ids.new_id)
+        batch, batch_loops = _build_batch(settings, store=store, engine=engine, sealer=sealer)
         upstreams: Mapping[str, Upstream] = {
-            "batch": Service(batch.operations),
+            "batch": batch,
             **_build_cam(store, sealer=sealer, policies=policies, decisions=decisions),
             **_build_cmq(settings, store=store, bus=bus, secrets=secrets),
         }
@@ -161,7 +168,7 @@ async def _run(settings: Settings) -> None:
             "pusher": _build_pushing(settings, store=store, secrets=secrets),
             "queue_retention": partial(retention.run, store, clock=now),
             "event_retention": _build_event_retention(settings, store=store),
-            "scheduler": _build_scheduling(settings, store=store, engine=engine),
+            **batch_loops,
             "auditor": _build_auditor(settings, store=store).run,
         }
         async with anyio.create_task_group() as tasks:
@@ -175,7 +182,7 @@ async def _run(settings: Settings) -> None:
 @asynccontextmanager
 async def _open_engine(settings: Settings) -> AsyncIterator[Engine]:
     capacity = settings.instances_per_core * (os.cpu_count() or 1)
-    root = settings.data.absolute() / "engine"
+    root = settings.data.resolve() / "engine"
     async with open_local_engine(
         root, isolation=settings.isolation or None, capacity=capacity
     ) as engine:
@@ -195,6 +202,15 @@ async def _open_bus(settings: Settings, stack: AsyncExitStack) -> Bus | None:
         )
     )
     return bus
+
+
+def _read_rules(settings: Settings) -> Rules:
+    """What Batch accepts here. Raises SettingsError for a catalogue that cannot be used."""
+    return Rules(
+        catalogue=read_catalogue(settings.catalogue),
+        xml_only=settings.cos_forms == "xml",
+        quotas=settings.limits == "cloud",
+    )
 
 
 def _build_event_retention(settings: Settings, *, store: Store) -> Loop:
@@ -229,16 +245,79 @@ def _build_watch(
     return watch
 
 
-def _build_scheduling(settings: Settings, *, store: Store, engine: Engine) -> Loop:
+def _build_batch(
+    settings: Settings, *, store: Store, engine: Engine, sealer: MultiFernet
+) -> tuple[Upstream, Mapping[str, Loop]]:
+    """The Batch API, and the loops that carry out what it was asked for."""
+    rules, load = _read_rules(settings), Load()
+    vault = Vault(sealer.encrypt, sealer.decrypt)
+    api = BatchApi(
+        store,
+        engine,
+        _topic_exists,
+        clock=now,
+        new_id=ids.new_id,
+        vault=vault,
+        rules=rules,
+        load=load,
+    )
+    loops: Mapping[str, Loop] = {
+        "scheduler": _build_scheduling(
+            settings, store=store, engine=engine, vault=vault, rules=rules, load=load
+        ),
+        "environments": Keeper(
+            store, rules.catalogue, node_path=engine.node_path, clock=now, new_id=ids.new_id
+        ).run,
+        "batch_retention": partial(
+            batch_retention.run, store, engine, keep_days=settings.logs_keep_days, clock=now
+        ),
+    }
+    return Service(api.operations), loops
+
+
+def _build_scheduling(
+    settings: Settings, *, store: Store, engine: Engine, vault: Vault, rules: Rules, load: Load
+) -> Loop:
     """A scheduler, and a new one if it fails: what the old one knew may be wrong."""
-    storage = LocalStorage(settings.data.absolute() / "cos")
-    launcher = Launcher(store, engine, Redirector(engine, storage))
+    storage = _open_storage(settings)
+    servers = NfsRoot(Path(settings.mount_root or settings.data / "nfs").resolve())
 
     def schedule(*, task_status: TaskStatus[None]) -> Coroutine[Any, Any, None]:
-        scheduler = Scheduler(store, engine, launcher, clock=now, new_id=ids.new_id)
+        launcher = build_launcher(
+            store,
+            engine,
+            storage=storage,
+            servers=servers,
+            vault=vault,
+            processes_max=settings.processes_max,
+            clock=now,
+        )
+        scheduler = Scheduler(
+            store,
+            engine,
+            launcher,
+            clock=now,
+            new_id=ids.new_id,
+            catalogue=rules.catalogue,
+            load=load,
+        )
         return scheduler.run(task_status=task_status)
 
     return schedule
+
+
+def _open_storage(settings: Settings) -> Storage:
+    """Where `cos://` leads."""
+    if not settings.cos_endpoint:
+        return LocalStorage(settings.data.resolve() / "cos")
+    # Imported here because it is large, and most set-ups never need it.
+    from gateway.batch.storage.s3 import S3Storage  # noqa: PLC0415
+    from gateway.batch.storage.s3_clients import Clients  # noqa: PLC0415
+
+    own = None
+    if settings.cos_access_key:
+        own = Keys(settings.cos_access_key, settings.cos_secret_key)
+    return S3Storage(Clients(settings.cos_endpoint, keys=own, region=settings.region))
 
 
 def _build_auditor(settings: Settings, *, store: Store) -> Auditor:

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from gateway.commands.decisions import decisions
+from gateway.commands.doctor import doctor
 from gateway.commands.events import events
 from gateway.commands.options import (
     config_option,
@@ -28,6 +29,7 @@ def main() -> None:
 
 
 main.add_command(decisions)
+main.add_command(doctor)
 main.add_command(events)
 main.add_command(policy)
 

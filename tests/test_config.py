@@ -37,8 +37,22 @@ SAMPLES: dict[str, str] = {
     "amqp_key_file": "/etc/broker/gateway.key",
     "push_networks": "127.0.0.0/8, fd00::/8",
     "push_pause_after_s": "600",
+    "catalogue": "/srv/catalogue.toml",
+    "memory_gib": "64",
+    "processes_max": "256",
+    "cos_endpoint": "https://cos.example:9000",
+    "cos_access_key": "AKIDcos",
+    "cos_secret_key": "cos-secret",
+    "cos_forms": "xml",
+    "mount_root": "/srv/nfs",
+    "logs_keep_days": "7",
 }
-TOGETHER = {"root_secret_id": "AKIDroot", "root_secret_key": "root-secret"}
+TOGETHER = {
+    "root_secret_id": "AKIDroot",
+    "root_secret_key": "root-secret",
+    "cos_access_key": "AKIDcos",
+    "cos_secret_key": "cos-secret",
+}
 BAD: dict[str, list[str]] = {
     "port": ["", "http", "-1", "65536", "80.5", "tcp://10.0.0.1:8080"],
     "management_port": ["x", "70000"],
@@ -63,6 +77,11 @@ BAD: dict[str, list[str]] = {
     "decisions_keep_days": ["-1", "36501", "90d", "1.5"],
     "events_keep_days": ["-1", "36501", "30d"],
     "push_pause_after_s": ["0", "86401", "1h"],
+    "memory_gib": ["-1", "65537", "8G"],
+    "processes_max": ["0", "15", "4194305", "many"],
+    "cos_endpoint": ["cos.example", "s3://cos", "http://", "http://u@cos/", "http://cos/path?"],
+    "cos_forms": ["", "XML", "json"],
+    "logs_keep_days": ["-1", "36501", "7d"],
 }
 
 
@@ -168,18 +187,18 @@ def test_other_names_in_the_environment_are_somebody_elses() -> None:
 
 
 @pytest.mark.parametrize("name", TOGETHER)
-def test_half_a_root_key_is_refused(name: str) -> None:
+def test_half_a_key_is_refused(name: str) -> None:
     with pytest.raises(SettingsError, match="together"):
         load(environ=environ(**{name: TOGETHER[name]}))
 
 
-@pytest.mark.parametrize("name", ["database_url", "amqp_url", "root_secret_key"])
+@pytest.mark.parametrize("name", ["database_url", "amqp_url", "root_secret_key", "cos_secret_key"])
 def test_a_refusal_and_a_print_of_the_settings_keep_secrets(name: str) -> None:
     secret = "word-that-is-secret"
     with pytest.raises(SettingsError) as refused:
         load(environ=environ(database_url=f"x://{secret}", root_secret_key=secret))
     assert secret not in str(refused.value)
-    value = SAMPLES[name].replace("word", secret)
+    value = SAMPLES[name].replace("word", secret).replace("cos-secret", secret)
     settings = load(environ=environ(**{**TOGETHER, name: value}))
     assert secret not in repr(settings)
     assert "root-secret" not in repr(settings)

@@ -8,6 +8,7 @@ import pytest
 from cryptography.fernet import Fernet, MultiFernet
 
 from gateway.batch.api import BatchApi
+from gateway.batch.secrets import Vault
 from gateway.cam import api as cam_api
 from gateway.cam import sts
 from gateway.cam.decisions.log import DecisionLog
@@ -179,7 +180,10 @@ async def test_every_action_has_a_handler_or_is_listed_as_unbuilt_and_never_both
     tmp_path: Path,
 ) -> None:
     async with open_store(f"sqlite:///{tmp_path / 'gateway.db'}") as store:
-        batch = BatchApi(store, FakeEngine(tmp_path), never, clock=now, new_id=new_id)
+        vault = Vault(SEALER.encrypt, SEALER.decrypt)
+        batch = BatchApi(
+            store, FakeEngine(tmp_path), never, clock=now, new_id=new_id, vault=vault
+        )
         actions = {
             "batch": frozenset(batch.operations),
             "cam": cam_api.build_service(

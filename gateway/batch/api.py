@@ -1,14 +1,20 @@
 """The Batch service: all its actions together."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from gateway.batch.calls.catalogue import CatalogueCalls
 from gateway.batch.calls.environments import EnvironmentCalls
 from gateway.batch.calls.jobs import JobCalls
+from gateway.batch.calls.monitoring import MonitoringCalls
+from gateway.batch.calls.nodes import NodeCalls
 from gateway.batch.calls.tasks import TaskCalls
 from gateway.batch.calls.templates import TemplateCalls
 from gateway.batch.engines import Engine
 from gateway.batch.jobs import TopicExists
+from gateway.batch.rules import DEFAULT_RULES, Rules
+from gateway.batch.secrets import Vault
+from gateway.batch.slots import Load
 from gateway.clock import Clock
 from gateway.ids import NewId
 from gateway.service import Operation
@@ -24,17 +30,42 @@ class BatchApi:
     topic_exists: TopicExists
     clock: Clock
     new_id: NewId
+    vault: Vault
+    rules: Rules = DEFAULT_RULES
+    load: Load = field(default_factory=Load)
 
     @property
     def operations(self) -> Mapping[str, Operation]:
         """Every action served here."""
         return {
             **JobCalls(
-                self.store, self.engine, self.topic_exists, clock=self.clock, new_id=self.new_id
+                self.store,
+                self.engine,
+                self.topic_exists,
+                clock=self.clock,
+                new_id=self.new_id,
+                vault=self.vault,
+                rules=self.rules,
+                load=self.load,
             ).operations,
-            **TaskCalls(self.store, self.engine).operations,
+            **TaskCalls(
+                self.store, self.engine, clock=self.clock, new_id=self.new_id, load=self.load
+            ).operations,
             **EnvironmentCalls(
-                self.store, self.topic_exists, clock=self.clock, new_id=self.new_id
+                self.store,
+                self.engine,
+                self.topic_exists,
+                clock=self.clock,
+                new_id=self.new_id,
+                vault=self.vault,
+                rules=self.rules,
             ).operations,
-            **TemplateCalls(self.store, clock=self.clock, new_id=self.new_id).operations,
+            **NodeCalls(
+                self.store, clock=self.clock, new_id=self.new_id, rules=self.rules
+            ).operations,
+            **TemplateCalls(
+                self.store, clock=self.clock, new_id=self.new_id, rules=self.rules
+            ).operations,
+            **CatalogueCalls(self.rules).operations,
+            **MonitoringCalls(self.store, self.engine, clock=self.clock).operations,
         }

@@ -12,7 +12,8 @@ from sqlalchemy import Row
 
 from gateway.batch import statements as sql
 from gateway.batch import tidings
-from gateway.batch.jobs import JOBS
+from gateway.batch.environments import ENVIRONMENTS
+from gateway.batch.jobs import JOBS, TERMINATIONS
 from gateway.batch.notices import load_notifications
 from gateway.batch.records import Instance, Node, Task, read_instance, read_task
 from gateway.batch.states import FINAL, OVER, Counts, Kind, State, Trigger, advance
@@ -92,7 +93,7 @@ class JobChanges:
         """Move the job on, without its tasks."""
         self.state, event = advance(Kind.JOB, self.state, trigger)
         if trigger in {Trigger.FAILED, Trigger.KEPT}:
-            self._reason = TERMINATED if self.terminating else TASK_FAILED
+            self._reason = TERMINATED if self.terminating else self._why_failed()
         if self.state in FINAL:
             ends = [task.last_end for task in self.tasks.values() if task.last_end is not None]
             self._ended_at = max(ends, default=self.now)
@@ -108,6 +109,19 @@ class JobChanges:
                 )
             )
 
+    def _why_failed(self) -> str:
+        """The first failure that is not the consequence of another."""
+        self._write_moves()
+        self._save_tasks()
+        task = self._tx.execute(sql.FIRST_FAILED_TASK, {"job_id": self.job.id}).first()
+        if task is None:
+            return TASK_FAILED
+        failed = [state.value for state in OVER if state is not State.SUCCEED]
+        keys = {"job_id": self.job.id, "position": task.position, "states": failed, "most": 1}
+        row = self._tx.execute(sql.INSTANCES_IN, keys).one()
+        words = f"{row.cause}. {row.reason}".strip()
+        return f"{TASK_FAILED} The first is `{task.name}`: its instance {row.number}: {words}"
+
     def tell(self, event: Event) -> None:
         """Record an event; they are written in this order."""
         self._events.append(event)
@@ -120,9 +134,31 @@ class JobChanges:
         """Give a node of an environment to an instance's newest attempt."""
         self._occupied.append({"at_node": node.id, "attempt_id": instance.latest.id})
 
-    def free(self, instance: Instance) -> None:
-        """Give back the node of an environment that an instance's newest attempt has."""
-        self._freed.append({"at_node": instance.node_id, "attempt_id": instance.latest.id})
+    def free(self, instance: Instance, *, fate: str = "") -> None:
+        """Give back the node of an environment that an instance's newest attempt has.
+
+        fate: what is to be done to it before it runs anything else; see `tables.compute_node`.
+        """
+        self._freed.append(
+            {"at_node": instance.node_id, "attempt_id": instance.latest.id, "next_fate": fate}
+        )
+
+    def ask_to_end(self, instance: Instance) -> None:
+        """Note that an instance which the engine has is to be stopped."""
+        self._write_moves()
+        self._tx.execute(sql.INSTANCE_WISH, _place_of(instance))
+        self._tx.wake(TERMINATIONS)
+
+    def count_failed_run(self, task: Task) -> None:
+        """A node that could not be made counts as a failed run of all that wait for one.
+
+        What has no try left is failed later: until then the task has no time for its next try.
+        """
+        self._write_moves()
+        keys = {"of_job": self.job.id, "at_position": task.position}
+        self._tx.execute(sql.COUNT_FAILED_RUN, keys)
+        self._tx.wake(JOBS)
+        task.node_retry_at = None
 
     # Reading ---------------------------------------------------------------------------------
 
@@ -161,6 +197,17 @@ class JobChanges:
         }
         return [read_instance(row) for row in self._tx.execute(sql.INSTANCES_IN, keys)]
 
+    def without_a_try(self, task: Task, *, failures_max: int, most: int) -> list[Instance]:
+        """The first `most` runnable instances of a task that failed more often than it allows."""
+        self._write_moves()
+        keys = {
+            "job_id": self.job.id,
+            "position": task.position,
+            "failures_max": failures_max,
+            "most": most,
+        }
+        return [read_instance(row) for row in self._tx.execute(sql.WITHOUT_A_TRY, keys)]
+
     def launched(self) -> list[Instance]:
         """The instances of this job that an engine has."""
         self._write_moves()
@@ -171,7 +218,7 @@ class JobChanges:
         """Nodes of an environment that run nothing, those given back here included."""
         self._write_nodes()
         rows = self._tx.execute(sql.FREE_NODES, {"env_id": env_id, "most": most})
-        return [Node(row.id, row.instance_id) for row in rows]
+        return [Node(row.id, row.instance_id, row.mem_gib) for row in rows]
 
     def count_task_states(self) -> Counts:
         """How many tasks of the job are in each state now."""
@@ -225,6 +272,9 @@ class JobChanges:
                     "new": task.state.value,
                     "blockers_left": task.blockers,
                     "doomed_by": task.doom,
+                    "nodes_failed": task.node_failures,
+                    "try_at": task.node_retry_at,
+                    "no_node_because": task.node_reason,
                     "over_at": task.ended_at,
                     **counters,
                 }
@@ -246,18 +296,19 @@ class JobChanges:
         if freed:
             self._tx.execute(sql.FREE_NODE, freed)
             self._tx.wake(JOBS)  # another job may wait for them
+            if any(each["next_fate"] for each in freed):
+                self._tx.wake(ENVIRONMENTS)
         if occupied and self._tx.execute(sql.OCCUPY_NODE, occupied).rowcount != len(occupied):
             raise Conflict(f"a node that {self.job.id} was to have is taken")
 
 
 def _move_row(before: State, after: Instance) -> dict[str, Any]:
     return {
-        "of_job": after.job_id,
-        "at_position": after.position,
-        "at_number": after.number,
+        **_place_of(after),
         "old": before.value,
         "new": after.state.value,
         "now_attempt": after.attempt,
+        "still_terminating": after.terminating,
         "now_failures": after.failures,
         "now_losses": after.losses,
         "on_node": after.node_id,
@@ -268,6 +319,14 @@ def _move_row(before: State, after: Instance) -> dict[str, Any]:
         "launch": after.launched_at,
         "run": after.running_at,
         "over_at": after.ended_at,
+    }
+
+
+def _place_of(instance: Instance) -> dict[str, Any]:
+    return {
+        "of_job": instance.job_id,
+        "at_position": instance.position,
+        "at_number": instance.number,
     }
 
 

@@ -543,10 +543,57 @@ class DescribeTaskLogsResponse(Wire):
     task_instance_log_set: list[TaskInstanceLog]
 
 
+class Dimension(Wire):
+    """What a metric is about, the disk for one."""
+
+    name: str
+    value: str
+
+
+class DescribeJobMonitorDataRequest(Wire):
+    """What DescribeJobMonitorData asks for. Times are in UTC, such as 2018-06-15T14:43:17Z."""
+
+    job_id: str
+    task_name: str
+    task_instance_index: Int
+    metric_name: str
+    start_time: str | None = None
+    end_time: str | None = None
+    dimensions: list[Dimension] = []
+
+
+class DataPointView(Wire):
+    """A curve: seconds since 1970, and what was measured then; None where nothing was."""
+
+    timestamps: list[Int]
+    values: list[float | None]
+
+
+class DescribeJobMonitorDataResponse(Wire):
+    """What DescribeJobMonitorData answers. period: seconds between two points."""
+
+    period: Int
+    data_points: DataPointView
+
+
 class TerminateJobRequest(Wire):
     """What TerminateJob asks for."""
 
     job_id: str
+
+
+class RetryJobsRequest(Wire):
+    """What RetryJobs asks for."""
+
+    job_ids: list[str]
+
+
+class TerminateTaskInstanceRequest(Wire):
+    """What TerminateTaskInstance asks for. TaskInstanceIndex: from 0."""
+
+    job_id: str
+    task_name: str
+    task_instance_index: Int
 
 
 class DeleteJobRequest(Wire):
@@ -692,6 +739,113 @@ class TerminateComputeNodesRequest(Wire):
     compute_node_ids: list[str]
 
 
+class ComputeEnvData(Wire):
+    """What ModifyComputeEnv may change of the nodes that are made later."""
+
+    instance_types: list[str]
+
+
+class ModifyComputeEnvRequest(Wire):
+    """What ModifyComputeEnv asks for: what is None stays as it is."""
+
+    env_id: str
+    desired_compute_node_count: Int | None = None
+    env_name: str | None = None
+    env_description: str | None = None
+    env_data: ComputeEnvData | None = None
+
+
+class DescribeComputeEnvActivitiesRequest(Wire):
+    """What DescribeComputeEnvActivities asks for; the API has one filter where lists have some."""
+
+    env_id: str
+    offset: Int | None = None
+    limit: Int | None = None
+    filters: list[Filter] = []
+
+
+class Activity(Wire):
+    """Something that was done to a node. EndTime: null before that."""
+
+    activity_id: str
+    compute_node_id: str
+    compute_node_activity_type: str
+    env_id: str
+    cause: str
+    activity_state: str
+    state_reason: str
+    start_time: str
+    end_time: str | None
+    instance_id: str
+
+
+class DescribeComputeEnvActivitiesResponse(Wire):
+    """What DescribeComputeEnvActivities answers."""
+
+    activity_set: list[Activity]
+    total_count: Int
+
+
+class DescribeComputeEnvCreateInfoRequest(Wire):
+    """What DescribeComputeEnvCreateInfo asks for."""
+
+    env_id: str
+
+
+class ComputeEnvCreateInfo(Wire):
+    """What an environment was asked to be."""
+
+    env_id: str
+    env_name: str
+    env_description: str
+    env_type: str
+    env_data: EnvData
+    mount_data_disks: list[MountDataDisk]
+    input_mappings: list[InputMapping]
+    authentications: list[Authentication]
+    notifications: list[Notification]
+    desired_compute_node_count: Int
+    tags: list[Tag]
+
+
+class DescribeComputeEnvCreateInfosRequest(Wire):
+    """What DescribeComputeEnvCreateInfos asks for."""
+
+    env_ids: list[str] = []
+    filters: list[Filter] = []
+    offset: Int | None = None
+    limit: Int | None = None
+
+
+class DescribeComputeEnvCreateInfosResponse(Wire):
+    """What DescribeComputeEnvCreateInfos answers."""
+
+    total_count: Int
+    compute_env_create_info_set: list[ComputeEnvCreateInfo]
+
+
+class Instance(Wire):
+    """A machine to be attached. Its system is set up anew from the image."""
+
+    instance_id: str
+    image_id: str | None = None
+    login_settings: LoginSettings | None = None
+
+
+class AttachInstancesRequest(Wire):
+    """What AttachInstances asks for."""
+
+    env_id: str
+    instances: list[Instance]
+
+
+class DetachInstancesRequest(Wire):
+    """What DetachInstances asks for."""
+
+    env_id: str
+    instance_ids: list[str]
+
+
 class CreateTaskTemplateRequest(Wire):
     """What CreateTaskTemplate asks for."""
 
@@ -749,8 +903,144 @@ class DeleteTaskTemplatesRequest(Wire):
     task_template_ids: list[str]
 
 
+class DescribeAvailableCvmInstanceTypesRequest(Wire):
+    """What DescribeAvailableCvmInstanceTypes asks for."""
+
+    filters: list[Filter] = []
+
+
+class InstanceTypeConfig(Wire):
+    """An instance type in one zone. Mem: GiB; Cpu: cores."""
+
+    mem: Int
+    cpu: Int
+    instance_type: str
+    zone: str
+    instance_family: str
+
+
+class DescribeAvailableCvmInstanceTypesResponse(Wire):
+    """What DescribeAvailableCvmInstanceTypes answers."""
+
+    instance_type_config_set: list[InstanceTypeConfig]
+
+
+class DescribeCvmZoneInstanceConfigInfosRequest(Wire):
+    """What DescribeCvmZoneInstanceConfigInfos asks for."""
+
+    filters: list[Filter] = []
+
+
+class StorageBlock(Wire):
+    """The local hard disks of an instance type. Sizes: GiB."""
+
+    type: str
+    min_size: Int
+    max_size: Int
+
+
+class Externals(Wire):
+    """What else is known of an instance type."""
+
+    release_address: bool | None = None
+    unsupport_networks: list[str] = []
+    storage_block_attr: StorageBlock | None = None
+
+
+class LocalDiskType(Wire):
+    """A local disk that an instance type may have. Sizes: GiB."""
+
+    type: str
+    partition_type: str
+    min_size: Int
+    max_size: Int
+    required: str
+
+
+class ItemPrice(Wire):
+    """What an instance costs: here nothing."""
+
+    unit_price: float = 0.0
+    charge_unit: str = "HOUR"
+    original_price: float = 0.0
+    discount_price: float = 0.0
+    discount: float = 0.0
+    unit_price_discount: float = 0.0
+    unit_price_second_step: float = 0.0
+    unit_price_discount_second_step: float = 0.0
+    unit_price_third_step: float = 0.0
+    unit_price_discount_third_step: float = 0.0
+    original_price_three_year: float = 0.0
+    discount_price_three_year: float = 0.0
+    discount_three_year: float = 0.0
+    original_price_five_year: float = 0.0
+    discount_price_five_year: float = 0.0
+    discount_five_year: float = 0.0
+    original_price_one_year: float = 0.0
+    discount_price_one_year: float = 0.0
+    discount_one_year: float = 0.0
+
+
+class InstanceTypeQuotaItem(Wire):
+    """An instance type in one zone under one way of paying. Memory: GiB; InstanceBandwidth: Gbps.
+
+    What would describe a cloud's hardware is 0 or empty.
+    """
+
+    zone: str
+    instance_type: str
+    instance_charge_type: str
+    network_card: Int
+    externals: Externals
+    cpu: Int
+    memory: Int
+    instance_family: str
+    type_name: str
+    local_disk_type_list: list[LocalDiskType]
+    status: str
+    price: ItemPrice
+    sold_out_reason: str
+    instance_bandwidth: float
+    instance_pps: Int
+    storage_block_amount: Int
+    cpu_type: str
+    gpu: Int
+    fpga: Int
+    remark: str
+    gpu_count: float
+    frequency: str
+    status_category: str
+
+
+class DescribeCvmZoneInstanceConfigInfosResponse(Wire):
+    """What DescribeCvmZoneInstanceConfigInfos answers."""
+
+    instance_type_quota_set: list[InstanceTypeQuotaItem]
+
+
+class InstanceCategoryItem(Wire):
+    """A category of instance types, and its families."""
+
+    instance_category: str
+    instance_family_set: list[str]
+
+
+class DescribeInstanceCategoriesRequest(Wire):
+    """What DescribeInstanceCategories asks for: nothing."""
+
+
+class DescribeInstanceCategoriesResponse(Wire):
+    """What DescribeInstanceCategories answers."""
+
+    instance_category_set: list[InstanceCategoryItem]
+
+
+RetryJobsResponse = TerminateTaskInstanceResponse = Empty
 TerminateJobResponse = DeleteJobResponse = DeleteComputeEnvResponse = Empty
+ModifyComputeEnvResponse = AttachInstancesResponse = DetachInstancesResponse = Empty
+DescribeComputeEnvCreateInfoResponse = ComputeEnvCreateInfo
 ModifyTaskTemplateResponse = DeleteTaskTemplatesResponse = Empty
+TerminateComputeNodeResponse = TerminateComputeNodesResponse = Empty
 
 _OLD_SPELLINGS: tuple[Mapping[str, str], ...] = (
     {"notifications": "Notifications"},

@@ -11,12 +11,13 @@ from sqlalchemy import Row
 from gateway.batch import datatypes
 from gateway.batch import statements as sql
 from gateway.batch.notices import dump_notifications, unknown_topic
-from gateway.batch.placement import mask_passwords, node_size
+from gateway.batch.secrets import Vault, drop_secrets, encode_masked, secrets_of
 from gateway.batch.states import FINAL, State
 from gateway.batch.validation import JobPlan, TaskPlan
 from gateway.call import Principal
 from gateway.errors import (
     InvalidParameterValue,
+    LimitExceeded,
     ResourceInUse,
     ResourceNotFound,
     UnsupportedOperation,
@@ -27,8 +28,12 @@ from gateway.store import Tx
 
 CLIENT_TOKEN_MAX = 64
 CLIENT_TOKEN_LIFE = timedelta(hours=24)
+JOBS_MAX = 1_000
+"""The vendor's quota: so many jobs an account may have in a region."""
 JOBS = "jobs"
 """The signal that wakes the scheduler."""
+TERMINATIONS = "terminations"
+"""Woken, beside `JOBS`, when an instance that the engine has is to end."""
 
 
 class TopicExists(Protocol):
@@ -47,42 +52,28 @@ def submit(
     region: str,
     placement: datatypes.Placement,
     topic_exists: TopicExists,
+    vault: Vault,
     now: datetime,
     new_id: NewId,
+    jobs_max: int | None = None,
 ) -> str:
     """Store a job with everything in it; returns its id. The scheduler takes it from here.
 
-    Raises ResourceNotFound for an environment, InvalidParameter for a topic that is not there.
+    jobs_max: how many the account may have in a region; calls that come at once may exceed it by
+    their number. Raises ResourceNotFound for an environment, InvalidParameter for a topic that is
+    not there, LimitExceeded.JobQuota.
     """
+    if jobs_max is not None:
+        _check_quota(tx, principal, region=region, jobs_max=jobs_max)
     check_topics(tx, plan.notifications, principal, region, topic_exists)
     _check_envs(tx, plan, principal=principal, region=region)
     job_id = new_id("job")
-    tx.execute(
-        sql.ADD_JOB,
-        {
-            "id": job_id,
-            "owner_uin": principal.owner_uin,
-            "region": region,
-            "created_by": principal.uin,
-            "name": plan.name,
-            "description": plan.description,
-            "priority": plan.priority,
-            "zone": plan.zone,
-            "state": State.SUBMITTED.value,
-            "state_reason": "",
-            "depend_on": plan.depend_on,
-            "terminating": False,
-            "state_if_no_node": plan.submitted.state_if_create_cvm_failed or "FAILED",
-            "files_dropped": False,
-            "placement": msgspec.json.encode(placement),
-            "submitted": msgspec.json.encode(msgspec.structs.replace(plan.submitted, tasks=[])),
-            "notifications": dump_notifications(plan.notifications),
-            "created_at": now,
-            "ended_at": None,
-        },
-    )
+    row = _job_row(job_id, plan, placement=placement, now=now)
+    owner = {"owner_uin": principal.owner_uin, "region": region, "created_by": principal.uin}
+    tx.execute(sql.ADD_JOB, {**row, **owner})
     store_tags(tx, job_id, plan.submitted.tags)
     tx.execute(sql.ADD_TASK, [_task_row(job_id, task, now=now) for task in plan.tasks])
+    vault.store(tx, job_id, {task.position: secrets_of(task.spec) for task in plan.tasks})
     if plan.dependences:
         rows = [{"job_id": job_id, "start": start, "end": end} for start, end in plan.dependences]
         tx.execute(sql.ADD_DEPENDENCE, rows)
@@ -123,6 +114,15 @@ def check_topics(
             raise unknown_topic(topic)
 
 
+def _check_quota(tx: Tx, principal: Principal, *, region: str, jobs_max: int) -> None:
+    keys = {"owner_uin": principal.owner_uin, "region": region}
+    if tx.execute(sql.COUNT_JOBS, keys).scalar_one() >= jobs_max:
+        raise LimitExceeded(
+            f"The account has {jobs_max} jobs in this region already; delete some first.",
+            detail="JobQuota",
+        )
+
+
 def _check_envs(tx: Tx, plan: JobPlan, *, principal: Principal, region: str) -> None:
     named = {task.spec.env_id for task in plan.tasks if task.spec.env_id is not None}
     for env_id in sorted(named):  # in one order, so that two jobs never wait for each other
@@ -133,22 +133,41 @@ def _check_envs(tx: Tx, plan: JobPlan, *, principal: Principal, region: str) -> 
             )
 
 
+def _job_row(
+    job_id: str, plan: JobPlan, *, placement: datatypes.Placement, now: datetime
+) -> dict[str, Any]:
+    return {
+        "id": job_id,
+        "name": plan.name,
+        "description": plan.description,
+        "priority": plan.priority,
+        "zone": plan.zone,
+        "state": State.SUBMITTED.value,
+        "state_reason": "",
+        "depend_on": plan.depend_on,
+        "terminating": False,
+        "state_if_no_node": plan.submitted.state_if_create_cvm_failed or "FAILED",
+        "files_dropped": False,
+        "placement": msgspec.json.encode(placement),
+        "submitted": msgspec.json.encode(msgspec.structs.replace(plan.submitted, tasks=[])),
+        "notifications": dump_notifications(plan.notifications),
+        "created_at": now,
+        "ended_at": None,
+    }
+
+
 def _task_row(job_id: str, task: TaskPlan, *, now: datetime) -> dict[str, Any]:
-    elastic = task.spec.compute_env
-    size = node_size(elastic.env_data if elastic else None)
-    spec = msgspec.structs.replace(
-        task.spec, task_name=task.name, compute_env=mask_passwords(elastic)
-    )
+    spec = msgspec.structs.replace(task.spec, task_name=task.name)
     counters = dict.fromkeys(sql.COUNTERS, 0)
     return {
         "job_id": job_id,
         "position": task.position,
         "name": task.name,
         "state": State.SUBMITTED.value,
-        "spec": msgspec.json.encode(spec),
+        "spec": encode_masked(spec),
         "env_id": task.spec.env_id,
-        "cpu": size.cpu,
-        "mem_gib": size.mem_gib,
+        "cpu": task.size.cpu,
+        "mem_gib": task.size.mem_gib,
         "concurrent_max": task.concurrent_max,
         "node_failures": 0,
         "node_retry_at": None,
@@ -204,7 +223,8 @@ def no_such_job(job_id: str) -> ResourceNotFound:
     return ResourceNotFound(f"The job `{job_id}` does not exist.", detail="Job")
 
 
-def _lock_job(tx: Tx, job_id: str, *, principal: Principal, region: str) -> Row[Any]:
+def get_job_locked(tx: Tx, job_id: str, *, principal: Principal, region: str) -> Row[Any]:
+    """An account's job in a region, which nobody else moves meanwhile. Raises ResourceNotFound."""
     keys = {"job_id": job_id, "owner_uin": principal.owner_uin, "region": region}
     row = tx.execute(sql.LOCK_OWN_JOB, keys).first()
     if row is None:
@@ -217,7 +237,7 @@ def terminate(tx: Tx, job_id: str, *, principal: Principal, region: str) -> None
 
     Raises UnsupportedOperation while the job is SUBMITTED, as documented.
     """
-    row = _lock_job(tx, job_id, principal=principal, region=region)
+    row = get_job_locked(tx, job_id, principal=principal, region=region)
     state = State(row.state)
     if state is State.SUBMITTED:
         raise UnsupportedOperation(f"The job `{job_id}` is SUBMITTED and cannot be terminated yet.")
@@ -232,7 +252,7 @@ def delete(tx: Tx, job_id: str, *, principal: Principal, region: str) -> None:
     Raises ResourceInUse.Job if it is not finished. Why: UnsupportedOperation is listed as well;
     the newer code says more.
     """
-    row = _lock_job(tx, job_id, principal=principal, region=region)
+    row = get_job_locked(tx, job_id, principal=principal, region=region)
     if State(row.state) not in FINAL:
         raise ResourceInUse(
             f"The job `{job_id}` is {row.state}; only a job that is SUCCEED or FAILED can be"
@@ -240,6 +260,7 @@ def delete(tx: Tx, job_id: str, *, principal: Principal, region: str) -> None:
             detail="Job",
         )
     tx.execute(sql.DROP_TAGS, {"of_id": job_id})
+    drop_secrets(tx, job_id)
     tx.execute(sql.DROP_JOB, {"job_id": job_id})
 
 
@@ -265,7 +286,7 @@ def once(
         raise InvalidParameterValue(
             f"ClientToken is not at most {CLIENT_TOKEN_MAX} ASCII characters."
         )
-    digest = hashlib.sha256(msgspec.json.encode(request)).hexdigest()
+    digest = hashlib.sha256(encode_masked(request)).hexdigest()
     claim = {
         "owner_uin": principal.owner_uin,
         "uin": principal.uin,

@@ -1,91 +1,235 @@
-"""What an attempt needs before its command can run, and what is left to do with its files after."""
+"""What an attempt needs before its command can run, and what is left to do with its files after.
 
-from collections.abc import Sequence
+An attempt that needs no files goes to the engine at once, with all others of its round. One that
+does is prepared in the background first. Nothing of that is written down: whoever dies meanwhile
+leaves an instance STARTING, which is started again, and prepared from the beginning.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from subprocess import SubprocessError
+from typing import Final
 
 import anyio
-import msgspec
+import anyio.to_thread
+from anyio.abc import TaskGroup, TaskStatus
 
-from gateway.batch import datatypes
-from gateway.batch import statements as sql
+from gateway.batch.assignments import Assignment, Assignments
 from gateway.batch.attempts import Attempt, parse_attempt
-from gateway.batch.engines import Ended, Engine, Launch
-from gateway.batch.redirection import Redirector
-from gateway.batch.validation import TIMEOUT_DEFAULT_S
+from gateway.batch.engines import Cause, Ended, Engine
+from gateway.batch.executor.folders import WORK
+from gateway.batch.secrets import Vault
+from gateway.batch.staging import StagingFailed, in_words
+from gateway.batch.staging.folders import remove_empty, remove_trees
+from gateway.batch.staging.keeping import Keeper, leaves_files, not_kept
+from gateway.batch.staging.places import OF_THE_ATTEMPT
+from gateway.batch.staging.preparing import FileServers, Preparer
+from gateway.batch.storage import Storage
+from gateway.clock import Clock
+from gateway.errors import ApiError
 from gateway.store import Conflict, Store, StoreUnavailable
 from gateway.telemetry import log
 
-TASKS_MAX = 10_000
-RETRY_S = 1.0
+RETRY_S: Final = 1.0
+Report = Callable[[Ended], None]
+
+
+@dataclass(slots=True)
+class Preparation:
+    """One attempt that is being prepared. scope: cancels it. over: set when nothing of it runs."""
+
+    scope: anyio.CancelScope
+    over: anyio.Event
 
 
 class Launcher:
-    """Turns attempts into launches, and copies to where the task asks what they leave behind."""
+    """Turns attempts into launches, and keeps what they leave behind where the task asks.
 
-    def __init__(self, store: Store, engine: Engine, redirector: Redirector) -> None:
-        self._store = store
+    `run` must run while the others are used.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        assignments: Assignments,
+        *,
+        preparer: Preparer,
+        keeper: Keeper,
+        clock: Clock,
+    ) -> None:
         self._engine = engine
-        self._redirector = redirector
-        self._tasks: dict[tuple[str, int], datatypes.Task] = {}
+        self._assignments = assignments
+        self._preparer = preparer
+        self._keeper = keeper
+        self._clock = clock
+        self._group: TaskGroup | None = None
+        self._report: Report = lambda ended: None
+        self._preparing: dict[str, Preparation] = {}
+        self._failed: dict[str, Ended] = {}
+        self._removals = anyio.CapacityLimiter(1)
+
+    async def run(
+        self, report: Report, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Prepare and clean up until cancelled. report: takes the end of what was never started."""
+        try:
+            async with anyio.create_task_group() as self._group:
+                self._report = report
+                task_status.started()
+                await anyio.sleep_forever()
+        finally:
+            self._group = None  # who is in the middle of something leaves it to the next one
+
+    # Before ------------------------------------------------------------------------------------
 
     async def start(self, attempts: Sequence[Attempt]) -> None:
         """Have the engine run attempts. One that is known already is left alone.
 
-        Raises Conflict if a task is gone.
+        One that can never be launched, because its secrets cannot be read, say, ends, and stops no
+        other. Raises Conflict if a task is gone.
         """
-        await self._engine.start([await self._launch(attempt) for attempt in attempts])
+        launches = []
+        for assignment in await self._assignments.read(attempts):
+            attempt = assignment.attempt
+            if attempt.id in self._failed:
+                self._report(self._failed[attempt.id])
+            elif assignment.known.needs_staging:
+                self._begin(assignment)
+            else:
+                try:
+                    launches.append(await self._assignments.launch(assignment))
+                except (StagingFailed, ApiError) as error:
+                    self._fail(attempt.id, str(error))
+        await self._engine.start(launches)
 
-    async def _launch(self, attempt: Attempt) -> Launch:
-        task = await self.task_of(attempt.job_id, attempt.position)
-        if task is None:
-            raise Conflict(f"{attempt.id} was placed, but its task is gone")
-        variables = {variable.name: variable.value for variable in task.env_vars or ()}
-        return Launch(
-            attempt_id=attempt.id,
-            command=task.application.command or "",
-            environment={
-                **variables,
-                "BATCH_JOB_ID": attempt.job_id,
-                "BATCH_TASK_NAME": task.task_name or "",
-                "BATCH_TASK_INSTANCE_NUM": str(task.task_instance_num or 1),
-                "BATCH_TASK_INSTANCE_INDEX": str(attempt.number),
-            },
-            folder=attempt.folder,
-            timeout_s=TIMEOUT_DEFAULT_S if task.timeout is None else task.timeout,
-        )
+    def _begin(self, assignment: Assignment) -> None:
+        if self._group is not None and assignment.attempt.id not in self._preparing:
+            preparation = Preparation(anyio.CancelScope(), anyio.Event())
+            self._preparing[assignment.attempt.id] = preparation
+            self._group.start_soon(self._prepare, assignment, preparation)
 
-    async def task_of(self, job_id: str, position: int) -> datatypes.Task | None:
-        """A task as it was submitted; None if the job is gone. It never changes, so it is kept."""
-        key = job_id, position
-        if key not in self._tasks:
-            keys = {"job_id": job_id, "position": position}
-            row = await self._store.read_point(lambda tx: tx.execute(sql.TASK_SPEC, keys).first())
-            if row is None:
-                return None
-            while len(self._tasks) >= TASKS_MAX:
-                del self._tasks[next(iter(self._tasks))]
-            self._tasks[key] = msgspec.json.decode(row.spec, type=datatypes.Task)
-        return self._tasks[key]
+    async def _prepare(self, assignment: Assignment, preparation: Preparation) -> None:
+        """Prepare one attempt and start it, unless it is stopped before that."""
+        attempt_id = assignment.attempt.id
+        try:
+            with preparation.scope:
+                order = await self._assignments.order(assignment)
+                mounts = await self._preparer.prepare(order)
+                launch = await self._assignments.launch(assignment, mounts=mounts)
+                if not preparation.scope.cancel_called:
+                    await self._engine.start([launch])
+        except StoreUnavailable:
+            log.warning("not_prepared", attempt_id=attempt_id)  # it is started again before long
+        except OSError as error:
+            self._fail(attempt_id, in_words(error))
+        except Exception:  # a fault of our own: one attempt may not stop the others
+            log.exception("not_prepared", attempt_id=attempt_id)
+            self._fail(attempt_id, "The gateway could not prepare it.")
+        finally:
+            del self._preparing[attempt_id]
+            preparation.over.set()
 
-    def known_task(self, job_id: str, position: int) -> datatypes.Task | None:
-        """A task that `task_of` has read, unless it was too long ago."""
-        return self._tasks.get((job_id, position))
+    def _fail(self, attempt_id: str, words: str) -> None:
+        """End an attempt that cannot be prepared; said again until `finish`, never tried again."""
+        log.info("preparation_failed", attempt_id=attempt_id, error=words)
+        ended = Ended(attempt_id, self._clock(), exit_code=None, cause=Cause.STORAGE, detail=words)
+        self._failed[attempt_id] = ended
+        self._report(ended)
+
+    async def stop(self, attempt_ids: Sequence[str]) -> None:
+        """Have attempts end, those too that are only being prepared: they will never start."""
+        self._cancel(attempt_ids)
+        await self._engine.stop(attempt_ids)
+
+    def _cancel(self, attempt_ids: Sequence[str]) -> None:
+        for attempt_id in self._preparing.keys() & set(attempt_ids):
+            self._preparing[attempt_id].scope.cancel()
+
+    # After -------------------------------------------------------------------------------------
 
     def leaves_files(self, ended: Ended) -> bool:
-        """Whether the task asks for files to be copied, or is not known yet."""
-        attempt = parse_attempt(ended.attempt_id)
-        task = self.known_task(attempt.job_id, attempt.position)
-        return task is None or task.redirect_info is not None
+        """Whether the task asks for files to be kept, or is not known yet."""
+        known = self._assignments.find_known(parse_attempt(ended.attempt_id))
+        return known is None or leaves_files(known.task)
 
     async def keep_files(self, ended: Ended) -> Ended:
-        """Copy what an ended attempt leaves to where its task asks; it may become a failure."""
+        """Keep what an ended attempt leaves where its task asks; it may become a failure."""
         attempt = parse_attempt(ended.attempt_id)
         while True:
             try:
-                task = await self.task_of(attempt.job_id, attempt.position)
-                break
+                [assignment] = await self._assignments.read([attempt])
+                if not leaves_files(assignment.task):
+                    return ended
+                order = await self._assignments.order(assignment)
+                return await self._keeper.keep(ended, attempt, order=order)
+            except Conflict:
+                return ended  # its job is gone
+            except StagingFailed as error:
+                return not_kept(ended, in_words(error))
             except StoreUnavailable:
                 log.warning("task_not_read", attempt_id=ended.attempt_id, retry_s=RETRY_S)
                 await anyio.sleep(RETRY_S)
-        if task is not None and task.redirect_info is not None:
-            ended = await self._redirector.redirect(ended, task)
-        return ended
+
+    async def finish(self, attempt_ids: Sequence[str]) -> None:
+        """Remove what ended attempts left, their logs apart, and let the engine forget them.
+
+        Call it once their ends are stored. Why the engine forgets last: it tells of them again
+        until then, and so nothing stays behind after a crash.
+        """
+        self._cancel(attempt_ids)
+        for attempt_id in attempt_ids:
+            self._failed.pop(attempt_id, None)
+        later = await anyio.to_thread.run_sync(self._remove_empty, attempt_ids)
+        if later and self._group is not None:
+            self._group.start_soon(self._finish_slowly, later)
+        done = set(attempt_ids).difference(later)
+        if done:
+            await self._engine.acknowledge(sorted(done))
+
+    def _remove_empty(self, attempt_ids: Sequence[str]) -> list[str]:
+        """Remove the folders of attempts that left nothing; returns the attempts that did."""
+        later = []
+        for attempt_id in attempt_ids:
+            attempt = parse_attempt(attempt_id)
+            known = self._assignments.find_known(attempt)
+            folder = f"{self._engine.attempt_path(attempt.folder)}/{WORK}"
+            if known is None or known.needs_staging or not remove_empty(folder):
+                later.append(attempt_id)
+        return later
+
+    async def _finish_slowly(self, attempt_ids: Sequence[str]) -> None:
+        cancelled = [self._preparing[id_] for id_ in attempt_ids if id_ in self._preparing]
+        for preparation in cancelled:
+            await preparation.over.wait()
+        folders = [
+            self._engine.attempt_path(parse_attempt(attempt_id).folder) / name
+            for attempt_id in attempt_ids
+            for name in OF_THE_ATTEMPT
+        ]
+        try:
+            await anyio.to_thread.run_sync(remove_trees, folders, limiter=self._removals)
+        except (OSError, SubprocessError) as error:
+            log.warning("not_removed", attempts=len(attempt_ids), error=str(error))
+        await self._engine.acknowledge(sorted(attempt_ids))
+
+
+def build_launcher(
+    store: Store,
+    engine: Engine,
+    *,
+    storage: Storage,
+    servers: FileServers,
+    vault: Vault,
+    processes_max: int,
+    clock: Clock,
+) -> Launcher:
+    """A launcher with all its parts. storage, servers: where `cos://`, and `cfs://` with `nfs://`,
+    lead. vault: has the callers' keys. processes_max: how many processes one command may have.
+    """
+    return Launcher(
+        engine,
+        Assignments(store, engine, vault, processes_max=processes_max),
+        preparer=Preparer(storage, servers),
+        keeper=Keeper(engine, storage),
+        clock=clock,
+    )

@@ -1,6 +1,6 @@
 """The list queries: filters, visibility, paging."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,12 +61,39 @@ def check_combination(
         )
 
 
+def check_filters(filters: Sequence[datatypes.Filter], known: Collection[str]) -> None:
+    """Refuse filters that a list does not have, and more of them than one call may name."""
+    if len(filters) > FILTERS_MAX:
+        raise InvalidParameterValue(
+            f"There are more than {FILTERS_MAX} Filters.", detail="LimitExceeded"
+        )
+    for each in filters:
+        check_filter_values(each)
+        if each.name not in known:
+            raise unknown_filter(each.name)
+
+
+def check_filter_values(each: datatypes.Filter) -> None:
+    """Refuse more values than one filter may have."""
+    if len(each.values) > FILTER_VALUES_MAX:
+        raise InvalidParameterValue(
+            f"The filter `{each.name}` has more than {FILTER_VALUES_MAX} values.",
+            detail="LimitExceeded",
+        )
+
+
+def unknown_filter(name: str) -> InvalidFilter:
+    """The error for a filter that a list does not have."""
+    return InvalidFilter(f"There is no filter `{name}`.")
+
+
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """What one action lists. filters: by name, besides those on tags, which everything has."""
+    """What one action lists. filters: by name, besides those on tags, if it has them."""
 
     table: Table
     filters: Mapping[str, Condition]
+    by_tag: bool = True
 
 
 def list_resources(
@@ -101,29 +128,27 @@ def list_resources(
 
 
 def _conditions(listed: Listed, filters: Sequence[datatypes.Filter]) -> list[ColumnElement[bool]]:
-    table, known, conditions = listed.table, listed.filters, []
+    table, known = listed.table, listed.filters
+    conditions: list[ColumnElement[bool]] = []
     for each in filters:
-        if len(each.values) > FILTER_VALUES_MAX:
-            raise InvalidParameterValue(
-                f"The filter `{each.name}` has more than {FILTER_VALUES_MAX} values.",
-                detail="LimitExceeded",
-            )
-        if each.name.startswith("tag:"):
-            key = each.name.removeprefix("tag:")
-            conditions.append(_has_tag(table, tag.c.key == key, tag.c.value.in_(each.values)))
-        elif each.name == "tag-key":
-            conditions.append(_has_tag(table, tag.c.key.in_(each.values)))
-        elif each.name == "tag-value":
-            conditions.append(_has_tag(table, tag.c.value.in_(each.values)))
+        check_filter_values(each)
+        tagged = _tag_conditions(each) if listed.by_tag else ()
+        if tagged:
+            conditions.append(exists().where(tag.c.resource_id == table.c.id, *tagged))
         elif each.name in known:
             conditions.append(known[each.name](each.values))
         else:
-            raise InvalidFilter(f"There is no filter `{each.name}`.")
+            raise unknown_filter(each.name)
     return conditions
 
 
-def _has_tag(table: Table, *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
-    return exists().where(tag.c.resource_id == table.c.id, *conditions)
+def _tag_conditions(each: datatypes.Filter) -> Sequence[ColumnElement[bool]]:
+    """What a filter asks of one tag; nothing if it is about something else."""
+    if each.name.startswith("tag:"):
+        return tag.c.key == each.name.removeprefix("tag:"), tag.c.value.in_(each.values)
+    columns = {"tag-key": tag.c.key, "tag-value": tag.c.value}
+    column = columns.get(each.name)
+    return () if column is None else (column.in_(each.values),)
 
 
 def _state_is(values: Sequence[str]) -> ColumnElement[bool]:
@@ -135,13 +160,12 @@ def _state_is(values: Sequence[str]) -> ColumnElement[bool]:
 
 
 def _resource_type_is(values: Sequence[str]) -> ColumnElement[bool]:
-    """Every environment here is of CVMs; there are no bare-metal ones."""
     for value in values:
         if value not in {"CVM", "CPM"}:
             raise InvalidParameterValue(
                 f"There is no resource type `{value}`.", detail="ResourceType"
             )
-    return compute_env.c.id.is_not(None) if "CVM" in values else compute_env.c.id.is_(None)
+    return compute_env.c.resource_type.in_(values)
 
 
 JOBS = Listed(
@@ -161,5 +185,10 @@ ENVS = Listed(
         "zone": compute_env.c.zone.in_,
         "resource-type": _resource_type_is,
     },
+)
+ENV_CREATE_INFOS = Listed(
+    compute_env,
+    {name: ENVS.filters[name] for name in ("env-id", "env-name", "zone")},
+    by_tag=False,
 )
 TEMPLATES = Listed(task_template, {"task-template-name": task_template.c.name.in_})

@@ -1,35 +1,51 @@
 """Where things run: zones, and what a compute environment asks of its nodes. Pure."""
 
-import re
-
-import msgspec
+import math
 
 from gateway import ids
 from gateway.batch import datatypes
-from gateway.batch.instance_types import DEFAULT, Size, find_size
+from gateway.batch.catalogue import CORES_MAX, MEM_MAX_GIB, Catalogue, region_of
+from gateway.batch.instance_types import CATEGORY_WORDS, CHARGE_TYPES, DEFAULT, Size
+from gateway.batch.members import check_range
 from gateway.errors import InvalidParameter, InvalidParameterValue, InvalidZone
 
 INSTANCE_TYPES_MAX = 10
-CORES_MAX = 1_024  # our limit
-MEM_MAX_GIB = 65_536  # our limit
+ZONES_MAX = 10  # our limit
+DISKS_MAX = 20  # the cloud's, of data disks on one machine
+DISK_MAX_GIB = 1_048_576  # our limit
+BANDWIDTH_MAX_MBPS = 1_048_576  # our limit
 ENV_TYPES = ("MANAGED", "THPC_QUEUE")
-_ZONE = re.compile(r"(?P<region>[a-z]{2,}(?:-[a-z0-9]+)+)-[1-9][0-9]?")
+_BUILT_IN = Catalogue()
 
 
-def check_zone(zone: str, *, region: str) -> None:
-    """Check that a zone exists, as far as its name tells, and lies in the call's region.
+def check_zone(zone: str, *, region: str, catalogue: Catalogue = _BUILT_IN) -> None:
+    """Check that a zone exists, lies in the call's region, and is open.
 
-    Why: two codes are documented. A name that is no zone's is InvalidZone.MismatchRegion ("does
-    not exist"); a zone of another region is InvalidParameterValue.InvalidZoneMismatchRegion.
+    Raises as `check_zone_exists`, and InvalidParameterValue.UnavailableZone for a closed one.
     """
-    match = _ZONE.fullmatch(zone)
-    if match is None:
+    check_zone_exists(zone, region=region, catalogue=catalogue)
+    known = catalogue.zones.get(zone)
+    if known is not None and not known.is_open:
+        raise InvalidParameterValue(f"The zone `{zone}` is closed.", detail="UnavailableZone")
+
+
+def check_zone_exists(zone: str, *, region: str, catalogue: Catalogue = _BUILT_IN) -> None:
+    """Check that a zone exists and lies in the call's region.
+
+    Why: two codes are documented. A name that is no zone's, or that the catalogue does not
+    declare although it declares zones, is InvalidZone.MismatchRegion ("does not exist"); a zone of
+    another region is InvalidParameterValue.InvalidZoneMismatchRegion.
+    """
+    its_region = region_of(zone)
+    if not its_region:
         raise InvalidZone(f"The zone `{zone}` does not exist.", detail="MismatchRegion")
-    if match["region"] != region:
+    if its_region != region:
         raise InvalidParameterValue(
             f"The zone `{zone}` is not in the region `{region}`.",
             detail="InvalidZoneMismatchRegion",
         )
+    if catalogue.zones and zone not in catalogue.zones:
+        raise InvalidZone(f"The zone `{zone}` does not exist.", detail="MismatchRegion")
 
 
 def check_env_data(
@@ -37,12 +53,16 @@ def check_env_data(
     *,
     env_type: str | None,
     type_error: InvalidParameter | InvalidParameterValue | None = None,
+    region: str = "",
+    catalogue: Catalogue = _BUILT_IN,
 ) -> None:
     """Check what an environment asks of its nodes.
 
     type_error: what an unknown instance type is answered with. Why: the documented code is
     InvalidParameterValue.InstanceType for CreateComputeEnv, and not listed for SubmitJob, where
     InvalidParameter.CvmParameters is the nearest.
+    region: where the nodes will be; "" for a template, whose zones are looked at when a job is
+    made: no code for a zone is documented there.
     """
     if data is None:
         raise InvalidParameterValue("ComputeEnv needs `EnvData`.", detail="ComputeEnv")
@@ -64,11 +84,20 @@ def check_env_data(
             "Only one of VirtualPrivateCloud, Zones and VirtualPrivateClouds may be given.",
             detail="InvalidParameterCombination",
         )
-    _check_types(data, type_error=type_error)
+    if len(data.zones) > ZONES_MAX:
+        raise InvalidParameterValue(f"There are more than {ZONES_MAX} Zones.", detail="ComputeEnv")
+    for zone in data.zones if region else ():
+        check_zone(zone, region=region, catalogue=catalogue)
+    _check_types(data, type_error=type_error, catalogue=catalogue)
+    _check_hardware(data)
+    _check_market(data)
 
 
 def _check_types(
-    data: datatypes.EnvData, *, type_error: InvalidParameter | InvalidParameterValue | None
+    data: datatypes.EnvData,
+    *,
+    type_error: InvalidParameter | InvalidParameterValue | None,
+    catalogue: Catalogue,
 ) -> None:
     types = data.instance_types or []
     if len(types) > INSTANCE_TYPES_MAX:
@@ -78,43 +107,80 @@ def _check_types(
     if len(set(types)) != len(types):
         raise InvalidParameterValue("InstanceTypes repeats one.", detail="InstanceTypeDuplicate")
     for name in [data.instance_type, *types]:
-        if name is not None and find_size(name) is None:
+        if name is not None and catalogue.find_size(name) is None:
             raise type_error or InvalidParameter(
                 f"The instance type `{name}` does not exist.", detail="CvmParameters"
             )
     options = data.instance_type_options
-    if options is not None and not (
-        1 <= options.cpu <= CORES_MAX and 1 <= options.memory <= MEM_MAX_GIB
-    ):
+    if options is None:
+        return
+    if not (1 <= options.cpu <= CORES_MAX and 1 <= options.memory <= MEM_MAX_GIB):
         raise InvalidParameterValue("InstanceTypeOptions are out of range.", detail="ComputeEnv")
+    for word in options.instance_categories:
+        if word not in CATEGORY_WORDS:
+            raise InvalidParameterValue(
+                f"The instance category `{word}` does not exist.", detail="ComputeEnv"
+            )
 
 
-def node_size(data: datatypes.EnvData | None) -> Size:
+def _check_hardware(data: datatypes.EnvData) -> None:
+    """Check what describes a cloud's machine; it is kept, given back, and means nothing here."""
+    disk, internet = data.system_disk, data.internet_accessible
+    if disk is not None:
+        check_range("SystemDisk.DiskSize", disk.disk_size, most=DISK_MAX_GIB)
+    if len(data.data_disks) > DISKS_MAX:
+        raise InvalidParameter(
+            f"There are more than {DISKS_MAX} DataDisks.", detail="CvmParameters"
+        )
+    for each in data.data_disks:
+        check_range("DataDisks.DiskSize", each.disk_size, most=DISK_MAX_GIB)
+    if internet is not None:
+        bandwidth = internet.internet_max_bandwidth_out
+        check_range("InternetMaxBandwidthOut", bandwidth, most=BANDWIDTH_MAX_MBPS)
+
+
+def _check_market(data: datatypes.EnvData) -> None:
+    """Check how nodes would be paid for: nothing here costs anything, but a cloud would refuse it.
+
+    Why: InvalidParameterValue.NotFloat is documented without saying of what; the one number that
+    is written as text is the price that is bid.
+    """
+    charge_type, market = data.instance_charge_type, data.instance_market_options
+    if charge_type is not None and charge_type not in CHARGE_TYPES:
+        raise InvalidParameter(
+            f"InstanceChargeType `{charge_type}` is not one of {', '.join(CHARGE_TYPES)}.",
+            detail="CvmParameters",
+        )
+    if market is None:
+        return
+    if market.market_type not in {None, "spot"}:
+        raise InvalidParameter(
+            f"MarketType `{market.market_type}` is not spot.", detail="CvmParameters"
+        )
+    if market.spot_options.spot_instance_type not in {None, "one-time"}:
+        raise InvalidParameter("SpotInstanceType must be one-time.", detail="CvmParameters")
+    if not _is_price(market.spot_options.max_price):
+        raise InvalidParameterValue(
+            f"MaxPrice `{market.spot_options.max_price}` is not a price.", detail="NotFloat"
+        )
+
+
+def _is_price(text: str) -> bool:
+    try:
+        price = float(text)
+    except ValueError:
+        return False
+    return math.isfinite(price) and price >= 0
+
+
+def node_size(data: datatypes.EnvData | None, *, catalogue: Catalogue = _BUILT_IN) -> Size:
     """How large the nodes of an environment are; of several types the first is taken."""
     if data is not None and data.instance_type_options is not None:
         options = data.instance_type_options
         return Size(cpu=options.cpu, mem_gib=options.memory)
     types = [data.instance_type, *(data.instance_types or [])] if data is not None else []
     name = next((name for name in types if name), DEFAULT)
-    size = find_size(name)
+    size = catalogue.find_size(name)
     if size is None:
         raise ValueError(f"the instance type {name} was not checked before it was stored")
     return size
-
-
-def mask_passwords(
-    env: datatypes.AnonymousComputeEnv | None,
-) -> datatypes.AnonymousComputeEnv | None:
-    """The same environment without its login password, which has no use here and is not kept."""
-    if env is None or env.env_data is None:
-        return env
-    return msgspec.structs.replace(env, env_data=mask_password(env.env_data))
-
-
-def mask_password(data: datatypes.EnvData) -> datatypes.EnvData:
-    """The same EnvData with its login password blotted out."""
-    login = data.login_settings
-    if login is None or login.password is None:
-        return data
-    masked = msgspec.structs.replace(login, password="*" * 8)
-    return msgspec.structs.replace(data, login_settings=masked)

@@ -1,35 +1,88 @@
 """Which instances of a job start now, and on which nodes."""
 
+from typing import NamedTuple
+
 from gateway.batch import statements as sql
 from gateway.batch import tidings
 from gateway.batch.attempts import Attempt
+from gateway.batch.catalogue import Catalogue
 from gateway.batch.changes import JobChanges
+from gateway.batch.node_waits import wait_before
 from gateway.batch.records import Instance, Node, Task
+from gateway.batch.slots import Room
 from gateway.batch.states import OVER, State, Trigger, can
 from gateway.events.names import EventName
 
 
-def place(changes: JobChanges, slots: int) -> list[Attempt]:
-    """Put runnable instances on nodes, at most `slots` of them; returns their attempts."""
-    if changes.terminating or changes.state in OVER or slots <= 0:
+class Placed(NamedTuple):
+    """An attempt that has a node now, and the memory that the node counts for."""
+
+    attempt: Attempt
+    mem_gib: int
+
+
+def place(changes: JobChanges, room: Room, *, catalogue: Catalogue) -> list[Placed]:
+    """Put runnable instances on nodes as far as there is room, which they use up."""
+    if changes.terminating or changes.state in OVER or room.places <= 0:
         return []
     changes.save()
-    placed: list[Attempt] = []
-    keys = {"urgency": changes.job.priority, "since": changes.job.created_at}
+    placed: list[Placed] = []
+    keys = {
+        "urgency": changes.job.priority,
+        "since": changes.job.created_at,
+        "moment": changes.now,
+    }
     for position in changes.positions(sql.TASKS_TO_PLACE, **keys):
-        if len(placed) >= slots:
-            break
         changes.load_tasks([position])
-        placed += _place_task(changes, changes.tasks[position], slots - len(placed))
+        task = changes.tasks[position]
+        if task.env_id is None and not _can_be_made(changes, task, catalogue=catalogue):
+            continue
+        wanted = _wanted(task)
+        on_nodes = _place_task(changes, task, room, wanted=wanted)
+        placed += on_nodes
+        if room.places <= 0 or (task.env_id is None and len(on_nodes) < wanted):
+            break  # what comes behind does not overtake a large one
     return placed
 
 
-def _place_task(changes: JobChanges, task: Task, slots: int) -> list[Attempt]:
+def _wanted(task: Task) -> int:
     parts = task.parts()
-    if task.concurrent_max:
-        slots = min(slots, task.concurrent_max - parts.starting - parts.running)
-    slots = min(slots, parts.runnable)
-    nodes = _nodes_for(changes, task, slots) if slots > 0 else []
+    if not task.concurrent_max:
+        return parts.runnable
+    return min(parts.runnable, task.concurrent_max - parts.starting - parts.running)
+
+
+def _can_be_made(changes: JobChanges, task: Task, *, catalogue: Catalogue) -> bool:
+    """Whether elastic nodes of a task can be made; if not, that is told, and tried again later.
+
+    Why one try for all its instances: they all want the same node, and what is in the way of one
+    is in the way of a hundred thousand.
+    """
+    policy = task.policy
+    why = catalogue.why_not_made(policy.image_id or None)
+    if not why:
+        if task.node_failures:
+            task.node_failures, task.node_retry_at, task.node_reason = 0, None, ""
+            changes.touch(task)
+        return True
+    task.node_failures += 1
+    task.node_reason = why
+    node_id = changes.new_id("node")
+    for name in (EventName.COMPUTE_NODE_CREATION_FAILED, EventName.COMPUTE_NODE_DELETING):
+        changes.tell(tidings.unmade_node_event(name, task, node_id=node_id))
+    number = task.node_failures
+    if changes.job.state_if_no_node == "RUNNABLE":
+        task.node_retry_at = changes.now + wait_before(number)
+    elif number % (policy.node_retries_max + 1):
+        task.node_retry_at = changes.now + wait_before(number % (policy.node_retries_max + 1))
+    else:
+        changes.count_failed_run(task)
+    changes.touch(task)
+    return False
+
+
+def _place_task(changes: JobChanges, task: Task, room: Room, *, wanted: int) -> list[Placed]:
+    nodes = _nodes_for(changes, task, room, wanted=wanted) if wanted > 0 else []
     if not nodes:
         return []
     if can(changes.state, Trigger.PLACED):
@@ -37,17 +90,27 @@ def _place_task(changes: JobChanges, task: Task, slots: int) -> list[Attempt]:
     if can(task.state, Trigger.PLACED):
         changes.move_task(task, Trigger.PLACED)
     waiting = changes.instances_in(task, {State.RUNNABLE}, most=len(nodes))
-    return [
-        _place_instance(changes, task, instance, node)
-        for instance, node in zip(waiting, nodes, strict=False)
-    ]
+    placed = []
+    for instance, node in zip(waiting, nodes, strict=False):
+        taken = room.take(1, mem_gib=node.mem_gib)
+        placed.append(Placed(_place_instance(changes, task, instance, node), taken.mem_gib))
+    return placed
 
 
-def _nodes_for(changes: JobChanges, task: Task, wanted: int) -> list[Node]:
-    """Free nodes of the task's environment, or new elastic ones."""
-    if task.env_id is not None:
-        return changes.free_nodes(task.env_id, most=wanted)
-    return [Node(changes.new_id("node"), changes.new_id("ins")) for _ in range(wanted)]
+def _nodes_for(changes: JobChanges, task: Task, room: Room, *, wanted: int) -> list[Node]:
+    """Free nodes of the task's environment, or new elastic ones, for which there is room."""
+    if task.env_id is None:
+        return [
+            Node(changes.new_id("node"), changes.new_id("ins"), task.mem_gib)
+            for _ in range(min(wanted, room.fits(task.mem_gib)))
+        ]
+    found = changes.free_nodes(task.env_id, most=min(wanted, room.places))
+    left = room.mem_gib
+    for index, node in enumerate(found):
+        left -= room.size(node.mem_gib)
+        if left < 0:
+            return found[:index]
+    return found
 
 
 def _place_instance(changes: JobChanges, task: Task, instance: Instance, node: Node) -> Attempt:

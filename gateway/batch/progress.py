@@ -1,6 +1,6 @@
 """One job moved on: what it was told, and what follows from it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from gateway.batch import statements as sql
@@ -8,9 +8,10 @@ from gateway.batch import tidings
 from gateway.batch.attempts import parse_attempt
 from gateway.batch.changes import JobChanges
 from gateway.batch.engines import Cause, Ended, Started
+from gateway.batch.node_waits import wait_before
 from gateway.batch.outcomes import Policy, judge, reason_of
 from gateway.batch.records import Instance, Task
-from gateway.batch.states import OVER, WAITING, Counts, State, Trigger, can, outcome
+from gateway.batch.states import LAUNCHED, OVER, WAITING, Counts, State, Trigger, can, outcome
 from gateway.events.names import EventName as E
 
 FAILED_AT_ONCE_MAX = 2_000
@@ -31,25 +32,29 @@ class Progress:
 
     # What happened ---------------------------------------------------------------------------
 
-    def admit(self) -> None:
-        """Take a submitted job up: what waits for nobody may run."""
+    def admit(self) -> bool:
+        """Take a submitted job up: what waits for nobody may run. False if it was before."""
         if not can(self._changes.state, Trigger.READY):
-            return
+            return False
         for task in self._changes.load_all_tasks():
             trigger = Trigger.BLOCKED if task.blockers else Trigger.READY
-            self._changes.move_whole_task(task, trigger)
+            if can(task.state, trigger):  # one that succeeded before RetryJobs stays so
+                self._changes.move_whole_task(task, trigger)
         self._changes.move_job(Trigger.READY)
+        return True
 
-    def learn(self, reports: Sequence[Started | Ended], policies: Mapping[int, Policy]) -> None:
-        """Take in what the engine reported of this job's attempts.
-
-        policies: what each task, by position, says of failures.
-        """
+    def learn(self, reports: Sequence[Started | Ended]) -> None:
+        """Take in what the engine reported of this job's attempts."""
         wanted: dict[int, set[int]] = {}
         attempts = [(parse_attempt(report.attempt_id), report) for report in reports]
         for attempt, _ in attempts:
             wanted.setdefault(attempt.position, set()).add(attempt.number)
         self._changes.load_tasks(wanted)
+        policies = {
+            position: self._changes.tasks[position].policy
+            for position in wanted
+            if position in self._changes.tasks
+        }
         instances = {
             (instance.position, instance.number): instance
             for position, numbers in wanted.items()
@@ -87,11 +92,12 @@ class Progress:
             failures=instance.failures,
             losses=instance.losses,
             policy=policy,
-            terminating=self._changes.terminating,
+            terminating=self._changes.terminating or instance.terminating,
         )
         after = self._changes.move(
             instance,
             verdict.trigger,
+            terminating=False,
             failures=verdict.failures,
             losses=verdict.losses,
             exit_code=ended.exit_code,
@@ -102,14 +108,21 @@ class Progress:
         task = self._changes.tasks[instance.position]
         task.last_end = max(ended.at, task.last_end or ended.at)
         if verdict.trigger is not Trigger.KEPT:
-            self._give_node_up(instance, lost=ended.cause is Cause.INFRA_LOST)
+            self._give_node_up(instance, ended.cause, restarts=policy.restarts_node)
         return after
 
-    def _give_node_up(self, instance: Instance, *, lost: bool = False) -> None:
-        """Free an environment's node; an elastic one is deleted."""
+    def _give_node_up(
+        self, instance: Instance, cause: Cause | None, *, restarts: bool = False
+    ) -> None:
+        """Free an environment's node; an elastic one is deleted.
+
+        restarts: RestartComputeNode. What ended on request leaves a node that is restarted, too.
+        """
         task = self._changes.tasks[instance.position]
+        lost = cause is Cause.INFRA_LOST
         if task.env_id is not None:
-            self._changes.free(instance)
+            restarts = restarts or cause is Cause.TERMINATED
+            self._changes.free(instance, fate="LOST" if lost else "RESTART" if restarts else "")
             return
         for name in [E.COMPUTE_NODE_ABNORMAL] * lost + [E.COMPUTE_NODE_DELETING]:
             self._changes.tell(tidings.elastic_node_event(name, task, instance))
@@ -128,6 +141,15 @@ class Progress:
             self._fail_all(task, {State.FAILED_INTERRUPTED}, Cause.TERMINATED)
         return [instance.latest.id for instance in self._changes.launched()]
 
+    def end_instance(self, position: int, number: int) -> None:
+        """End one instance on request; of one that the engine has, the wish is kept."""
+        self._changes.load_tasks([position])
+        [instance] = self._changes.instances_at(position, [number])
+        if instance.state in LAUNCHED:
+            self._changes.ask_to_end(instance)
+        elif can(instance.state, Trigger.FAILED):
+            self._fail(instance, Cause.TERMINATED)
+
     def settle(self) -> None:
         """Draw every conclusion: doomed instances, finished tasks, their followers, the job."""
         self._changes.load_tasks(self._changes.positions(sql.TASKS_TO_FAIL))
@@ -136,6 +158,8 @@ class Progress:
             task = self._changes.tasks[open_positions.pop()]
             if task.doom:
                 self._fail_all(task, WAITING, Cause(task.doom))
+            elif task.node_failures and task.node_retry_at is None:
+                self._fail_without_node(task)
             ending = outcome(task.parts())
             if ending is None or not can(task.state, ending):
                 continue
@@ -153,15 +177,35 @@ class Progress:
             return
         for instance in self._changes.instances_in(task, states, most=self._room):
             self._room -= 1
-            self._changes.move(
-                instance,
-                Trigger.FAILED,
-                cause=cause.value,
-                reason=reason_of(cause, exit_code=None),
-                ended_at=self._changes.now,
-            )
-            if instance.machine:
-                self._give_node_up(instance)
+            self._fail(instance, cause)
+
+    def _fail(self, instance: Instance, cause: Cause, *, detail: str = "") -> None:
+        """Fail an instance that the engine does not have."""
+        self._changes.move(
+            instance,
+            Trigger.FAILED,
+            terminating=False,
+            cause=cause.value,
+            reason=reason_of(cause, exit_code=None, detail=detail),
+            ended_at=self._changes.now,
+        )
+        if instance.machine:
+            self._give_node_up(instance, cause)
+
+    def _fail_without_node(self, task: Task) -> None:
+        """Fail what has no try left after no node could be made; the others wait for the next.
+
+        Why they wait: what could not be made a moment ago cannot be made now.
+        """
+        found = self._changes.without_a_try(
+            task, failures_max=task.policy.retries_max, most=max(0, self._room)
+        )
+        for instance in found:
+            self._room -= 1
+            self._fail(instance, Cause.NODE_CREATION, detail=task.node_reason)
+        if self._room > 0:
+            task.node_retry_at = self._changes.now + wait_before(1)
+            self._changes.touch(task)
 
     def _release_followers(self, task: Task) -> set[int]:
         """Tell the tasks that wait for this one; returns those that must be looked at again.
@@ -175,6 +219,8 @@ class Progress:
         again: set[int] = set()
         for position in followers:
             follower = self._changes.tasks[position]
+            if not can(follower.state, Trigger.READY):
+                continue  # it did not wait: it is over, or was before RetryJobs ran this one again
             follower.blockers -= 1
             self._changes.touch(follower)
             if not satisfied:

@@ -5,16 +5,25 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, func, select
+from sqlalchemy import Row, bindparam, case, func, select
 
 from gateway.batch import datatypes as wire
 from gateway.batch import statements as sql
 from gateway.batch import views
 from gateway.batch.jobs import find_job
 from gateway.batch.lists import Page
+from gateway.batch.reasons import (
+    TAKEN_UP,
+    TERMINATING,
+    Capacity,
+    EnvNodes,
+    Standing,
+    why_task_waits,
+)
 from gateway.batch.records import read_counts, read_instance
-from gateway.batch.states import Counts, State
-from gateway.batch.tables import task_instance
+from gateway.batch.states import FINAL, WAITING, Counts, NodeState, State
+from gateway.batch.tables import compute_node, task, task_instance
+from gateway.batch.validation import TASKS_MAX
 from gateway.call import Principal
 from gateway.clock import optional_wire_time, wire_time
 from gateway.errors import InvalidFilter, InvalidParameterValue, ResourceNotFound
@@ -40,9 +49,38 @@ class Submitted(Wire, forbid_unknown_fields=False):
     tags: list[wire.Tag] = []  # noqa: RUF012  # msgspec copies it
 
 
-def describe_job(tx: Tx, job: Row[Any], *, capacity: int) -> wire.DescribeJobResponse:
-    """A job with its tasks, its counts, and why it waits."""
-    tasks = tx.execute(sql.TASKS, {"job_id": job.id}).all()
+FEW_TASKS = 100
+"""A job with no more tasks than these is described on the event loop."""
+_SHOWN = [column for column in task.c if column is not task.c.spec]
+TASKS_SHOWN = (
+    select(*_SHOWN)
+    .where(task.c.job_id == bindparam("job_id"))
+    .order_by(task.c.position)
+    .limit(bindparam("most"))
+)
+"""Tasks without what was submitted of them, which may be large."""
+NODES_OF_ENV = (
+    select(
+        compute_node.c.state,
+        func.count().label("n"),
+        func.sum(case((compute_node.c.busy_with + compute_node.c.fate == "", 1), else_=0)).label(
+            "idle"
+        ),
+        func.max(compute_node.c.reason).label("reason"),
+    )
+    .where(compute_node.c.env_id == bindparam("env_id"))
+    .group_by(compute_node.c.state)
+)
+
+
+def describe_job(
+    tx: Tx, job: Row[Any], *, capacity: Capacity, tasks_max: int = TASKS_MAX
+) -> wire.DescribeJobResponse | None:
+    """A job with its tasks, its counts, and why it waits; None if it has more than `tasks_max`."""
+    keys = {"job_id": job.id, "most": tasks_max + 1}
+    tasks = tx.execute(TASKS_SHOWN, keys).all()
+    if len(tasks) > tasks_max:
+        return None
     submitted = msgspec.json.decode(job.submitted, type=Submitted)
     return wire.DescribeJobResponse(
         job_id=job.id,
@@ -66,28 +104,54 @@ def describe_job(tx: Tx, job: Row[Any], *, capacity: int) -> wire.DescribeJobRes
         task_instance_metrics=views.instance_metrics(
             views.sum_counts([read_counts(task) for task in tasks])
         ),
-        state_reason=_job_reason(job, tasks, capacity=capacity),
+        state_reason=_job_reason(tx, job, tasks, capacity=capacity),
         tags=submitted.tags,
         next_action="TERMINATING" if job.terminating else "",
     )
 
 
-def _job_reason(job: Row[Any], tasks: Sequence[Row[Any]], *, capacity: int) -> str:
+def _job_reason(tx: Tx, job: Row[Any], tasks: Sequence[Row[Any]], *, capacity: Capacity) -> str:
     """Why the job failed, or why nothing of it runs yet."""
-    if State(job.state) is not State.RUNNABLE:
+    state = State(job.state)
+    if job.terminating:
+        return TERMINATING
+    if state not in WAITING:
         return str(job.state_reason)
     ready = next((task for task in tasks if task.state == State.RUNNABLE.value), None)
-    return "" if ready is None else _task_waiting(ready, capacity=capacity)
+    return TAKEN_UP if ready is None else _task_waiting(tx, ready, capacity=capacity)
 
 
-def _task_waiting(task: Row[Any], *, capacity: int) -> str:
-    busy = task.starting + task.running
-    return views.why_waiting(
-        State(task.state),
+def _task_waiting(tx: Tx, task: Row[Any], *, capacity: Capacity) -> str:
+    state = State(task.state)
+    if state in FINAL or not task.submitted + task.pending + task.runnable:
+        return ""
+    if task.submitted:
+        return TAKEN_UP
+    standing = Standing(
+        state=state,
+        doom=task.doom,
         blockers=task.blockers,
-        env_id=task.env_id,
-        at_limit=0 < task.concurrent_max <= busy,
-        capacity=capacity,
+        busy=task.starting + task.running,
+        concurrent_max=task.concurrent_max,
+        node_failures=task.node_failures,
+        node_retry_at=task.node_retry_at,
+        node_reason=task.node_reason,
+        mem_gib=task.mem_gib,
+        nodes=None if task.env_id is None else _env_nodes(tx, task.env_id),
+    )
+    return why_task_waits(standing, capacity=capacity)
+
+
+def _env_nodes(tx: Tx, env_id: str) -> EnvNodes:
+    rows = {row.state: row for row in tx.execute(NODES_OF_ENV, {"env_id": env_id})}
+    running = rows.get(NodeState.RUNNING.value)
+    others = [row.reason for state, row in rows.items() if state != NodeState.RUNNING.value]
+    return EnvNodes(
+        env_id=env_id,
+        total=sum(row.n for row in rows.values()),
+        running=running.n if running else 0,
+        idle=running.idle if running else 0,
+        reason=max(others, default=""),
     )
 
 
@@ -129,7 +193,7 @@ def instance_states(filters: Sequence[wire.Filter]) -> tuple[str, ...] | None:
 
 
 def describe_task(
-    tx: Tx, task: Row[Any], *, states: tuple[str, ...] | None, page: Page, capacity: int
+    tx: Tx, task: Row[Any], *, states: tuple[str, ...] | None, page: Page, capacity: Capacity
 ) -> wire.DescribeTaskResponse:
     """A task with a page of its instances. TaskInstanceTotalCount counts those the filter finds."""
     conditions = [
@@ -149,7 +213,7 @@ def describe_task(
         .limit(page.limit)
     )
     redirect = msgspec.json.decode(task.spec, type=wire.Task).redirect_info
-    waiting = _task_waiting(task, capacity=capacity)
+    waiting = _task_waiting(tx, task, capacity=capacity)
     return wire.DescribeTaskResponse(
         job_id=task.job_id,
         task_name=task.name,
@@ -198,33 +262,3 @@ def log_sources(tx: Tx, task: Row[Any], *, numbers: Sequence[int], page: Page) -
     redirect = msgspec.json.decode(task.spec, type=wire.Task).redirect_info
     instances = [LogSource(n, found[n].latest.folder, redirect) for n in wanted]
     return LogSources(total, instances)
-
-
-def describe_env(tx: Tx, env: Row[Any]) -> wire.DescribeComputeEnvResponse:
-    """An environment with its nodes."""
-    view = env_views(tx, [env])[0]
-    nodes = tx.execute(sql.NODES, {"env_id": env.id}).all()
-    return wire.DescribeComputeEnvResponse(
-        env_id=view.env_id,
-        env_name=view.env_name,
-        placement=view.placement,
-        create_time=view.create_time,
-        compute_node_set=[views.node_view(node) for node in nodes],
-        compute_node_metrics=view.compute_node_metrics,
-        desired_compute_node_count=view.desired_compute_node_count,
-        env_type=view.env_type,
-        resource_type=view.resource_type,
-        next_action=view.next_action,
-        attached_compute_node_count=view.attached_compute_node_count,
-        tags=view.tags,
-    )
-
-
-def env_views(tx: Tx, rows: Sequence[Row[Any]]) -> list[wire.ComputeEnvView]:
-    """Environments with the counts of their nodes and their tags."""
-    env_ids = [row.id for row in rows]
-    nodes: dict[str, dict[str, int]] = {env_id: {} for env_id in env_ids}
-    for row in tx.execute(sql.NODE_STATES, {"env_ids": env_ids}):
-        nodes[row.env_id][row.state] = row.n
-    tags = tags_of(tx, env_ids)
-    return [views.env_view(r, nodes=nodes[r.id], tags_on=tags.get(r.id, [])) for r in rows]

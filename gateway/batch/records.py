@@ -1,6 +1,7 @@
 """Rows as values: a task and an instance as a transaction sees them."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Row
 
 from gateway.batch.attempts import Attempt
+from gateway.batch.outcomes import Policy, read_policy
 from gateway.batch.states import Counts, State
 
 
@@ -17,7 +19,9 @@ class Task:
 
     last_end: of the attempts that this transaction learned of.
 
-    cpu, mem_gib: the size of its elastic nodes. changes: what was moved since `counts` was read.
+    cpu, mem_gib: the size of its elastic nodes. node_failures: how often in a row none could be
+    made, node_reason why; node_retry_at: when it is tried again, or None if nothing failed or the
+    instances without a try left are still to fail. changes: what was moved since `counts` was read.
     """
 
     position: int
@@ -27,8 +31,12 @@ class Task:
     cpu: int
     mem_gib: int
     concurrent_max: int
+    node_failures: int
+    node_retry_at: datetime | None
+    node_reason: str
     blockers: int
     doom: str
+    spec: bytes
     counts: Counts
     created_at: datetime
     ended_at: datetime | None
@@ -38,6 +46,11 @@ class Task:
     def parts(self) -> Counts:
         """How many instances are in each state, what was moved so far included."""
         return self.counts.plus(self.changes)
+
+    @property
+    def policy(self) -> Policy:
+        """What it says of failures and nodes, read anew each time."""
+        return read_policy(self.spec)
 
 
 class Instance(NamedTuple):
@@ -75,10 +88,11 @@ class Instance(NamedTuple):
 
 
 class Node(NamedTuple):
-    """Where an instance runs: the node's id and the id of its machine."""
+    """Where an instance runs: the node's id, the id of its machine, and its memory."""
 
     id: str
     instance_id: str
+    mem_gib: int
 
 
 def read_task(row: Row[Any]) -> Task:
@@ -91,8 +105,12 @@ def read_task(row: Row[Any]) -> Task:
         cpu=row.cpu,
         mem_gib=row.mem_gib,
         concurrent_max=row.concurrent_max,
+        node_failures=row.node_failures,
+        node_retry_at=row.node_retry_at,
+        node_reason=row.node_reason,
         blockers=row.blockers,
         doom=row.doom,
+        spec=row.spec,
         counts=read_counts(row),
         created_at=row.created_at,
         ended_at=row.ended_at,
@@ -113,7 +131,7 @@ def read_counts(row: Row[Any]) -> Counts:
     )
 
 
-def read_instance(row: Row[Any]) -> Instance:
+def read_instance(row: Sequence[Any]) -> Instance:
     """An instance from its row, whose columns are in the order of the members."""
     job_id, position, number, state, *rest = list(row)
     return Instance(job_id, position, number, State(state), *rest)

@@ -1,61 +1,56 @@
-"""Where the output of a command is copied to once it has ended."""
+"""Where a task wants its logs copied to, and by which names. Pure."""
 
-from dataclasses import replace
-from pathlib import Path
-
-import anyio.to_thread
+from typing import NamedTuple
 
 from gateway.batch import datatypes
-from gateway.batch.attempts import Attempt, parse_attempt
-from gateway.batch.engines import Cause, Ended, Engine
-from gateway.batch.storage import RemotePath, Storage, parse_cos_folder
-from gateway.telemetry import log
-
-COPIES_AT_ONCE = 8
+from gateway.batch.attempts import Attempt
 
 
-class Redirector:
-    """Copies `stdout` and `stderr` of ended attempts to where their tasks ask for."""
+class Redirection(NamedTuple):
+    """One log that is copied. stream: "stdout" or "stderr". folder: as the task names it."""
 
-    def __init__(self, engine: Engine, storage: Storage) -> None:
-        self._engine = engine
-        self._storage = storage
-        self._threads = anyio.CapacityLimiter(COPIES_AT_ONCE)
+    stream: str
+    folder: str
+    name: str
 
-    async def redirect(self, ended: Ended, spec: datatypes.Task) -> Ended:
-        """Copy what the task asks for; an end whose copy fails becomes STORAGE."""
-        attempt = parse_attempt(ended.attempt_id)
-        try:
-            for source, folder, name in self._copies(attempt, spec):
-                await anyio.to_thread.run_sync(
-                    self._put, source, folder, name, limiter=self._threads
-                )
-        except OSError as error:
-            log.warning("redirection_failed", attempt_id=ended.attempt_id, error=str(error))
-            if ended.cause is None:
-                why = error.strerror or "The storage refused it."
-                return replace(ended, cause=Cause.STORAGE, detail=why)
-        return ended
 
-    def _copies(self, attempt: Attempt, spec: datatypes.Task) -> list[tuple[Path, RemotePath, str]]:
-        redirect = spec.redirect_info or datatypes.RedirectInfo()
-        wanted = (
-            ("stdout", redirect.stdout_redirect_path, redirect.stdout_redirect_file_name),
-            ("stderr", redirect.stderr_redirect_path, redirect.stderr_redirect_file_name),
+def remote_redirections(task: datatypes.Task, attempt: Attempt) -> list[Redirection]:
+    """The logs that go to remote storage."""
+    info = task.redirect_info or datatypes.RedirectInfo()
+    return _wanted(
+        task,
+        attempt,
+        stdout=(info.stdout_redirect_path, info.stdout_redirect_file_name),
+        stderr=(info.stderr_redirect_path, info.stderr_redirect_file_name),
+    )
+
+
+def local_redirections(task: datatypes.Task, attempt: Attempt) -> list[Redirection]:
+    """The logs that go to folders of the node."""
+    info = task.redirect_local_info or datatypes.RedirectLocalInfo()
+    return _wanted(
+        task,
+        attempt,
+        stdout=(info.stdout_local_path, info.stdout_local_file_name),
+        stderr=(info.stderr_local_path, info.stderr_local_file_name),
+    )
+
+
+def _wanted(
+    task: datatypes.Task,
+    attempt: Attempt,
+    *,
+    stdout: tuple[str | None, str | None],
+    stderr: tuple[str | None, str | None],
+) -> list[Redirection]:
+    task_name = task.task_name or ""
+    return [
+        Redirection(
+            stream, folder, file_name(name, stream=stream, attempt=attempt, task_name=task_name)
         )
-        return [
-            (
-                self._engine.log_path(attempt.folder, stream),
-                parse_cos_folder(path),
-                file_name(name, stream=stream, attempt=attempt, task_name=spec.task_name or ""),
-            )
-            for stream, path, name in wanted
-            if path
-        ]
-
-    def _put(self, source: Path, folder: RemotePath, name: str) -> None:
-        if source.exists():
-            self._storage.put_file(source, folder=folder, name=name)
+        for stream, (folder, name) in (("stdout", stdout), ("stderr", stderr))
+        if folder
+    ]
 
 
 def file_name(template: str | None, *, stream: str, attempt: Attempt, task_name: str) -> str:

@@ -7,25 +7,25 @@ is, whenever the engine was lost or this process is new.
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from gateway.batch import datatypes
 from gateway.batch import statements as sql
-from gateway.batch.attempts import Attempt, parse_attempt
+from gateway.batch.attempts import parse_attempt
+from gateway.batch.catalogue import Catalogue
 from gateway.batch.changes import open_job
 from gateway.batch.engines import Ended, Engine, NodesLost, Reconnected, Report, Started
-from gateway.batch.environments import bring_nodes_up, nodes_are_waiting
-from gateway.batch.jobs import JOBS
+from gateway.batch.environments.upkeep import lose_nodes
+from gateway.batch.jobs import JOBS, TERMINATIONS
 from gateway.batch.launching import Launcher
-from gateway.batch.outcomes import Policy
-from gateway.batch.placing import place
+from gateway.batch.placing import Placed, place
 from gateway.batch.progress import Progress
 from gateway.batch.records import read_instance
-from gateway.batch.slots import Slots, Waiting, reserve
+from gateway.batch.rules import DEFAULT_RULES
+from gateway.batch.slots import FreeNodes, Load, Room, Slots, Waiting, reserve
 from gateway.batch.states import State
 from gateway.clock import Clock
 from gateway.ids import NewId
@@ -36,32 +36,56 @@ IDLE_S = 5.0
 RETRY_S = 1.0
 TELL_EVERY = timedelta(seconds=60)
 JOBS_AT_ONCE = 64
+SICK_S_MAX = 16.0
+"""The longest that a job which cannot be moved is left alone before the next try."""
 
 
 @dataclass(slots=True)
 class Moved:
     """What one job's transaction came to."""
 
-    placed: list[Attempt] = field(default_factory=list)
+    placed: list[Placed] = field(default_factory=list)
     stopping: list[str] = field(default_factory=list)
     unfinished: bool = False
+    admitted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """What the rows ask for: jobs to look at, and what waits for a place, most urgent first."""
+    """What the rows ask for: jobs to look at, what waits for room, most urgent first, and the
+    attempts that are to end on request.
+    """
 
     due: Sequence[str]
     waiting: Sequence[Waiting]
-    free_nodes: Mapping[str, int]
-    nodes_ordered: bool
+    free_nodes: Mapping[str, FreeNodes]
+    terminating: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Sick:
+    """A job that could not be moved: the next try is not before `retry_at`, `pause_s` later."""
+
+    retry_at: datetime
+    pause_s: float
 
 
 class Scheduler:
-    """Runs the jobs of a store on an engine."""
+    """Runs the jobs of a store on an engine.
+
+    catalogue: says which elastic nodes can be made. load: told how full the engine is.
+    """
 
     def __init__(
-        self, store: Store, engine: Engine, launcher: Launcher, *, clock: Clock, new_id: NewId
+        self,
+        store: Store,
+        engine: Engine,
+        launcher: Launcher,
+        *,
+        clock: Clock,
+        new_id: NewId,
+        catalogue: Catalogue = DEFAULT_RULES.catalogue,
+        load: Load | None = None,
     ) -> None:
         self._store = store
         self._engine = engine
@@ -69,7 +93,11 @@ class Scheduler:
         self._clock = clock
         self._new_id = new_id
         self._inbox: list[Report] = []
-        self._live: set[str] = set()
+        self._live: dict[str, int] = {}  # attempts that the engine has, and what their nodes take
+        self._catalogue = catalogue
+        self._load = load or Load()
+        self._sick: dict[str, Sick] = {}
+        self._terminations_seen = -1
         self._stopped: set[str] = set()
         self._copying: set[str] = set()
         self._estranged = True  # another one may have told the engine something before it failed
@@ -80,6 +108,7 @@ class Scheduler:
         left to do, and the engine is told again, for nobody knows what it was told.
         """
         async with anyio.create_task_group() as tasks:
+            await tasks.start(self._launcher.run, self._hear)
             tasks.start_soon(self._listen, tasks)
             task_status.started()
             while True:
@@ -113,6 +142,9 @@ class Scheduler:
     async def _keep_files(self, ended: Ended) -> None:
         ended = await self._launcher.keep_files(ended)
         self._copying.discard(ended.attempt_id)
+        self._hear(ended)
+
+    def _hear(self, ended: Ended) -> None:
         self._inbox.append(ended)
         self._store.signals.wake([JOBS])
 
@@ -122,46 +154,67 @@ class Scheduler:
         if self._estranged or reconnected or self._clock() - self._told_at >= TELL_EVERY:
             await self._tell_again()
         ended = {report.attempt_id for report in reports if isinstance(report, Ended)}
-        self._live -= ended
+        for attempt_id in ended:
+            self._live.pop(attempt_id, None)
         self._stopped -= ended
-        by_job = await self._take_in(reports)
-        outlook = await self._store.read_list(self._look)
-        if outlook.nodes_ordered:
-            await self._store.write(lambda tx: bring_nodes_up(tx, now=self._clock()))
+        if any(isinstance(report, NodesLost) for report in reports):
+            await self._store.write(lose_nodes)
+        by_job = _by_job(reports)
+        outlook = await self._look_ahead()
         moved = await self._move_jobs(by_job, outlook)
-        await self._hand_over(moved)
+        await self._hand_over(moved, terminating=outlook.terminating)
         INSTANCES_RUNNING.set(len(self._live))
+        self._load.attempts = len(self._live)
+        self._load.mem_gib = sum(self._live.values())
         unstored = [fact for job_id in by_job.keys() - moved.keys() for fact in by_job[job_id]]
         self._inbox = [*unstored, *self._inbox]
         ended -= {fact.attempt_id for fact in unstored}
         if ended:
-            await self._engine.acknowledge(sorted(ended))
-        return bool(ended) or any(each.placed or each.unfinished for each in moved.values())
+            await self._launcher.finish(sorted(ended))
+        more_due = len(outlook.due) > JOBS_AT_ONCE
+        return bool(ended) or any(
+            each.placed or each.unfinished or (more_due and each.admitted)
+            for each in moved.values()
+        )
 
-    async def _take_in(self, reports: Sequence[Report]) -> Mapping[str, list[Started | Ended]]:
-        """Reports by job; of each job what its tasks say of failures is known afterwards."""
-        by_job: dict[str, list[Started | Ended]] = defaultdict(list)
-        for report in reports:
-            if not isinstance(report, Reconnected | NodesLost):
-                attempt = parse_attempt(report.attempt_id)
-                await self._launcher.task_of(attempt.job_id, attempt.position)
-                by_job[attempt.job_id].append(report)
-        return by_job
+    async def _look_ahead(self) -> Outlook:
+        """Read what there is to do besides what was reported.
 
-    def _look(self, tx: Tx) -> Outlook:
-        """Read what there is to do besides what was reported."""
+        Why instances that are to end are looked for only when somebody asked for it, or the engine
+        is told everything again: there may be a hundred thousand.
+        """
+        asked = self._store.signals.count(TERMINATIONS)
+        outlook = await self._store.read_list(
+            partial(self._look, terminations=asked != self._terminations_seen)
+        )
+        self._terminations_seen = asked
+        return outlook
+
+    def _look(self, tx: Tx, *, terminations: bool) -> Outlook:
+        now = self._clock()
         due = [*tx.execute(sql.DUE_JOBS).scalars(), *tx.execute(sql.JOBS_TO_FAIL).scalars()]
         free = self._engine.capacity - len(self._live)
-        rows = tx.execute(sql.WAITING_TASKS, {"most": free}).all() if free > 0 else []
-        waiting = [Waiting._make(row) for row in rows]
+        keys = {"most": free, "moment": now}
+        rows = tx.execute(sql.WAITING_TASKS, keys).all() if free > 0 else []
+        waiting = [Waiting._make(row) for row in rows if not self._is_sick(row.job_id, now=now)]
         env_ids = {task.env_id for task in waiting if task.env_id is not None}
         counted = tx.execute(sql.COUNT_FREE_NODES, {"env_ids": sorted(env_ids)}) if env_ids else ()
+        rows = tx.execute(sql.TERMINATING).all() if terminations else []
         return Outlook(
-            due=due,
+            due=[job_id for job_id in due if not self._is_sick(job_id, now=now)],
             waiting=waiting,
-            free_nodes={row.env_id: row.n for row in counted},
-            nodes_ordered=nodes_are_waiting(tx),
+            free_nodes={row.env_id: FreeNodes(row.n, row.mem_gib) for row in counted},
+            terminating=[read_instance(row[:-1]).latest.id for row in rows],
         )
+
+    def _is_sick(self, job_id: str, *, now: datetime) -> bool:
+        sick = self._sick.get(job_id)
+        return sick is not None and now < sick.retry_at
+
+    def _note_sick(self, job_id: str) -> None:
+        before = self._sick.get(job_id)
+        pause_s = min(SICK_S_MAX, before.pause_s * 2 if before else RETRY_S)
+        self._sick[job_id] = Sick(self._clock() + timedelta(seconds=pause_s), pause_s)
 
     async def _move_jobs(
         self, by_job: Mapping[str, Sequence[Started | Ended]], outlook: Outlook
@@ -170,7 +223,7 @@ class Scheduler:
         moved now is not in the result, and stops no other.
         """
         moved: dict[str, Moved] = {}
-        slots = Slots(self._engine.capacity - len(self._live))
+        slots = Slots(self._free_room())
         reserved = reserve(slots, outlook.waiting, free_nodes=outlook.free_nodes)
         others = [*outlook.due[:JOBS_AT_ONCE], *reserved]
 
@@ -179,18 +232,24 @@ class Scheduler:
                 self._move_job,
                 job_id=job_id,
                 reports=by_job.get(job_id, ()),
-                reserved=reserved[job_id],
+                reserved=reserved.get(job_id),
                 slots=slots,
             )
             try:
                 moved[job_id] = await self._store.write(function)
-            except Exception:  # a fault of our own included: one job may not stop the others
+                self._sick.pop(job_id, None)
+            except StoreUnavailable:  # it may be committed all the same
                 log.exception("job_not_moved", job_id=job_id)
                 self._estranged = True
+            except Exception:  # a fault of our own included: one job may not stop the others
+                log.exception("job_not_moved", job_id=job_id)
+                self._note_sick(job_id)
 
+        now = self._clock()
         async with anyio.create_task_group() as tasks:
             for job_id in dict.fromkeys([*others, *by_job]):
-                tasks.start_soon(move, job_id)
+                if not self._is_sick(job_id, now=now):
+                    tasks.start_soon(move, job_id)
         return moved
 
     def _move_job(
@@ -199,42 +258,46 @@ class Scheduler:
         *,
         job_id: str,
         reports: Sequence[Started | Ended],
-        reserved: int,
+        reserved: Room | None,
         slots: Slots,
     ) -> Moved:
         changes = open_job(tx, job_id, now=self._clock(), new_id=self._new_id)
         if changes is None:
             return Moved()
         progress = Progress(changes)
-        progress.admit()
-        progress.learn(reports, self._policies(job_id, reports))
+        admitted = progress.admit()
+        progress.learn(reports)
         stopping = progress.terminate()
         progress.settle()
-        spare = slots.take(slots.free)
-        placed: list[Attempt] = []
+        room = slots.take_rest()
+        if reserved is not None:
+            room.add(reserved)
         try:
-            placed = place(changes, reserved + spare)
+            placed = place(changes, room, catalogue=self._catalogue)
             changes.close()
         finally:
-            slots.give_back(min(spare, reserved + spare - len(placed)))
-        return Moved(placed, stopping, progress.unfinished)
+            slots.give_back(room)
+        return Moved(placed, stopping, progress.unfinished, admitted)
 
-    def _policies(self, job_id: str, reports: Sequence[Started | Ended]) -> Mapping[int, Policy]:
-        positions = {parse_attempt(report.attempt_id).position for report in reports}
-        return {
-            position: _policy(self._launcher.known_task(job_id, position)) for position in positions
-        }
+    def _free_room(self) -> Room:
+        whole_gib = self._engine.mem_gib
+        return Room(
+            places=max(0, self._engine.capacity - len(self._live)),
+            mem_gib=max(0, whole_gib - sum(self._live.values())),
+            whole_gib=whole_gib,
+        )
 
-    async def _hand_over(self, moved: Mapping[str, Moved]) -> None:
+    async def _hand_over(self, moved: Mapping[str, Moved], *, terminating: Sequence[str]) -> None:
         """Give the engine what was placed and what must stop, after the commit."""
-        placed = [attempt for each in moved.values() for attempt in each.placed]
-        self._live.update(attempt.id for attempt in placed)
+        placed = [each for job in moved.values() for each in job.placed]
+        self._live.update((each.attempt.id, each.mem_gib) for each in placed)
         if placed:
-            await self._launcher.start(placed)
-        stopping = {id_ for each in moved.values() for id_ in each.stopping} - self._stopped
+            await self._launcher.start([each.attempt for each in placed])
+        stopping = {id_ for each in moved.values() for id_ in each.stopping}
+        stopping = stopping.union(terminating) - self._stopped
         if stopping:
             self._stopped |= stopping
-            await self._engine.stop(sorted(stopping))
+            await self._launcher.stop(sorted(stopping))
 
     async def _tell_again(self) -> None:
         """Say again what the engine should be doing: it is new, was lost, or a while has passed.
@@ -243,9 +306,14 @@ class Scheduler:
         may come true after this one has read, and nobody else would ever speak of its attempts.
         """
         rows = await self._store.read_list(lambda tx: tx.execute(sql.LAUNCHED).all())
-        instances = [read_instance(row) for row in rows]
-        self._live = {instance.latest.id for instance in instances}
+        instances = [read_instance(row[:-1]) for row in rows]
+        size = self._free_room().size
+        self._live = {
+            instance.latest.id: size(row.mem_gib)
+            for instance, row in zip(instances, rows, strict=True)
+        }
         self._stopped.clear()
+        self._terminations_seen = -1
         starting = [i.latest for i in instances if i.state is State.STARTING]
         await self._launcher.start(starting)
         running = [i.latest.id for i in instances if i.state is State.RUNNING]
@@ -254,10 +322,9 @@ class Scheduler:
         self._told_at = self._clock()
 
 
-def _policy(spec: datatypes.Task | None) -> Policy:
-    if spec is None:
-        return Policy(retries_max=0, keeps_node=False)
-    return Policy(
-        retries_max=spec.max_retry_count or 0,
-        keeps_node=spec.failed_action in {"INTERRUPT", "FAST_INTERRUPT"},
-    )
+def _by_job(reports: Sequence[Report]) -> Mapping[str, list[Started | Ended]]:
+    by_job: dict[str, list[Started | Ended]] = defaultdict(list)
+    for report in reports:
+        if not isinstance(report, Reconnected | NodesLost):
+            by_job[parse_attempt(report.attempt_id).job_id].append(report)
+    return by_job

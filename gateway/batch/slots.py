@@ -1,6 +1,13 @@
-"""Who gets the engine's free places: how many attempts each job may start in a round."""
+"""Who gets the engine's room: how many attempts of which size each job may start in a round.
 
-from collections import Counter
+The rule: tasks are served by priority, then by the age of their job, then in the job's own order.
+An attempt needs a place and its node's memory. The first that finds too little memory is waited
+for: nothing behind it starts, so that what small attempts give back adds up until the large one
+fits, and it never starves. The price is that some memory, less than one of its nodes, lies idle
+meanwhile. A task that waits for a node of an environment, or for its own MaxConcurrentNum, holds
+nobody up.
+"""
+
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from threading import Lock
@@ -8,53 +15,117 @@ from typing import NamedTuple
 
 
 class Waiting(NamedTuple):
-    """A task of which instances could be started. busy: how many of it run already."""
+    """A task of which instances could be started. busy: how many of it run already.
+
+    mem_gib: of an elastic node of it; a node of an environment has a size of its own.
+    """
 
     job_id: str
     env_id: str | None
     runnable: int
     concurrent_max: int
     busy: int
+    mem_gib: int
+
+
+class FreeNodes(NamedTuple):
+    """How many nodes of an environment run nothing, and the memory of the largest."""
+
+    number: int
+    mem_gib: int
+
+
+@dataclass(slots=True)
+class Room:
+    """Places, and the memory for the nodes in them. whole_gib: all the memory that the engine has.
+
+    A node larger than the whole counts as the whole: it runs, alone.
+    """
+
+    places: int
+    mem_gib: int
+    whole_gib: int
+
+    def size(self, mem_gib: int) -> int:
+        """What a node counts for."""
+        return min(mem_gib, self.whole_gib)
+
+    def fits(self, mem_gib: int) -> int:
+        """How many nodes of this memory there is room for."""
+        size = self.size(mem_gib)
+        return min(self.places, self.mem_gib // size) if size > 0 else self.places
+
+    def take(self, count: int, *, mem_gib: int) -> "Room":
+        """Take room for `count` nodes of this memory out; there must be so much."""
+        taken = Room(count, count * self.size(mem_gib), self.whole_gib)
+        self.places -= taken.places
+        self.mem_gib -= taken.mem_gib
+        return taken
+
+    def add(self, other: "Room") -> None:
+        """Put room in."""
+        self.places += other.places
+        self.mem_gib += other.mem_gib
+
+
+@dataclass(slots=True)
+class Load:
+    """How much of the engine is in use, as the scheduler last knew; for telling why others wait."""
+
+    attempts: int = 0
+    mem_gib: int = 0
 
 
 @dataclass(slots=True)
 class Slots:
-    """How many more attempts may be started; shared by the transactions of one round."""
+    """The engine's free room, shared by the transactions of one round.
 
-    free: int
+    held: somebody waits for more memory than is free, so that nobody else may take any.
+    """
+
+    free: Room
+    held: bool = False
     _lock: Lock = field(default_factory=Lock)
 
-    def take(self, wanted: int) -> int:
-        """Take up to `wanted`; returns how many."""
+    def take_rest(self) -> Room:
+        """Take all that is left, unless it is held for somebody."""
         with self._lock:
-            taken = max(0, min(wanted, self.free))
-            self.free -= taken
-            return taken
+            rest = self.free
+            if self.held:
+                return Room(0, 0, rest.whole_gib)
+            self.free = Room(0, 0, rest.whole_gib)
+            return rest
 
-    def give_back(self, unused: int) -> None:
-        """Return what was taken and not used."""
+    def give_back(self, unused: Room) -> None:
+        """Return what was taken or reserved and not used."""
         with self._lock:
-            self.free += unused
+            self.free.add(unused)
 
 
 def reserve(
-    slots: Slots, waiting: Iterable[Waiting], *, free_nodes: Mapping[str, int]
-) -> Counter[str]:
-    """Take places for waiting tasks, the most urgent first; returns how many each job has.
+    slots: Slots, waiting: Iterable[Waiting], *, free_nodes: Mapping[str, FreeNodes]
+) -> dict[str, Room]:
+    """Take room for waiting tasks, the most urgent first; returns what each job has.
 
-    free_nodes: by environment. Why places are reserved: the transactions of a round may run at
-    once, and the one that happens to be first is not the most urgent.
+    free_nodes: by environment. Why room is reserved: the transactions of a round may run at once,
+    and the one that happens to be first is not the most urgent.
     """
-    reserved: Counter[str] = Counter()
-    nodes = dict(free_nodes)
+    reserved: dict[str, Room] = {}
+    nodes = {env_id: free.number for env_id, free in free_nodes.items()}
+    free = slots.free
     for task in waiting:
-        wanted = task.runnable
+        mine = reserved.setdefault(task.job_id, Room(0, 0, free.whole_gib))
+        wanted, mem_gib = task.runnable, task.mem_gib
         if task.concurrent_max:
             wanted = min(wanted, task.concurrent_max - task.busy)
         if task.env_id is not None:
             wanted = min(wanted, nodes.get(task.env_id, 0))
-        taken = slots.take(wanted)
+            mem_gib = free_nodes[task.env_id].mem_gib if wanted else 0
+        taken = min(wanted, free.fits(mem_gib))
+        mine.add(free.take(taken, mem_gib=mem_gib))
         if task.env_id is not None:
             nodes[task.env_id] = nodes.get(task.env_id, 0) - taken
-        reserved[task.job_id] += taken
+        if taken < wanted:
+            slots.held = True
+            break
     return reserved

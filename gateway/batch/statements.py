@@ -9,6 +9,7 @@ from sqlalchemy import (
     Text,
     and_,
     bindparam,
+    case,
     delete,
     exists,
     func,
@@ -20,6 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gateway.batch.states import FINAL, NodeState, State
+from gateway.batch.states import LAUNCHED as LAUNCHED_STATES
 from gateway.batch.tables import (
     client_token,
     compute_env,
@@ -39,8 +41,6 @@ ADD_JOB = insert(job)
 ADD_TASK = insert(task)
 ADD_DEPENDENCE = insert(dependence)
 ADD_INSTANCE = insert(task_instance)
-ADD_ENV = insert(compute_env)
-ADD_NODE = insert(compute_node)
 ADD_TEMPLATE = insert(task_template)
 ADD_TAG = insert(tag)
 DROP_TAGS = delete(tag).where(tag.c.resource_id == bindparam("of_id"))
@@ -76,6 +76,9 @@ FIND_JOB = select(job).where(
     job.c.id == bindparam("job_id"),
     job.c.owner_uin == bindparam("owner_uin"),
     job.c.region == bindparam("region"),
+)
+COUNT_JOBS = select(func.count()).where(
+    job.c.owner_uin == bindparam("owner_uin"), job.c.region == bindparam("region")
 )
 LOCK_OWN_JOB = FIND_JOB.with_for_update()
 LOCK_JOB = select(job).where(job.c.id == bindparam("job_id")).with_for_update()
@@ -121,6 +124,11 @@ _node_is_free = exists().where(
     compute_node.c.env_id == task.c.env_id,
     compute_node.c.state == NodeState.RUNNING.value,
     compute_node.c.busy_with == "",
+    compute_node.c.fate == "",
+)
+_elastic_node_is_due = and_(
+    task.c.env_id.is_(None),
+    or_(task.c.node_failures == 0, task.c.node_retry_at <= bindparam("moment", type_=Moment)),
 )
 
 
@@ -128,7 +136,7 @@ def _placeable(*, urgency: ColumnElement[int], since: ColumnElement[Any]) -> Col
     """A task of which an instance could be started now, as far as its own limits go.
 
     urgency, since: priority and time of its job. A node of an environment goes to the most urgent
-    job that waits for one, whichever transaction looks first.
+    job that waits for one, whichever transaction looks first. The parameter `moment`: now.
     """
     rival, rival_job = task.alias(), job.alias()
     outdone = exists().where(
@@ -150,7 +158,7 @@ def _placeable(*, urgency: ColumnElement[int], since: ColumnElement[Any]) -> Col
         task.c.runnable > 0,
         task.c.doom == "",
         _BELOW_LIMIT,
-        or_(task.c.env_id.is_(None), and_(_node_is_free, ~outdone)),
+        or_(_elastic_node_is_due, and_(_node_is_free, ~outdone)),
     )
 
 
@@ -164,11 +172,14 @@ TASKS_TO_PLACE = (
     )
     .order_by(task.c.position)
 )
-TASKS_TO_FAIL = select(task.c.position).where(
-    task.c.job_id == bindparam("job_id"),
-    task.c.doom != "",
-    task.c.submitted + task.c.pending + task.c.runnable > 0,
+_HAS_SOME_TO_FAIL = or_(
+    and_(task.c.doom != "", task.c.submitted + task.c.pending + task.c.runnable > 0),
+    and_(task.c.runnable > 0, task.c.node_failures > 0, task.c.node_retry_at.is_(None)),
 )
+TASKS_TO_FAIL = select(task.c.position).where(
+    task.c.job_id == bindparam("job_id"), _HAS_SOME_TO_FAIL
+)
+"""Those that are doomed, and those whose nodes could not be made often enough to count as a run."""
 TASKS_NOT_OVER = (
     select(task.c.position)
     .where(
@@ -187,6 +198,9 @@ SAVE_TASK = (
         state=bindparam("new"),
         blockers=bindparam("blockers_left"),
         doom=bindparam("doomed_by"),
+        node_failures=bindparam("nodes_failed"),
+        node_retry_at=bindparam("try_at"),
+        node_reason=bindparam("no_node_because"),
         ended_at=bindparam("over_at"),
         **{name: bindparam(f"n_{name}") for name in COUNTERS},
     )
@@ -209,15 +223,67 @@ INSTANCES_IN = (
 )
 LAUNCHED_IN_JOB = select(task_instance).where(
     task_instance.c.job_id == bindparam("job_id"),
-    task_instance.c.state.in_([State.STARTING.value, State.RUNNING.value]),
+    task_instance.c.state.in_([state.value for state in LAUNCHED_STATES]),
+)
+_its_task = and_(
+    task.c.job_id == task_instance.c.job_id, task.c.position == task_instance.c.position
 )
 LAUNCHED = (
-    select(task_instance)
-    .join(job, job.c.id == task_instance.c.job_id)
+    select(
+        task_instance,
+        func.coalesce(compute_node.c.mem_gib, task.c.mem_gib).label("mem_gib"),
+    )
+    .select_from(
+        job.join(task, task.c.job_id == job.c.id)
+        .join(task_instance, _its_task)
+        .outerjoin(compute_node, compute_node.c.id == task_instance.c.node_id)
+    )
     .where(
         job.c.state.in_(_OPEN),
-        task_instance.c.state.in_([State.STARTING.value, State.RUNNING.value]),
+        task.c.starting + task.c.running > 0,
+        task_instance.c.state.in_([state.value for state in LAUNCHED_STATES]),
     )
+)
+"""The instances that an engine has, each with the memory of its node."""
+TERMINATING = LAUNCHED.where(task_instance.c.terminating)
+INSTANCE_WISH = (
+    update(task_instance)
+    .where(
+        task_instance.c.job_id == bindparam("of_job"),
+        task_instance.c.position == bindparam("at_position"),
+        task_instance.c.number == bindparam("at_number"),
+    )
+    .values(terminating=True)
+)
+COUNT_FAILED_RUN = (
+    update(task_instance)
+    .where(
+        task_instance.c.job_id == bindparam("of_job"),
+        task_instance.c.position == bindparam("at_position"),
+        task_instance.c.state == State.RUNNABLE.value,
+    )
+    .values(failures=task_instance.c.failures + 1)
+)
+WITHOUT_A_TRY = (
+    select(task_instance)
+    .where(
+        task_instance.c.job_id == bindparam("job_id"),
+        task_instance.c.position == bindparam("position"),
+        task_instance.c.state == State.RUNNABLE.value,
+        task_instance.c.failures > bindparam("failures_max"),
+    )
+    .order_by(task_instance.c.number)
+    .limit(bindparam("most"))
+)
+FIRST_FAILED_TASK = (
+    select(task.c.position, task.c.name)
+    .where(
+        task.c.job_id == bindparam("job_id"),
+        task.c.doom != "PREDECESSOR_FAILED",
+        task.c.failed + task.c.failed_interrupted > 0,
+    )
+    .order_by(task.c.position)
+    .limit(1)
 )
 MOVE_ALL_INSTANCES = (
     update(task_instance)
@@ -239,6 +305,7 @@ MOVE_INSTANCE = (
     .values(
         state=bindparam("new"),
         attempt=bindparam("now_attempt"),
+        terminating=bindparam("still_terminating"),
         failures=bindparam("now_failures"),
         losses=bindparam("now_losses"),
         node_id=bindparam("on_node"),
@@ -258,15 +325,15 @@ DUE_JOBS = (
         job.c.state.in_(_OPEN),  # has an index, `terminating` has none
         (job.c.state == State.SUBMITTED.value) | job.c.terminating,
     )
-    .order_by(job.c.priority.desc(), job.c.created_at)
+    .order_by(job.c.state != State.SUBMITTED.value, job.c.priority.desc(), job.c.created_at)
 )
+"""New ones first: those that are terminating may take long, and nobody is to wait for them."""
 JOBS_TO_FAIL = (
     select(task.c.job_id)
     .join(job, job.c.id == task.c.job_id)
     .where(
         job.c.state.in_(_OPEN),
-        task.c.doom != "",
-        task.c.submitted + task.c.pending + task.c.runnable > 0,
+        _HAS_SOME_TO_FAIL,
     )
     .distinct()
 )
@@ -277,6 +344,7 @@ WAITING_TASKS = (
         task.c.runnable,
         task.c.concurrent_max,
         (task.c.starting + task.c.running).label("busy"),
+        task.c.mem_gib,
     )
     .join(job, job.c.id == task.c.job_id)
     .where(
@@ -290,7 +358,11 @@ WAITING_TASKS = (
 """Tasks of which an instance could be started now, the most urgent first."""
 
 COUNT_FREE_NODES = (
-    select(compute_node.c.env_id, func.count().label("n"))
+    select(
+        compute_node.c.env_id,
+        func.count().label("n"),
+        func.max(compute_node.c.mem_gib).label("mem_gib"),
+    )
     .where(
         compute_node.c.env_id.in_(bindparam("env_ids", expanding=True)),
         compute_node.c.state == NodeState.RUNNING.value,
@@ -300,37 +372,19 @@ COUNT_FREE_NODES = (
     .group_by(compute_node.c.env_id)
 )
 
-FIND_ENV = select(compute_env).where(
-    compute_env.c.id == bindparam("env_id"),
-    compute_env.c.owner_uin == bindparam("owner_uin"),
-    compute_env.c.region == bindparam("region"),
+LOCK_OWN_ENV = (
+    select(compute_env)
+    .where(
+        compute_env.c.id == bindparam("env_id"),
+        compute_env.c.owner_uin == bindparam("owner_uin"),
+        compute_env.c.region == bindparam("region"),
+        compute_env.c.next_action == "",
+    )
+    .with_for_update()
 )
-LOCK_OWN_ENV = FIND_ENV.with_for_update()
-LOCK_ENV = select(compute_env).where(compute_env.c.id == bindparam("env_id")).with_for_update()
-DROP_ENV = delete(compute_env).where(compute_env.c.id == bindparam("env_id"))
-SET_DESIRED = (
-    update(compute_env)
-    .where(compute_env.c.id == bindparam("env_id"))
-    .values(desired_count=bindparam("wanted"))
-)
-NODES = (
-    select(compute_node)
-    .where(compute_node.c.env_id == bindparam("env_id"))
-    .order_by(compute_node.c.created_at, compute_node.c.id)
-)
-LOCK_NODES = NODES.with_for_update()
-NODE_STATES = (
-    select(compute_node.c.env_id, compute_node.c.state, func.count().label("n"))
-    .where(compute_node.c.env_id.in_(bindparam("env_ids", expanding=True)))
-    .group_by(compute_node.c.env_id, compute_node.c.state)
-)
-ENVS_WITH_NODES_IN = (
-    select(compute_node.c.env_id)
-    .where(compute_node.c.state.in_(bindparam("states", expanding=True)))
-    .distinct()
-)
+"""For a job to use it: one that is being deleted is not there any more."""
 FREE_NODES = (
-    select(compute_node.c.id, compute_node.c.instance_id)
+    select(compute_node.c.id, compute_node.c.instance_id, compute_node.c.mem_gib)
     .where(
         compute_node.c.env_id == bindparam("env_id"),
         compute_node.c.state == NodeState.RUNNING.value,
@@ -346,28 +400,34 @@ OCCUPY_NODE = (
     .where(compute_node.c.id == bindparam("at_node"), compute_node.c.busy_with == "")
     .values(busy_with=bindparam("attempt_id"))
 )
+_NEXT_FATE = bindparam("next_fate", type_=Text)
 FREE_NODE = (
     update(compute_node)
     .where(
         compute_node.c.id == bindparam("at_node"),
         compute_node.c.busy_with == bindparam("attempt_id"),
     )
-    .values(busy_with="")
+    .values(
+        busy_with="",
+        fate=case(
+            (or_(compute_node.c.fate == "LOST", _NEXT_FATE == ""), compute_node.c.fate),
+            else_=_NEXT_FATE,
+        ),
+    )
 )
-MOVE_NODE = (
-    update(compute_node)
-    .where(compute_node.c.id == bindparam("node_id"), compute_node.c.state == bindparam("old"))
-    .values(state=bindparam("new"), resource_created_at=bindparam("made_at"))
-)
-DROP_NODE = delete(compute_node).where(compute_node.c.id == bindparam("node_id"))
-JOBS_USING_ENV = select(func.count()).where(
-    task.c.env_id == bindparam("env_id"),
-    task.c.state.not_in([State.SUCCEED.value, State.FAILED.value]),
-)
+"""`next_fate`: see `tables.compute_node`. What was lost stays lost, whatever else is to be done."""
 
 _GIVEN_NAME = bindparam("given_name", type_=Text)
 _GIVEN_DESCRIPTION = bindparam("given_description", type_=Text)
 _GIVEN_SPEC = bindparam("given_spec", type_=LargeBinary)
+COUNT_TEMPLATES = (
+    select(func.count())
+    .select_from(task_template)
+    .where(
+        task_template.c.owner_uin == bindparam("of_owner"),
+        task_template.c.region == bindparam("in_region"),
+    )
+)
 MODIFY_TEMPLATE = (
     update(task_template)
     .where(

@@ -48,17 +48,37 @@ class Trigger(Enum):
     RETRIED = "failed and has a try left"
     FAILED = "failed for good"
     KEPT = "failed for good and keeps its node"
+    RESET = "is to be run again on request"
 
 
 class NodeTrigger(Enum):
     """What can happen to a compute node."""
 
     ORDERED = "the engine was asked for it"
+    BEGUN = "the engine makes it"
     MADE = "the engine made it"
     NOT_MADE = "the engine could not make it"
     JOINED = "it takes work"
     LOST = "it went away"
-    DROPPED = "it is no longer wanted"
+    DROPPED = "it is no longer wanted, or its machine is not"
+    REPEATED = "it is to be made again"
+
+
+class ActivityState(Enum):
+    """The state of one thing done to a node."""
+
+    SUBMITTED = "SUBMITTED"
+    PROCESSING = "PROCESSING"
+    SUCCEED = "SUCCEED"
+    FAILED = "FAILED"
+
+
+class ActivityTrigger(Enum):
+    """What can happen to an activity."""
+
+    BEGUN = "it is under way"
+    DONE = "it is done"
+    NOT_DONE = "it could not be done"
 
 
 FINAL = frozenset({State.SUCCEED, State.FAILED})
@@ -69,6 +89,9 @@ OVER = FINAL | {State.FAILED_INTERRUPTED}
 
 WAITING = frozenset({State.SUBMITTED, State.PENDING, State.RUNNABLE})
 """States in which nothing has been started yet."""
+
+LAUNCHED = frozenset(State) - WAITING - OVER
+"""States in which an engine has it."""
 
 S, T = State, Trigger
 
@@ -88,8 +111,10 @@ MOVES: Mapping[tuple[State, Trigger], State] = {
     (S.STARTING, T.FAILED): S.FAILED,
     (S.RUNNING, T.FAILED): S.FAILED,
     (S.FAILED_INTERRUPTED, T.FAILED): S.FAILED,
+    (S.FAILED, T.RESET): S.SUBMITTED,
 }
-"""The moves of jobs, tasks and task instances. RETRIED happens to instances alone."""
+"""The moves of jobs, tasks and task instances. RETRIED happens to instances alone; RESET, to a job
+with all in it that FAILED, and is the only way out of a final state."""
 
 
 class Kind(Enum):
@@ -119,11 +144,25 @@ def can(state: State, trigger: Trigger) -> bool:
     return (state, trigger) in MOVES
 
 
+def draw_moves() -> str:
+    """The table as a Mermaid diagram; moves between the same two states share an arrow."""
+    arrows: dict[tuple[State, State], list[str]] = {}
+    for (before, trigger), after in MOVES.items():
+        arrows.setdefault((before, after), []).append(trigger.value)
+    lines = [
+        f"    {before.value} --> {after.value}: {' / '.join(words)}"
+        for (before, after), words in arrows.items()
+    ]
+    begin = f"    [*] --> {State.SUBMITTED.value}"
+    ends = [f"    {state.value} --> [*]" for state in State if state in FINAL]
+    return "\n".join(["stateDiagram-v2", begin, *lines, *ends])
+
+
 N, M, E = NodeState, NodeTrigger, EventName
 
 NODE: Mapping[tuple[NodeState, NodeTrigger], tuple[NodeState, EventName | None]] = {
-    (N.PENDING, M.ORDERED): (N.CREATING, None),
-    (N.SUBMITTED, M.ORDERED): (N.CREATING, None),
+    (N.PENDING, M.ORDERED): (N.SUBMITTED, None),
+    (N.SUBMITTED, M.BEGUN): (N.CREATING, None),
     (N.CREATING, M.MADE): (N.CREATED, E.COMPUTE_NODE_CREATED),
     (N.CREATING, M.NOT_MADE): (N.CREATION_FAILED, E.COMPUTE_NODE_CREATION_FAILED),
     (N.CREATED, M.JOINED): (N.RUNNING, E.COMPUTE_NODE_RUNNING),
@@ -133,7 +172,23 @@ NODE: Mapping[tuple[NodeState, NodeTrigger], tuple[NodeState, EventName | None]]
     (N.CREATION_FAILED, M.DROPPED): (N.DELETING, E.COMPUTE_NODE_DELETING),
     (N.RUNNING, M.DROPPED): (N.DELETING, E.COMPUTE_NODE_DELETING),
     (N.ABNORMAL, M.DROPPED): (N.DELETING, E.COMPUTE_NODE_DELETING),
+    (N.CREATION_FAILED, M.REPEATED): (N.PENDING, None),
+    (N.DELETING, M.REPEATED): (N.PENDING, None),
 }
+"""The moves of the nodes of environments; without another one a DELETING node is gone.
+
+Why a lost node is deleted before it is made again: its machine is one thing and the next another,
+with an id of its own, and who counts machines by the events must see the first one go.
+"""
+
+A, B = ActivityState, ActivityTrigger
+
+ACTIVITY: Mapping[tuple[ActivityState, ActivityTrigger], ActivityState] = {
+    (A.SUBMITTED, B.BEGUN): A.PROCESSING,
+    (A.PROCESSING, B.DONE): A.SUCCEED,
+    (A.PROCESSING, B.NOT_DONE): A.FAILED,
+}
+"""The moves of activities, which nobody is told of."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,18 +4,19 @@ import re
 from collections.abc import Sequence
 from datetime import datetime
 
-import msgspec
-
 from gateway.batch import datatypes
 from gateway.batch import statements as sql
 from gateway.batch.jobs import store_tags
+from gateway.batch.members import check_tags
 from gateway.batch.naming import TEMPLATE_PREFIX
-from gateway.batch.placement import mask_passwords
-from gateway.batch.validation import check_tags, check_task
+from gateway.batch.rules import Rules
+from gateway.batch.secrets import encode_masked
+from gateway.batch.validation import check_task
 from gateway.call import Principal
 from gateway.errors import (
     InvalidParameter,
     InvalidParameterAtLeastOneAttribute,
+    LimitExceeded,
     ResourceNotFound,
 )
 from gateway.ids import NewId
@@ -23,17 +24,18 @@ from gateway.store import Tx
 
 NAME_MAX = 60
 DESCRIPTION_MAX = 200
+TEMPLATES_MAX = 50  # the vendor's, of an account in a region
 _NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f]+")
 
 
-def check_new(request: datatypes.CreateTaskTemplateRequest) -> None:
+def check_new(request: datatypes.CreateTaskTemplateRequest, *, rules: Rules) -> None:
     """Check a CreateTaskTemplate request. Raises the public error of the first thing wrong."""
     _check_texts(request.task_template_name, request.task_template_description)
-    check_task(request.task_template_info)
+    check_task(request.task_template_info, rules=rules)
     check_tags(request.tags)
 
 
-def check_change(request: datatypes.ModifyTaskTemplateRequest) -> None:
+def check_change(request: datatypes.ModifyTaskTemplateRequest, *, rules: Rules) -> None:
     """Check a ModifyTaskTemplate request. Raises the public error of the first thing wrong."""
     name, description = request.task_template_name, request.task_template_description
     if name is None and description is None and request.task_template_info is None:
@@ -42,7 +44,7 @@ def check_change(request: datatypes.ModifyTaskTemplateRequest) -> None:
         )
     _check_texts(name, description)
     if request.task_template_info is not None:
-        check_task(request.task_template_info)
+        check_task(request.task_template_info, rules=rules)
 
 
 def _check_texts(name: str | None, description: str | None) -> None:
@@ -74,14 +76,19 @@ def create(
     *,
     principal: Principal,
     region: str,
+    quotas: bool,
     now: datetime,
     new_id: NewId,
 ) -> str:
-    """Store a template; returns its id.
+    """Store a template; returns its id. quotas: whether the vendor's number of them holds.
+
+    Raises LimitExceeded.TaskTemplateQuota.
 
     Why an environment in it may be absent: ResourceNotFound.ComputeEnv is not documented here, and
     it is looked for when a job is made.
     """
+    if quotas:
+        _check_quota(tx, principal=principal, region=region)
     template_id = new_id(TEMPLATE_PREFIX)
     tx.execute(
         sql.ADD_TEMPLATE,
@@ -92,12 +99,25 @@ def create(
             "created_by": principal.uin,
             "name": request.task_template_name,
             "description": request.task_template_description or "",
-            "spec": _encode(request.task_template_info),
+            "spec": encode_masked(request.task_template_info),
             "created_at": now,
         },
     )
     store_tags(tx, template_id, request.tags)
     return template_id
+
+
+def _check_quota(tx: Tx, *, principal: Principal, region: str) -> None:
+    """Refuse one template too many.
+
+    Why no lock: two callers at the same moment may both take the last place, which the vendor's
+    quota, a bound on clutter, survives.
+    """
+    keys = {"of_owner": principal.owner_uin, "in_region": region}
+    if tx.execute(sql.COUNT_TEMPLATES, keys).scalar_one() >= TEMPLATES_MAX:
+        raise LimitExceeded(
+            f"An account has at most {TEMPLATES_MAX} task templates.", detail="TaskTemplateQuota"
+        )
 
 
 def modify(
@@ -114,7 +134,7 @@ def modify(
         "in_region": region,
         "given_name": request.task_template_name,
         "given_description": request.task_template_description,
-        "given_spec": None if task is None else _encode(task),
+        "given_spec": None if task is None else encode_masked(task),
     }
     if tx.execute(sql.MODIFY_TEMPLATE, values).rowcount != 1:
         raise _no_such_template(request.task_template_id)
@@ -137,8 +157,3 @@ def _no_such_template(template_id: str) -> ResourceNotFound:
     return ResourceNotFound(
         f"The task template `{template_id}` does not exist.", detail="TaskTemplate"
     )
-
-
-def _encode(task: datatypes.Task) -> bytes:
-    masked = mask_passwords(task.compute_env)
-    return msgspec.json.encode(msgspec.structs.replace(task, compute_env=masked))

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Row
 
+from gateway.batch.environments.records import EnvNode
 from gateway.batch.records import Instance, Task
 from gateway.batch.states import NodeState, State
 from gateway.clock import optional_wire_time, wire_time
@@ -91,7 +92,25 @@ def elastic_node_event(name: EventName, task: Task, instance: Instance) -> Event
     )
 
 
-def node_event(name: EventName, env: Row[Any], node: Row[Any], *, made_at: datetime) -> Event:
+def unmade_node_event(name: EventName, task: Task, *, node_id: str) -> Event:
+    """A node for an instance of this task could not be made; it never had a machine."""
+    return Event(
+        name,
+        node_id,
+        {
+            "ComputeNodeId": node_id,
+            "EnvId": "",
+            "ComputeNodeState": _node_state(name),
+            "Mem": task.mem_gib,
+            "ResourceCreatedTime": None,
+            "EnvName": "",
+            "ComputeNodeInstanceId": "",
+            "Cpu": task.cpu,
+        },
+    )
+
+
+def node_event(name: EventName, env: Row[Any], node: EnvNode) -> Event:
     """A node of a named environment is in a new state."""
     return Event(
         name,
@@ -101,7 +120,7 @@ def node_event(name: EventName, env: Row[Any], node: Row[Any], *, made_at: datet
             "EnvId": env.id,
             "ComputeNodeState": _node_state(name),
             "Mem": node.mem_gib,
-            "ResourceCreatedTime": wire_time(made_at),
+            "ResourceCreatedTime": optional_wire_time(node.resource_created_at),
             "EnvName": env.name,
             "ComputeNodeInstanceId": node.instance_id,
             "Cpu": node.cpu,
@@ -109,18 +128,16 @@ def node_event(name: EventName, env: Row[Any], node: Row[Any], *, made_at: datet
     )
 
 
-def env_event(
-    name: EventName, *, env_id: str, env_name: str, created_at: datetime, desired_count: int
-) -> Event:
+def env_event(name: EventName, env: Row[Any]) -> Event:
     """An environment was created or deleted."""
     return Event(
         name,
-        env_id,
+        env.id,
         {
-            "EnvId": env_id,
-            "EnvName": env_name,
-            "CreateTime": wire_time(created_at),
-            "DesiredComputeNodeCount": desired_count,
+            "EnvId": env.id,
+            "EnvName": env.name,
+            "CreateTime": wire_time(env.created_at),
+            "DesiredComputeNodeCount": env.desired_count,
         },
     )
 

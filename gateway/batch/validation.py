@@ -10,42 +10,42 @@ from dataclasses import dataclass
 
 from gateway import ids
 from gateway.batch import datatypes
+from gateway.batch.applications import check_application, check_variables
+from gateway.batch.instance_types import Size
+from gateway.batch.mappings import check_task_storage
+from gateway.batch.members import check_choice, check_range, check_tags
 from gateway.batch.notices import read_notifications
-from gateway.batch.placement import check_env_data, check_zone
-from gateway.batch.storage import is_file_name, parse_cos_folder
+from gateway.batch.placement import check_env_data, check_zone, node_size
+from gateway.batch.rules import DEFAULT_RULES, Rules
 from gateway.errors import (
     AllowedOneAttributeInEnvIdAndComputeEnv,
     InvalidParameter,
     InvalidParameterValue,
-    UnsupportedOperation,
 )
 from gateway.events.messages import Notification
 
 NAME_MAX = 60
 DESCRIPTION_MAX = 200
-TAGS_MAX = 10
 INSTANCES_MAX = 100_000  # our limit, for one job
 TASKS_MAX = 5_000  # our limit
 RETRIES_MAX = 100  # our limit for MaxRetryCount; the API's for ResourceMaxRetryCount
 TIMEOUT_MAX_S = 365 * 86_400  # our limit
 TIMEOUT_DEFAULT_S = 86_400
-COMMAND_BYTES_MAX = 100_000  # our limit: Linux takes 128 KiB as one argument
-ENVIRONMENT_MAX = 64 * 1_024  # our limit, in bytes: names and values of one task's EnvVars
 DEPEND_ON = ("PRE_TASK_SUCCEED", "PRE_TASK_AT_LEAST_PARTLY_SUCCEED", "PRE_TASK_FINISHED")
 FAILED_ACTIONS = ("TERMINATE", "INTERRUPT", "FAST_INTERRUPT")
 _TASK_NAME = re.compile(r"[A-Za-z0-9_-]+")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True, slots=True)
 class TaskPlan:
-    """One task to be made. blockers: how many tasks must finish before it."""
+    """One task to be made. blockers: how many tasks must finish before it. size: of its nodes."""
 
     position: int
     name: str
     instances: int
     concurrent_max: int
     blockers: int
+    size: Size
     spec: datatypes.Task
 
 
@@ -64,10 +64,12 @@ class JobPlan:
     submitted: datatypes.Job
 
 
-def plan_job(request: datatypes.SubmitJobRequest, *, region: str) -> JobPlan:
+def plan_job(
+    request: datatypes.SubmitJobRequest, *, region: str, rules: Rules = DEFAULT_RULES
+) -> JobPlan:
     """Check a SubmitJob request. Raises the public error of the first thing that is wrong."""
     job = request.job
-    check_zone(request.placement.zone, region=region)
+    check_zone(request.placement.zone, region=region, catalogue=rules.catalogue)
     check_texts(job)
     names = _task_names(job.tasks)
     dependences = _dependences(job.dependences or (), names)
@@ -78,6 +80,8 @@ def plan_job(request: datatypes.SubmitJobRequest, *, region: str) -> JobPlan:
             position=position,
             name=names[position],
             blockers=blockers[position],
+            region=region,
+            rules=rules,
         )
         for position, spec in enumerate(job.tasks)
     )
@@ -115,35 +119,10 @@ def check_texts(job: datatypes.Job) -> None:
     check_tags(job.tags)
 
 
-def check_range(name: str, value: int | None, *, most: int, detail: str | None = None) -> None:
-    """Refuse a number below 0 or over `most`; `detail` is the code's for the latter."""
-    if value is None:
-        return
-    if value < 0:
-        raise InvalidParameterValue(f"{name} `{value}` is negative.", detail="Negative")
-    if value > most:
-        raise InvalidParameterValue(f"{name} `{value}` is over {most}.", detail=detail)
-
-
-def check_choice(name: str, value: str | None, choices: Sequence[str]) -> None:
-    """Refuse a word that is not one of `choices`; an absent one is fine."""
-    if value is not None and value not in choices:
-        raise InvalidParameterValue(f"{name} `{value}` is not one of {', '.join(choices)}.")
-
-
-def check_tags(tags: Sequence[datatypes.Tag] | None) -> None:
-    """Refuse more than ten tags, an empty key and a key named twice."""
-    keys = [tag.key for tag in tags or ()]
-    if len(keys) > TAGS_MAX:
-        raise InvalidParameterValue(f"There are more than {TAGS_MAX} Tags.")
-    if len(set(keys)) != len(keys) or "" in keys:
-        raise InvalidParameterValue("Every tag needs a key of its own.")
-
-
-def check_task(spec: datatypes.Task) -> None:
+def check_task(spec: datatypes.Task, *, rules: Rules = DEFAULT_RULES) -> None:
     """Check a task that no job has yet. Raises the public error of the first thing wrong."""
     [name] = _task_names([spec])
-    _plan_task(spec, position=0, name=name, blockers=0)
+    _plan_task(spec, position=0, name=name, blockers=0, region="", rules=rules)
 
 
 def _task_names(tasks: Sequence[datatypes.Task]) -> tuple[str, ...]:
@@ -215,7 +194,9 @@ def _in_cycles(count: int, pairs: Iterable[tuple[int, int]]) -> set[int]:
     return left
 
 
-def _plan_task(spec: datatypes.Task, *, position: int, name: str, blockers: int) -> TaskPlan:
+def _plan_task(
+    spec: datatypes.Task, *, position: int, name: str, blockers: int, region: str, rules: Rules
+) -> TaskPlan:
     instances = 1 if spec.task_instance_num is None else spec.task_instance_num
     if instances < 0:
         raise InvalidParameterValue(
@@ -233,22 +214,23 @@ def _plan_task(spec: datatypes.Task, *, position: int, name: str, blockers: int)
     if spec.timeout == 0:
         raise InvalidParameterValue("Timeout `0` leaves no time to run.")
     check_choice("FailedAction", spec.failed_action, FAILED_ACTIONS)
-    _check_place(spec, name=name)
-    _check_application(spec.application)
-    _check_not_served(spec)
-    _check_variables(spec.env_vars or ())
-    _check_redirection(spec.redirect_info)
+    _check_place(spec, name=name, region=region, rules=rules)
+    check_application(spec.application, instances=instances, xml_only=rules.xml_only)
+    check_variables(spec.env_vars)
+    check_task_storage(spec, xml_only=rules.xml_only)
+    elastic = spec.compute_env
     return TaskPlan(
         position=position,
         name=name,
         instances=instances,
         concurrent_max=spec.max_concurrent_num or 0,
         blockers=blockers,
+        size=node_size(elastic.env_data if elastic else None, catalogue=rules.catalogue),
         spec=spec,
     )
 
 
-def _check_place(spec: datatypes.Task, *, name: str) -> None:
+def _check_place(spec: datatypes.Task, *, name: str, region: str, rules: Rules) -> None:
     if (spec.compute_env is None) == (spec.env_id is None):
         raise AllowedOneAttributeInEnvIdAndComputeEnv(
             f"The task `{name}` must have exactly one of ComputeEnv and EnvId."
@@ -258,59 +240,9 @@ def _check_place(spec: datatypes.Task, *, name: str) -> None:
             raise InvalidParameter(f"EnvId `{spec.env_id}` is malformed.", detail="EnvIdMalformed")
         return
     if spec.compute_env is not None:
-        check_env_data(spec.compute_env.env_data, env_type=spec.compute_env.env_type)
-
-
-def _check_application(application: datatypes.Application) -> None:
-    check_choice("DeliveryForm", application.delivery_form, ("LOCAL", "PACKAGE"))
-    if application.commands:
-        raise UnsupportedOperation("`Commands` is not served yet; use `Command`.")
-    if application.delivery_form == "PACKAGE" or application.package_path:
-        raise UnsupportedOperation("DeliveryForm `PACKAGE` is not served yet; use `LOCAL`.")
-    if application.docker is not None:
-        raise UnsupportedOperation("Docker applications are not served yet.")
-    if not application.command:
-        raise InvalidParameter(
-            "The application needs a `Command`.", detail="InvalidParameterCombination"
+        check_env_data(
+            spec.compute_env.env_data,
+            env_type=spec.compute_env.env_type,
+            region=region,
+            catalogue=rules.catalogue,
         )
-    if len(application.command.encode()) > COMMAND_BYTES_MAX:
-        raise InvalidParameterValue(f"`Command` is larger than {COMMAND_BYTES_MAX} bytes.")
-    if "\0" in application.command:
-        raise InvalidParameterValue("`Command` contains a NUL character.")
-
-
-def _check_not_served(spec: datatypes.Task) -> None:
-    """Refuse what a command would miss; what only describes a cloud machine is kept and echoed."""
-    for name, value in (
-        ("InputMappings", spec.input_mappings),
-        ("OutputMappings", spec.output_mappings),
-        ("OutputMappingConfigs", spec.output_mapping_configs),
-        ("RedirectLocalInfo", spec.redirect_local_info),
-        ("Authentications", spec.authentications),
-    ):
-        if value:
-            raise UnsupportedOperation(f"`{name}` is not served yet.")
-
-
-def _check_variables(variables: Sequence[datatypes.EnvVar]) -> None:
-    for variable in variables:
-        if not _VARIABLE.fullmatch(variable.name) or "\0" in variable.value:
-            raise InvalidParameterValue(f"EnvVars: `{variable.name}` cannot be a variable.")
-        if variable.name.startswith("BATCH_"):
-            raise InvalidParameterValue(
-                f"EnvVars: `{variable.name}` is one of the service's own; names that begin with"
-                " BATCH_ are reserved."
-            )
-    if sum(len(f"{v.name}={v.value}".encode()) for v in variables) > ENVIRONMENT_MAX:
-        raise InvalidParameterValue(f"EnvVars are larger than {ENVIRONMENT_MAX} bytes.")
-
-
-def _check_redirection(redirect: datatypes.RedirectInfo | None) -> None:
-    if redirect is None:
-        return
-    for path in (redirect.stdout_redirect_path, redirect.stderr_redirect_path):
-        if path:
-            parse_cos_folder(path)
-    for name in (redirect.stdout_redirect_file_name, redirect.stderr_redirect_file_name):
-        if name and not is_file_name(name):
-            raise InvalidParameterValue(f"`{name}` cannot be a file's name.", detail="LocalPath")

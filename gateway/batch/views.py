@@ -8,12 +8,11 @@ import msgspec
 from sqlalchemy import Row
 
 from gateway.batch import datatypes
+from gateway.batch.reasons import TERMINATING
 from gateway.batch.records import Instance
-from gateway.batch.states import FINAL, Counts, NodeState, State
+from gateway.batch.states import LAUNCHED, WAITING, Counts, State
 from gateway.clock import optional_wire_time, wire_time
 
-AGENT_VERSION = "1.1.9"
-RESOURCE_TYPE = "CVM"
 COUNTERS = tuple(Counts.__dataclass_fields__)
 LOG_PREFIX = "data:text/plain;charset=utf-8;base64,"
 
@@ -99,12 +98,7 @@ def instance_view(
     instance: Instance, *, redirect: datatypes.RedirectInfo | None, waiting: str
 ) -> datatypes.TaskInstanceView:
     """An instance as DescribeTask shows it. waiting: why it has not been started, if it has not."""
-    if instance.state in {State.SUBMITTED, State.PENDING, State.RUNNABLE}:
-        reason = detailed = waiting
-    elif instance.state is State.SUCCEED:
-        reason, detailed = "", "successful"
-    else:
-        reason, detailed = instance.cause or "", instance.reason
+    reason, detailed = _why(instance, waiting=waiting)
     return datatypes.TaskInstanceView(
         task_instance_index=instance.number,
         task_instance_state=instance.state.value,
@@ -120,68 +114,16 @@ def instance_view(
     )
 
 
-def why_waiting(
-    state: State, *, blockers: int, env_id: str | None, at_limit: bool, capacity: int
-) -> str:
-    """Say why a task's instances have not been started.
-
-    at_limit: as many run as its MaxConcurrentNum allows. capacity: what the engine runs at once.
+def _why(instance: Instance, *, waiting: str) -> tuple[str, str]:
+    """StateReason and StateDetailedReason: of what waits why, of what failed the cause, in both
+    words; of what is tried again also why it was not enough the last time.
     """
-    if state in FINAL:
-        return ""
-    if blockers:
-        return f"It waits for {blockers} task(s) that it depends on."
-    if at_limit:
-        return "As many instances run as MaxConcurrentNum allows."
-    if env_id is not None:
-        return f"No node of the environment {env_id} is free."
-    return f"It waits for capacity: the engine runs {capacity} task instances at once."
-
-
-def node_metrics(counts: Mapping[str, int]) -> datatypes.ComputeNodeMetrics:
-    """The number of nodes in each state; the API has no count of PENDING ones."""
-    return datatypes.ComputeNodeMetrics(
-        **{
-            f"{state.value.lower()}_count": counts.get(state.value, 0)
-            for state in NodeState
-            if state is not NodeState.PENDING
-        }
-    )
-
-
-def node_view(row: Row[Any]) -> datatypes.ComputeNode:
-    """A node as DescribeComputeEnv shows it."""
-    ready = row.state == NodeState.RUNNING.value and not row.busy_with
-    return datatypes.ComputeNode(
-        compute_node_id=row.id,
-        compute_node_instance_id=row.instance_id,
-        compute_node_state=row.state,
-        cpu=row.cpu,
-        mem=row.mem_gib,
-        resource_created_time=optional_wire_time(row.resource_created_at),
-        task_instance_num_available=int(ready),
-        agent_version=AGENT_VERSION,
-        private_ip_addresses=["127.0.0.1"],
-        public_ip_addresses=[],
-        resource_type=RESOURCE_TYPE,
-        resource_origin="BATCH_CREATED",
-    )
-
-
-def env_view(
-    row: Row[Any], *, nodes: Mapping[str, int], tags_on: Sequence[datatypes.Tag]
-) -> datatypes.ComputeEnvView:
-    """An environment as DescribeComputeEnvs shows it."""
-    return datatypes.ComputeEnvView(
-        env_id=row.id,
-        env_name=row.name,
-        placement=placement(row.placement),
-        create_time=wire_time(row.created_at),
-        compute_node_metrics=node_metrics(nodes),
-        env_type=row.env_type,
-        desired_compute_node_count=row.desired_count,
-        resource_type=RESOURCE_TYPE,
-        next_action=row.next_action,
-        attached_compute_node_count=0,
-        tags=list(tags_on),
-    )
+    if instance.state in WAITING:
+        last = f" The last attempt: {instance.reason}" if instance.reason else ""
+        return waiting, waiting + last
+    if instance.state in LAUNCHED:
+        words = TERMINATING if instance.terminating else ""
+        return words, words
+    if instance.state is State.SUCCEED:
+        return "", "successful"
+    return instance.cause or "", instance.reason

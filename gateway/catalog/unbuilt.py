@@ -7,12 +7,6 @@ is built leaves this table; nothing is added to it.
 from collections.abc import Mapping
 
 _NAMES: Mapping[str, str] = {
-    "batch": """
-        AttachInstances CreateCpmComputeEnv DescribeAvailableCvmInstanceTypes
-        DescribeComputeEnvActivities DescribeComputeEnvCreateInfo DescribeComputeEnvCreateInfos
-        DescribeCvmZoneInstanceConfigInfos DescribeInstanceCategories DescribeJobMonitorData
-        DetachInstances ModifyComputeEnv RetryJobs TerminateTaskInstance
-    """,
     "cam": """
         AddUser GetUser UpdateUser DeleteUser ListUsers DescribeSubAccounts
         ListCollaborators CreateGroup GetGroup UpdateGroup DeleteGroup ListGroups

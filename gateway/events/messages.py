@@ -13,6 +13,7 @@ from gateway.events.names import EventName
 
 EVENT_VERSION = "1.0"
 EventVars = tuple[tuple[str, str], ...]
+_encoder = msgspec.json.Encoder()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +41,35 @@ class Notification:
     events: Mapping[EventName, EventVars]
 
 
-def encode(event: Event, *, time: datetime, region: str, event_vars: EventVars = ()) -> bytes:
+def encode_batch(event: Event) -> bytes:
+    """The members of `Batch` as JSON, as the ledger keeps them and every message has them."""
+    return _encoder.encode(event.batch)
+
+
+def encode(
+    event: Event,
+    *,
+    time: datetime,
+    region: str,
+    event_vars: EventVars = (),
+    batch: bytes | None = None,
+) -> bytes:
     """The final bytes of a message, the same for every subscriber: JSON in standard base64.
+
+    batch: what `encode_batch` makes of the event, if that has been done.
 
     Why: the guide says that a queue's message "requires Base64 processing" and not where it is
     encoded; encoding once, before anything is stored, gives every subscriber the same bytes.
     """
     return b64encode(
-        msgspec.json.encode(
+        _encoder.encode(
             {
                 "Events": [
                     {
                         "EventVersion": EVENT_VERSION,
                         "EventTime": wire_time(time),
                         "Region": region,
-                        "Batch": event.batch,
+                        "Batch": event.batch if batch is None else msgspec.Raw(batch),
                         "EventName": event.name.value,
                         "EventVars": [{"Name": name, "Value": value} for name, value in event_vars],
                     }

@@ -2,17 +2,16 @@
 
 import json
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import msgspec
 from sqlalchemy import Row
 
 from gateway.events import tables
 from gateway.events.bus import Binding, Message, TopicAddress
-from gateway.events.messages import Event, Notification, encode, routing_key
+from gateway.events.messages import Event, Notification, encode, encode_batch, routing_key
 from gateway.store import Tx
 from gateway.telemetry import EVENTS_RECORDED
 
@@ -71,24 +70,27 @@ def append(
     if not events:
         return
     first = _take_numbers(tx, stream, count=len(events))
-    numbered = list(enumerate(events, first))
-    rows = [_event_row(stream, seq, event=event, now=now) for seq, event in numbered]
+    rows = [
+        {
+            "stream_id": stream.id,
+            "seq": seq,
+            "name": event.name.value,
+            "subject_id": event.subject_id,
+            "batch": encode_batch(event),
+            "happened_at": now,
+        }
+        for seq, event in enumerate(events, first)
+    ]
     tx.execute(tables.ADD_EVENTS, rows)
     EVENTS_RECORDED.inc(len(events))
     tx.wake(LEDGER_SIGNAL)
-    rows = [
-        {
-            **_message_row(stream, seq, event=event, asked=notification, now=now),
-            "id": f"{stream.id}-{seq}-{index}",
-            "traceparent": traceparent,
-        }
-        for seq, event in numbered
-        for index, notification in enumerate(notifications)
-        if event.name in notification.events
-    ]
-    if rows:
-        tx.execute(tables.ADD_MESSAGES, rows)
-        _wake(tx, {row["topic_key"] for row in rows})
+    recorded = list(zip(events, rows, strict=True))
+    messages = _message_rows(
+        stream, recorded, notifications=notifications, now=now, traceparent=traceparent
+    )
+    if messages:
+        tx.execute(tables.ADD_MESSAGES, messages)
+        _wake(tx, {message["topic_key"] for message in messages})
 
 
 def publish(
@@ -245,31 +247,44 @@ def _take_numbers(tx: Tx, stream: Stream, *, count: int) -> int:
     return last - count + 1
 
 
-def _event_row(stream: Stream, seq: int, *, event: Event, now: datetime) -> dict[str, Any]:
-    return {
-        "stream_id": stream.id,
-        "seq": seq,
-        "name": event.name.value,
-        "subject_id": event.subject_id,
-        "batch": msgspec.json.encode(event.batch),
-        "happened_at": now,
-    }
-
-
-def _message_row(
-    stream: Stream, seq: int, *, event: Event, asked: Notification, now: datetime
-) -> dict[str, Any]:
-    return {
-        "topic_key": TopicAddress(stream.owner_uin, stream.region, asked.topic).key,
-        "shard": shard_of(stream.id),
-        "stream_id": stream.id,
-        "seq": seq,
-        "event_name": event.name.value,
-        "routing_key": routing_key(event),
-        "tags": NO_TAGS,
-        "body": encode(event, time=now, region=stream.region, event_vars=asked.events[event.name]),
-        "created_at": now,
-    }
+def _message_rows(
+    stream: Stream,
+    recorded: Sequence[tuple[Event, Mapping[str, Any]]],
+    *,
+    notifications: Sequence[Notification],
+    now: datetime,
+    traceparent: str | None,
+) -> list[dict[str, Any]]:
+    """The messages of events, each given with its row in the ledger, in their order."""
+    shard = shard_of(stream.id)
+    asked = [
+        (index, TopicAddress(stream.owner_uin, stream.region, each.topic).key, each.events)
+        for index, each in enumerate(notifications)
+    ]
+    return [
+        {
+            "id": f"{stream.id}-{row['seq']}-{index}",
+            "topic_key": topic_key,
+            "shard": shard,
+            "stream_id": stream.id,
+            "seq": row["seq"],
+            "event_name": row["name"],
+            "routing_key": routing_key(event),
+            "tags": NO_TAGS,
+            "body": encode(
+                event,
+                time=now,
+                region=stream.region,
+                event_vars=wanted[event.name],
+                batch=row["batch"],
+            ),
+            "traceparent": traceparent,
+            "created_at": now,
+        }
+        for event, row in recorded
+        for index, topic_key, wanted in asked
+        if event.name in wanted
+    ]
 
 
 def _choose(rows: Sequence[Row[Any]], *, bytes_max: int, at_least_one: bool) -> Sequence[Row[Any]]:

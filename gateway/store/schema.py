@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from sqlalchemy import (
     ARRAY,
@@ -39,6 +40,20 @@ POSITION = BigInteger().with_variant(Integer, "sqlite")
 """A key that counts up by itself, which in SQLite only an INTEGER does."""
 
 
+TIMES_KEPT = 4_096
+"""Of many rows the times are the same."""
+
+
+@lru_cache(maxsize=TIMES_KEPT)
+def _microseconds(moment: datetime) -> int:
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+@lru_cache(maxsize=TIMES_KEPT)
+def _moment(microseconds: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=microseconds)
+
+
 class Moment(TypeDecorator[datetime]):
     """An aware UTC time, kept as whole microseconds since 1970.
 
@@ -51,11 +66,11 @@ class Moment(TypeDecorator[datetime]):
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
         """Turn an aware time into microseconds."""
-        return None if value is None else (value - _EPOCH) // _MICROSECOND
+        return None if value is None else _microseconds(value)
 
     def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
         """Turn microseconds into an aware time."""
-        return None if value is None else _EPOCH + timedelta(microseconds=value)
+        return None if value is None else _moment(value)
 
 
 def escape_like(text: str) -> str:

@@ -20,6 +20,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
+from gateway.store.prepared import PreparedLine, Shelf
 from gateway.store.signals import Signals
 from gateway.store.transactions import CALLERS_FAULTS, StoreUnavailable, Tx
 from gateway.telemetry import log
@@ -92,8 +93,10 @@ class SqliteStore:
         self._loop = loop
         self._queue: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._closed = False
+        self._shelf = Shelf(engine.dialect)
         self._point = engine.connect()
         self._point.exec_driver_sql("PRAGMA query_only=ON")
+        self._point_line = self._line_of(self._point)
         self._readers = anyio.CapacityLimiter(READERS)
         self._writer = threading.Thread(target=self._write_forever, name="sqlite-writer")
         self._writer.start()
@@ -110,7 +113,7 @@ class SqliteStore:
     async def read_point(self, function: Callable[[Tx], T]) -> T:
         """See `Store.read_point`. Runs on the event loop: a hop to a thread would cost more."""
         with _telling_outages():
-            return function(Tx(self._point))
+            return function(Tx(self._point, self._point_line))
 
     async def read_list(self, function: Callable[[Tx], T]) -> T:
         """See `Store.read_list`."""
@@ -130,20 +133,27 @@ class SqliteStore:
         self._point.close()
         self._engine.dispose()
 
+    def _line_of(self, connection: Connection) -> PreparedLine:
+        """The quick way to what a connection of SQLAlchemy leads to."""
+        driver: Any = connection.connection.driver_connection
+        return PreparedLine(driver, self._shelf, dialect=self._engine.dialect)
+
     def _read(self, function: Callable[[Tx], T]) -> T:
         with _telling_outages(), self._engine.connect() as connection:
-            connection.exec_driver_sql("PRAGMA query_only=ON")
-            connection.exec_driver_sql("BEGIN")
+            line = self._line_of(connection)
+            line.say("PRAGMA query_only=ON")
+            line.say("BEGIN")
             try:
-                return function(Tx(connection))
+                return function(Tx(connection, line))
             finally:
-                connection.exec_driver_sql("COMMIT")
+                line.say("COMMIT")
 
     def _write_forever(self) -> None:
         with self._engine.connect() as connection:
+            line = self._line_of(connection)
             while (first := self._queue.get()) is not None:
                 group, closing = self._collect(first)
-                woken = self._run_group(connection, group)
+                woken = self._run_group(connection, line, group)
                 self._loop.call_soon_threadsafe(self._settle, group, woken)
                 if closing:
                     return
@@ -161,14 +171,16 @@ class SqliteStore:
             group.append(request)
         return group, False
 
-    def _run_group(self, connection: Connection, group: list[_Request]) -> set[str]:
+    def _run_group(
+        self, connection: Connection, line: PreparedLine, group: list[_Request]
+    ) -> set[str]:
         """Run a group in one transaction; returns the signals to wake after its commit."""
         woken: set[str] = set()
         try:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            line.say("BEGIN IMMEDIATE")
             for request in group:
-                woken |= self._run_one(connection, request)
-            connection.exec_driver_sql("COMMIT")
+                woken |= self._run_one(connection, line, request)
+            line.say("COMMIT")
         except Exception as error:
             log.exception("commit_failed", transactions=len(group))
             self._roll_back(connection)
@@ -178,19 +190,19 @@ class SqliteStore:
             return set()
         return woken
 
-    def _run_one(self, connection: Connection, request: _Request) -> set[str]:
+    def _run_one(self, connection: Connection, line: PreparedLine, request: _Request) -> set[str]:
         """Run one function under its savepoint. A full disk or a broken file fails the group."""
-        tx = Tx(connection)
-        connection.exec_driver_sql("SAVEPOINT one")
+        tx = Tx(connection, line)
+        line.say("SAVEPOINT one")
         try:
             request.result = request.function(tx)
         except Exception as error:
             if _is_outage(error):
                 raise
-            connection.exec_driver_sql("ROLLBACK TO one")
+            line.say("ROLLBACK TO one")
             request.error = _as_raisable(error)
             tx.woken.clear()
-        connection.exec_driver_sql("RELEASE one")
+        line.say("RELEASE one")
         return tx.woken
 
     @staticmethod

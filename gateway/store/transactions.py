@@ -8,6 +8,7 @@ from sqlalchemy import Connection, CursorResult, Executable
 from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError
 
 from gateway.errors import ServiceUnavailable
+from gateway.store.prepared import Answer, PreparedLine
 from gateway.store.signals import Signals
 
 T = TypeVar("T")
@@ -31,15 +32,22 @@ class Conflict(Exception):
 class Tx:
     """One open transaction."""
 
-    __slots__ = ("_connection", "dialect", "woken")
+    __slots__ = ("_connection", "_line", "dialect", "woken")
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, line: PreparedLine | None = None) -> None:
         self._connection = connection
+        self._line = line
         self.dialect: str = connection.dialect.name
         self.woken: set[str] = set()
 
-    def execute(self, statement: Executable, parameters: Parameters = None) -> CursorResult[Any]:
+    def execute(
+        self, statement: Executable, parameters: Parameters = None
+    ) -> CursorResult[Any] | Answer:
         """Run one statement; with a sequence of parameters, once for each."""
+        if self._line is not None:
+            rows = [parameters or {}] if isinstance(parameters, Mapping | None) else parameters
+            if rows and (answer := self._line.run(statement, rows)) is not None:
+                return answer
         return self._connection.execute(statement, parameters)
 
     def wake(self, name: str) -> None:

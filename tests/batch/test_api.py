@@ -101,26 +101,6 @@ async def test_a_task_shows_its_instances_page_by_page_and_by_state(
     assert one == some
 
 
-async def test_what_waits_says_why(store: Store, batch: Batch) -> None:
-    env_id = await batch.create_env(0)
-    job_id = await batch.submit(
-        a_task("limited", 2, MaxConcurrentNum=1),
-        a_task("follower"),
-        a_task("nodeless", EnvId=env_id),
-        a_task("crowded"),
-        after=["limited follower"],
-    )
-    await Turns(store, job_id).turn(slots=1)
-    for name, why in [
-        ("limited", "As many instances run as MaxConcurrentNum allows."),
-        ("follower", "It waits for 1 task(s) that it depends on."),
-        ("nodeless", f"No node of the environment {env_id} is free."),
-        ("crowded", "It waits for capacity: the engine runs 16 task instances at once."),
-    ]:
-        assert (await batch.instances(job_id, name))[-1]["StateReason"] == why
-    await check_rows(store, job_id)
-
-
 async def test_an_instance_shows_its_times(store: Store, batch: Batch) -> None:
     job_id = await batch.submit()
     turns = Turns(store, job_id)

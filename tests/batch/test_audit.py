@@ -15,8 +15,6 @@ from gateway.batch.auditing.auditor import Account, audit_everything, audit_one
 from gateway.batch.auditing.fold import COURSES, KEPT_MAX, NOTHING, Flaw
 from gateway.batch.auditing.streams import PAGE, Rules, StreamAudit
 from gateway.batch.engines import Cause, Ended, Started
-from gateway.batch.environments import bring_nodes_up
-from gateway.batch.outcomes import Policy
 from gateway.batch.states import EVENTS, Kind, NodeState, State
 from gateway.batch.tables import compute_env, compute_node, job, task, task_instance
 from gateway.cmq import completeness
@@ -62,7 +60,7 @@ async def flaws(store: Store) -> set[Flaw]:
 
 async def make_env(store: Store, batch: Batch, *, nodes: int) -> str:
     env_id = await batch.create_env(nodes, Notifications=ASKED)
-    await store.write(lambda tx: bring_nodes_up(tx, now=START))
+    await batch.tend()
     return env_id
 
 
@@ -104,13 +102,18 @@ async def test_whatever_happens_the_ledger_agrees_with_the_states_after_every_tr
     env_id = await make_env(store, batch, nodes=2)
     names = ["a", "b", "c", "d"]
     tasks = [
-        a_task(name, random.randint(1, 4), **random.choice([{}, {"EnvId": env_id}]))
+        a_task(
+            name,
+            random.randint(1, 4),
+            MaxRetryCount=random.randint(0, 2),
+            FailedAction=random.choice(["TERMINATE", "INTERRUPT"]),
+            **random.choice([{}, {"EnvId": env_id}]),
+        )
         for name in names
     ]
     edges = [f"{a} {b}" for a, b in pairwise(names) if random.random() < 0.6]
     job_id = await batch.submit(*tasks, after=edges, Notifications=ASKED)
-    policy = Policy(retries_max=random.randint(0, 2), keeps_node=random.random() < 0.4)
-    turns = Turns(store, job_id, policy=policy)
+    turns = Turns(store, job_id)
     known: list[str] = []
     for step in range(60):
         if step == 45:
@@ -323,8 +326,8 @@ async def test_a_node_that_is_there_in_silence_or_gone_in_silence_is_found(
 
 
 async def test_an_elastic_node_that_nobody_holds_is_found(store: Store, batch: Batch) -> None:
-    job_id = await batch.submit(a_task("a"))
-    turns = Turns(store, job_id, policy=KEEPS)
+    job_id = await batch.submit(a_task("a", **KEEPS))
+    turns = Turns(store, job_id)
     [placed] = await turns.turn(slots=1)
     await turns.turn(turns.ended(placed, 1))
     assert await flaws(store) == set()

@@ -24,30 +24,14 @@ from gateway.batch.datatypes import (
     prepare_filters,
     prepare_submit_job,
 )
+from gateway.catalog import UNBUILT
 from gateway.errors import ApiError, InvalidParameter, MissingParameter, UnknownParameter
 from gateway.service import Empty, Wire, decode
 
 FOLDER = files("tccli").joinpath("services", "batch", "v20170312")
 API = json.loads(FOLDER.joinpath("api.json").read_text())
 EXAMPLES = json.loads(FOLDER.joinpath("examples.json").read_text())["actions"]
-ACTIONS = (
-    "SubmitJob",
-    "DescribeJob",
-    "DescribeJobs",
-    "DescribeJobSubmitInfo",
-    "DescribeTask",
-    "DescribeTaskLogs",
-    "TerminateJob",
-    "DeleteJob",
-    "CreateComputeEnv",
-    "DescribeComputeEnv",
-    "DescribeComputeEnvs",
-    "DeleteComputeEnv",
-    "CreateTaskTemplate",
-    "DescribeTaskTemplates",
-    "ModifyTaskTemplate",
-    "DeleteTaskTemplates",
-)
+ACTIONS = tuple(action for action in EXAMPLES if ("batch", action) not in UNBUILT)
 STRUCTURES = sorted(
     (
         value
@@ -73,7 +57,7 @@ def read_example(text: str) -> dict[str, Any]:
         posted: dict[str, Any] = json.loads(text.partition("\n\n")[2])
         return posted
     params: dict[str, Any] = {}
-    for pair in text.split("\n&")[1:]:
+    for pair in text.replace("\r", "").split("\n&")[1:]:
         name, _, value = pair.partition("=")
         if not name.startswith("<"):
             _insert(params, name.split("."), value)
@@ -111,7 +95,8 @@ def test_the_members_are_the_official_ones_in_name_and_order(kind: type[Wire]) -
 
 @pytest.mark.parametrize("name", ACTIONS)
 def test_every_served_action_has_its_request_and_its_response(name: str) -> None:
-    assert structure(f"{name}Request").__struct_encode_fields__
+    asked = [m["name"] for m in official_members(f"{name}Request")]
+    assert list(structure(f"{name}Request").__struct_encode_fields__) == asked
     answered = [m["name"] for m in official_members(f"{name}Response")]
     assert list(structure(f"{name}Response").__struct_encode_fields__) == answered
 
@@ -126,7 +111,7 @@ def test_what_the_api_requires_is_required_except_event_vars(kind: type[Wire]) -
 @pytest.mark.parametrize(("name", "text"), examples("input"))
 def test_every_official_request_is_understood(name: str, text: str) -> None:
     params = read_example(text)
-    assert params
+    assert params or not official_members(f"{name}Request")
     decoded = decode(params, structure(f"{name}Request"))
     echo = msgspec.to_builtins(decoded)
     assert set(params) <= set(echo)

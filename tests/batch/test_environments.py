@@ -6,8 +6,7 @@ import anyio
 import pytest
 from sqlalchemy import select
 
-from gateway.batch.environments import bring_nodes_up, nodes_are_waiting
-from gateway.batch.tables import compute_env, compute_node, tag
+from gateway.batch.tables import compute_env, compute_env_activity, compute_node, tag
 from gateway.call import Principal
 from gateway.errors import ApiError
 from gateway.store import Store
@@ -15,7 +14,6 @@ from tests.support.batch import (
     NO_TOPIC,
     REGION,
     ROOT,
-    START,
     ZONE,
     Batch,
     Turns,
@@ -24,6 +22,7 @@ from tests.support.batch import (
     check_rows,
     events_of,
 )
+from tests.support.environments import code_of
 
 pytestmark = pytest.mark.anyio
 OTHER_ACCOUNT = Principal("200000000002", "200000000002", "root")
@@ -32,15 +31,9 @@ OTHER_ACCOUNT = Principal("200000000002", "200000000002", "root")
 async def ready_env(store: Store, batch: Batch, nodes: int) -> tuple[str, list[str]]:
     """An environment whose nodes run, and their ids."""
     env_id = await batch.create_env(nodes)
-    await store.write(lambda tx: bring_nodes_up(tx, now=START))
+    await batch.tend()
     answer = await batch.call("DescribeComputeEnv", EnvId=env_id)
     return env_id, [node["ComputeNodeId"] for node in answer["ComputeNodeSet"]]
-
-
-async def code_of(batch: Batch, action: str, **params: Any) -> str:
-    with pytest.raises(ApiError) as caught:
-        await batch.call(action, **params)
-    return caught.value.code
 
 
 async def test_an_environment_tells_of_itself_and_of_every_node(store: Store, batch: Batch) -> None:
@@ -48,7 +41,7 @@ async def test_an_environment_tells_of_itself_and_of_every_node(store: Store, ba
     assert await events_of(store, env_id) == ["COMPUTE_ENV_CREATED"]
     answer = await batch.call("DescribeComputeEnv", EnvId=env_id)
     assert answer["ComputeNodeMetrics"]["SubmittedCount"] == 2
-    await store.write(lambda tx: bring_nodes_up(tx, now=START))
+    await batch.tend()
     both = ["COMPUTE_NODE_CREATED", "COMPUTE_NODE_RUNNING"]
     assert await events_of(store, env_id) == ["COMPUTE_ENV_CREATED", *both, *both]
     answer = await batch.call("DescribeComputeEnv", EnvId=env_id)
@@ -56,13 +49,12 @@ async def test_an_environment_tells_of_itself_and_of_every_node(store: Store, ba
     assert answer["DesiredComputeNodeCount"] == 2
     [node, _] = answer["ComputeNodeSet"]
     assert (node["ComputeNodeState"], node["TaskInstanceNumAvailable"]) == ("RUNNING", 1)
-    assert not await store.read_list(nodes_are_waiting)
 
 
 async def test_bringing_nodes_up_again_changes_nothing(store: Store, batch: Batch) -> None:
     env_id, _ = await ready_env(store, batch, 2)
     before = await events_of(store, env_id)
-    await store.write(lambda tx: bring_nodes_up(tx, now=START))
+    await batch.tend()
     assert await events_of(store, env_id) == before
 
 
@@ -86,6 +78,12 @@ async def test_nodes_are_terminated_all_or_none(store: Store, batch: Batch) -> N
         assert await code_of(batch, "TerminateComputeNodes", **params) == code
     assert await events_of(store, env_id) == before
     await batch.call("TerminateComputeNodes", EnvId=env_id, ComputeNodeIds=free)
+    answer = await batch.call("DescribeComputeEnv", EnvId=env_id)
+    assert answer["ComputeNodeMetrics"]["DeletingCount"] == 2
+    for again in (free, free[:1]):
+        code = await code_of(batch, "TerminateComputeNodes", EnvId=env_id, ComputeNodeIds=again)
+        assert code == "UnsupportedOperation.ComputeNodeIsTerminating"
+    await batch.tend()
     answer = await batch.call("DescribeComputeEnv", EnvId=env_id)
     assert [node["ComputeNodeId"] for node in answer["ComputeNodeSet"]] == [taken]
     assert answer["DesiredComputeNodeCount"] == 1
@@ -143,11 +141,28 @@ async def test_an_environment_is_deleted_once_it_has_no_nodes_and_no_jobs(
     await batch.call("TerminateJob", JobId=job.job_id)
     await job.turn()
     await batch.call("DeleteComputeEnv", EnvId=env_id)
+    answer = await batch.call("DescribeComputeEnv", EnvId=env_id)
+    assert (answer["NextAction"], answer["ComputeNodeMetrics"]["DeletingCount"]) == ("DELETING", 1)
+    again = await code_of(batch, "DeleteComputeEnv", EnvId=env_id)
+    assert again == "UnsupportedOperation.AcceptOtherRequest"
+    changes: list[tuple[str, dict[str, Any]]] = [
+        ("ModifyComputeEnv", {"DesiredComputeNodeCount": 1}),
+        ("TerminateComputeNodes", {"ComputeNodeIds": nodes}),
+        ("AttachInstances", {"Instances": [{"InstanceId": "ins-00000000"}]}),
+    ]
+    for action, params in changes:
+        code = await code_of(batch, action, EnvId=env_id, **params)
+        assert code == "UnsupportedOperation.ComputeEnvAcceptOtherRequest"
+    with pytest.raises(ApiError) as caught:
+        await batch.submit(a_task(EnvId=env_id))
+    assert caught.value.code == "ResourceNotFound.ComputeEnv"
+    await batch.tend()
     code = await code_of(batch, "DescribeComputeEnv", EnvId=env_id)
     assert code == "ResourceNotFound.ComputeEnv"
-    assert (await events_of(store, env_id))[-1] == "COMPUTE_ENV_DELETED"
-    left = [compute_env, compute_node, tag]
-    assert await store.read_list(lambda tx: [tx.execute(select(t)).all() for t in left]) == [[]] * 3
+    ends = ["COMPUTE_NODE_DELETING", "COMPUTE_ENV_DELETED"]
+    assert (await events_of(store, env_id))[-2:] == ends
+    left = [compute_env, compute_node, compute_env_activity, tag]
+    assert await store.read_list(lambda tx: [tx.execute(select(t)).all() for t in left]) == [[]] * 4
 
 
 @pytest.mark.parametrize(
@@ -157,6 +172,11 @@ async def test_an_environment_is_deleted_once_it_has_no_nodes_and_no_jobs(
         ("DeleteComputeEnv", {}),
         ("TerminateComputeNode", {"ComputeNodeId": "node-00000000"}),
         ("TerminateComputeNodes", {"ComputeNodeIds": ["node-00000000"]}),
+        ("ModifyComputeEnv", {"DesiredComputeNodeCount": 0}),
+        ("DescribeComputeEnvActivities", {}),
+        ("DescribeComputeEnvCreateInfo", {}),
+        ("AttachInstances", {"Instances": [{"InstanceId": "ins-00000000"}]}),
+        ("DetachInstances", {"InstanceIds": ["ins-00000000"]}),
     ],
 )
 async def test_another_accounts_or_regions_environment_does_not_exist(

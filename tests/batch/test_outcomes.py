@@ -1,15 +1,20 @@
 """What an attempt's end means."""
 
+from datetime import timedelta
+
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.batch.attempts import Attempt, parse_attempt
 from gateway.batch.engines import Cause, Ended
-from gateway.batch.outcomes import LOSSES_MAX, Policy, Verdict, judge, reason_of
+from gateway.batch.node_waits import wait_before
+from gateway.batch.outcomes import LOSSES_MAX, Policy, Verdict, judge, read_policy, reason_of
 from gateway.batch.states import Trigger
 from tests.support.batch import START
 
+IMAGE = "img-31tjrtph"
 policies = st.builds(Policy, retries_max=st.integers(0, 5), keeps_node=st.booleans())
 tries = st.integers(0, 10)
 
@@ -69,6 +74,45 @@ def test_a_lost_node_cannot_be_kept(policy: Policy) -> None:
         ended(Cause.INFRA_LOST), failures=0, losses=LOSSES_MAX, policy=policy, terminating=False
     )
     assert verdict.trigger is Trigger.FAILED
+
+
+@pytest.mark.parametrize(
+    ("members", "policy"),
+    [
+        ({}, Policy(0, keeps_node=False)),
+        ({"MaxRetryCount": 3}, Policy(3, keeps_node=False)),
+        ({"FailedAction": "INTERRUPT"}, Policy(0, keeps_node=True)),
+        ({"FailedAction": "FAST_INTERRUPT"}, Policy(0, keeps_node=True)),
+        ({"FailedAction": "TERMINATE"}, Policy(0, keeps_node=False)),
+        (
+            {
+                "RestartComputeNode": True,
+                "ResourceMaxRetryCount": 8,
+                "ComputeEnv": {"EnvData": {"ImageId": "img-31tjrtph", "Zones": ["x"]}},
+                "Application": {"Command": "FailedAction"},
+            },
+            Policy(0, keeps_node=False, restarts_node=True, node_retries_max=8, image_id=IMAGE),
+        ),
+        ({"MaxRetryCount": None, "ComputeEnv": {"EnvData": None}}, Policy(0, keeps_node=False)),
+    ],
+)
+def test_a_policy_is_read_from_what_was_submitted(
+    members: dict[str, object], policy: Policy
+) -> None:
+    assert read_policy(msgspec.json.encode(members)) == policy
+
+
+def test_the_documented_eight_tries_wait_6300_seconds() -> None:
+    waits = [wait_before(number) for number in range(1, 9)]
+    assert sum(waits, timedelta()) == timedelta(seconds=3 * 600 + 5 * 900)
+
+
+@pytest.mark.parametrize(
+    ("number", "seconds"),
+    [(1, 600), (3, 600), (4, 900), (10, 900), (11, 1800), (50, 1800), (51, 3600), (100, 3600)],
+)
+def test_the_wait_before_another_try_grows_as_documented(number: int, seconds: int) -> None:
+    assert wait_before(number) == timedelta(seconds=seconds)
 
 
 def test_every_cause_is_put_in_words() -> None:

@@ -11,7 +11,7 @@ from gateway import ids
 from gateway.batch.changes import open_job
 from gateway.batch.engines import Cause, Ended, Started
 from gateway.batch.jobs import JOBS
-from gateway.batch.outcomes import LOSSES_MAX, Policy
+from gateway.batch.outcomes import LOSSES_MAX
 from gateway.batch.progress import FAILED_AT_ONCE_MAX, Progress
 from gateway.batch.tables import compute_node, task_instance
 from gateway.store import Conflict, Store, Tx
@@ -102,7 +102,7 @@ async def test_a_doomed_follower_says_why_and_never_starts(store: Store, batch: 
 async def test_the_commands_failures_and_lost_nodes_are_counted_apart(
     store: Store, batch: Batch
 ) -> None:
-    job = Turns(store, await batch.submit(), policy=Policy(retries_max=1, keeps_node=False))
+    job = Turns(store, await batch.submit(a_task(MaxRetryCount=1)))
     ends: list[Callable[[str], Ended]] = [
         *[lambda each: job.ended(each, cause=Cause.INFRA_LOST)] * LOSSES_MAX,
         lambda each: job.ended(each, 7),
@@ -123,7 +123,7 @@ async def test_the_commands_failures_and_lost_nodes_are_counted_apart(
 
 
 async def test_an_instance_that_loses_too_many_nodes_fails(store: Store, batch: Batch) -> None:
-    job = Turns(store, await batch.submit(), policy=Policy(retries_max=50, keeps_node=True))
+    job = Turns(store, await batch.submit(a_task(MaxRetryCount=50, **KEEPS)))
     placed = await job.turn(slots=1)
     for _ in range(LOSSES_MAX + 1):
         [attempt] = placed
@@ -136,7 +136,7 @@ async def test_an_instance_that_loses_too_many_nodes_fails(store: Store, batch: 
 async def test_what_kills_a_command_counts_as_its_failure(
     store: Store, batch: Batch, cause: Cause
 ) -> None:
-    job = Turns(store, await batch.submit(), policy=Policy(retries_max=1, keeps_node=False))
+    job = Turns(store, await batch.submit(a_task(MaxRetryCount=1)))
     [first] = await job.turn(slots=1)
     [second] = await job.turn(job.ended(first, cause=cause), slots=1)
     assert await job.turn(job.ended(second, cause=cause), slots=1) == []
@@ -146,16 +146,17 @@ async def test_what_kills_a_command_counts_as_its_failure(
 
 
 async def test_output_that_cannot_be_stored_is_not_run_again(store: Store, batch: Batch) -> None:
-    job = Turns(store, await batch.submit(), policy=Policy(retries_max=5, keeps_node=False))
+    job = Turns(store, await batch.submit(a_task(MaxRetryCount=5)))
     [first] = await job.turn(slots=1)
     assert await job.turn(job.ended(first, cause=Cause.STORAGE), slots=1) == []
     assert await batch.state(job.job_id) == "FAILED"
 
 
+@pytest.mark.parametrize("action", ["INTERRUPT", "FAST_INTERRUPT"])
 async def test_an_interrupted_instance_keeps_its_elastic_node_until_terminated(
-    store: Store, batch: Batch
+    store: Store, batch: Batch, action: str
 ) -> None:
-    job = Turns(store, await batch.submit(), policy=KEEPS)
+    job = Turns(store, await batch.submit(a_task(FailedAction=action)))
     [placed] = await job.turn(slots=1)
     await job.turn(job.ended(placed, 1))
     assert await batch.state(job.job_id) == "FAILED_INTERRUPTED"
@@ -176,11 +177,32 @@ async def test_an_interrupted_instance_keeps_its_elastic_node_until_terminated(
     ]
 
 
+async def test_what_would_be_interrupted_is_tried_again_first(store: Store, batch: Batch) -> None:
+    job = Turns(store, await batch.submit(a_task(MaxRetryCount=1, **KEEPS)))
+    [first] = await job.turn(slots=1)
+    [second] = await job.turn(job.ended(first, 1), slots=1)
+    events = await events_of(store, job.job_id)
+    assert events.count("COMPUTE_NODE_DELETING") == 1, "another try has another node"
+    await job.turn(job.ended(second, 1))
+    assert await batch.state(job.job_id) == "FAILED_INTERRUPTED"
+
+
+async def test_an_interrupted_instance_runs_no_more_and_lets_the_next_one_run(
+    store: Store, batch: Batch
+) -> None:
+    task = a_task(instances=2, MaxConcurrentNum=1, **KEEPS)
+    job = Turns(store, await batch.submit(task))
+    [first] = await job.turn(slots=9)
+    [second] = await job.turn(job.ended(first, 1), slots=9)
+    await job.turn(job.ended(second))
+    assert await batch.state(job.job_id) == "FAILED_INTERRUPTED"
+
+
 async def test_an_interrupted_instance_keeps_the_node_of_its_environment(
     store: Store, batch: Batch
 ) -> None:
     env_id = await make_env(store, batch, nodes=1)
-    kept = Turns(store, await batch.submit(a_task(EnvId=env_id)), policy=KEEPS)
+    kept = Turns(store, await batch.submit(a_task(EnvId=env_id, **KEEPS)))
     other = Turns(store, await batch.submit(a_task(EnvId=env_id)))
     [placed] = await kept.turn(slots=1)
     await kept.turn(kept.ended(placed, 1))
@@ -190,6 +212,8 @@ async def test_an_interrupted_instance_keeps_the_node_of_its_environment(
     woken = store.signals.count(JOBS)
     await kept.turn()
     assert store.signals.count(JOBS) > woken, "nobody looks at the job that waits for the node"
+    assert await other.turn(slots=1) == [], "the node is restarted first"
+    await store.write(lambda tx: tx.execute(update(compute_node).values(fate="")))
     assert len(await other.turn(slots=1)) == 1
     await check_rows(store, kept.job_id)
 
@@ -197,7 +221,7 @@ async def test_an_interrupted_instance_keeps_the_node_of_its_environment(
 async def test_followers_of_an_interrupted_task_do_not_wait_for_ever(
     store: Store, batch: Batch
 ) -> None:
-    job = Turns(store, await batch.submit(a_task("a"), a_task("b"), after=["a b"]), policy=KEEPS)
+    job = Turns(store, await batch.submit(a_task("a", **KEEPS), a_task("b"), after=["a b"]))
     [placed] = await job.turn(slots=1)
     await job.turn(job.ended(placed, 1))
     assert await batch.task_states(job.job_id) == {"a": "FAILED_INTERRUPTED", "b": "FAILED"}
@@ -244,7 +268,7 @@ async def test_a_command_that_succeeds_before_it_is_stopped_has_succeeded(
 
 
 async def test_a_terminated_job_is_not_retried(store: Store, batch: Batch) -> None:
-    job = Turns(store, await batch.submit(), policy=Policy(retries_max=9, keeps_node=True))
+    job = Turns(store, await batch.submit(a_task(MaxRetryCount=9, **KEEPS)))
     [placed] = await job.turn(slots=1)
     await batch.call("TerminateJob", JobId=job.job_id)
     await job.turn()
@@ -301,7 +325,7 @@ async def test_a_row_that_someone_else_moved_undoes_the_whole_transaction(
     def learn_of_a_row_that_moves(tx: Tx) -> None:
         changes = open_job(tx, job.job_id, now=job.now, new_id=ids.new_id)
         assert changes is not None
-        Progress(changes).learn([job.ended(first), job.ended(second)], {0: KEEPS})
+        Progress(changes).learn([job.ended(first), job.ended(second)])
         tx.execute(update(task_instance).where(task_instance.c.number == 1).values(state="FAILED"))
         changes.close()
 
@@ -314,7 +338,7 @@ async def test_a_row_that_someone_else_moved_undoes_the_whole_transaction(
 async def test_reports_that_come_twice_or_too_late_change_nothing(
     store: Store, batch: Batch
 ) -> None:
-    job = Turns(store, await batch.submit(), policy=Policy(retries_max=1, keeps_node=False))
+    job = Turns(store, await batch.submit(a_task(MaxRetryCount=1)))
     [first] = await job.turn(slots=1)
     await job.turn(job.started(first), job.started(first))
     [second] = await job.turn(job.ended(first, 1), job.ended(first, 0), slots=1)
@@ -379,6 +403,8 @@ async def test_whatever_happens_the_counters_are_true_and_the_job_ends(
             name,
             random.randint(1, 4),
             MaxConcurrentNum=random.choice([0, 0, 2]),
+            MaxRetryCount=random.randint(0, 2),
+            FailedAction=random.choice(["TERMINATE", "FAST_INTERRUPT", "TERMINATE"]),
             **random.choice([{}, {"EnvId": env_id}]),
         )
         for name in names
@@ -388,8 +414,7 @@ async def test_whatever_happens_the_counters_are_true_and_the_job_ends(
     ]
     modes = ["PRE_TASK_SUCCEED", "PRE_TASK_AT_LEAST_PARTLY_SUCCEED", "PRE_TASK_FINISHED"]
     job_id = await batch.submit(*tasks, after=edges, TaskExecutionDependOn=random.choice(modes))
-    policy = Policy(retries_max=random.randint(0, 2), keeps_node=random.random() < 0.3)
-    await play(store, batch, Turns(store, job_id, policy=policy), random)
+    await play(store, batch, Turns(store, job_id), random)
     events = await events_of(store, job_id)
     assert events.count("JOB_RUNNING") == 1
     assert sum(events.count(f"JOB_{state}") for state in FINAL) == 1

@@ -1,18 +1,18 @@
 """The scheduler on every kind of database, with an engine in memory that misbehaves on request."""
 
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import anyio
 import anyio.lowlevel
-import anyio.to_thread
 import pytest
 from sqlalchemy import text, update
 
 from gateway.batch.engines import Cause, Launch
-from gateway.batch.slots import Slots, Waiting, reserve
+from gateway.batch.storage.local import LocalStorage
 from gateway.batch.tables import compute_node
 from gateway.store import Store
 from tests.support.batch import Batch, a_task, check_rows, events_of, eventually, only
@@ -312,24 +312,38 @@ async def test_output_goes_to_the_bucket_before_the_end_is_told(
         assert (folder / f"{stream}.{job_id}.render.0.log").read_text() == stream
 
 
+class SlowStorage(LocalStorage):
+    """Stores a file only once it may."""
+
+    def __init__(self, root: Path, may: Event) -> None:
+        super().__init__(root)
+        self._may = may
+
+    def put_file(self, *args: Any, **kwargs: Any) -> None:
+        assert self._may.wait(timeout=60)
+        super().put_file(*args, **kwargs)
+
+
 async def test_output_that_is_slow_to_store_holds_up_no_other_job(
     store: Store, tmp_path: Path
 ) -> None:
     engine = fake(tmp_path, lambda _: None)
     batch = Batch(store, engine, folder=tmp_path)
+    held = Event()
+    batch.storage = SlowStorage(tmp_path / "cos", held)
     async with batch.scheduling():
         slow = await batch.submit(a_task(RedirectInfo={"StdoutRedirectPath": COS}))
         [attempt] = await running(engine, 1)
         path = engine.log_path(attempt.replace(".", "/"), "stdout")
         path.parent.mkdir(parents=True, exist_ok=True)
-        os.mkfifo(path)  # whoever reads it waits for a writer
+        path.write_text("at last")
         engine.exit(attempt, 0)
         other = await batch.submit(a_task())
         [another] = await running(engine, 1)
         engine.exit(another, 0)
         assert await batch.until_state(other, *OVER) == "SUCCEED"
         assert await batch.state(slow) == "RUNNING"
-        await anyio.to_thread.run_sync(path.write_text, "at last")
+        held.set()
         assert await batch.until_state(slow, *OVER) == "SUCCEED"
 
 
@@ -377,22 +391,6 @@ async def test_deleting_a_job_removes_its_files_and_no_others(store: Store, tmp_
         path.write_text("x")
     await batch.call("DeleteJob", JobId=jobs[0])
     assert [path.exists() for path in paths] == [False, True]
-
-
-def test_places_are_reserved_for_the_most_urgent_first() -> None:
-    slots = Slots(10)
-    waiting = [
-        Waiting("job-a", "env-1", 9, 0, 0),
-        Waiting("job-b", None, 5, 4, 1),
-        Waiting("job-c", "env-1", 9, 0, 0),
-        Waiting("job-d", None, 99, 0, 0),
-    ]
-    reserved = reserve(slots, waiting, free_nodes={"env-1": 2})
-    assert reserved == Counter({"job-a": 2, "job-b": 3, "job-c": 0, "job-d": 5})
-    assert slots.free == 0
-    assert slots.take(1) == 0
-    slots.give_back(2)
-    assert slots.take(5) == 2
 
 
 async def test_a_node_that_is_not_running_takes_no_work(store: Store, batch: Batch) -> None:

@@ -1,6 +1,7 @@
 """The table of states, walked at random, and the law that nobody decides beside it."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.batch.states import (
+    ACTIVITY,
     EVENTS,
     FINAL,
+    LAUNCHED,
     MOVES,
     NODE,
     OVER,
     WAITING,
+    ActivityState,
     Counts,
     Kind,
     NodeState,
@@ -22,6 +26,7 @@ from gateway.batch.states import (
     Trigger,
     advance,
     can,
+    draw_moves,
     outcome,
 )
 from gateway.events.names import BATCH_EVENTS, Subject
@@ -38,7 +43,7 @@ counts = st.builds(Counts, **{state.value.lower(): st.integers(0, 5) for state i
 
 
 @given(kind=st.sampled_from(Kind), triggers=st.lists(st.sampled_from(Trigger), max_size=60))
-def test_no_walk_leaves_a_final_state_or_goes_back_except_for_a_retry(
+def test_no_walk_leaves_a_final_state_or_goes_back_unless_it_is_tried_again(
     kind: Kind, triggers: list[Trigger]
 ) -> None:
     state = State.SUBMITTED
@@ -46,9 +51,9 @@ def test_no_walk_leaves_a_final_state_or_goes_back_except_for_a_retry(
         if not can(state, trigger):
             continue
         after, event = advance(kind, state, trigger)
-        assert state not in FINAL
+        assert state not in FINAL or (state, trigger) == (State.FAILED, Trigger.RESET)
         assert (
-            trigger is Trigger.RETRIED
+            trigger in {Trigger.RETRIED, Trigger.RESET}
             or ORDER.index(after) > ORDER.index(state)
             or ((state, after) == (State.FAILED_INTERRUPTED, State.FAILED))
         )
@@ -64,9 +69,28 @@ def test_a_move_that_is_not_in_the_table_is_refused(state: State, trigger: Trigg
         advance(Kind.JOB, state, trigger)
 
 
-def test_every_state_is_reached_and_every_one_but_the_final_can_be_left() -> None:
-    assert set(MOVES.values()) == set(State) - {State.SUBMITTED}
-    assert {state for state, _ in MOVES} == set(State) - FINAL
+def test_every_state_is_reached_and_success_alone_is_never_left() -> None:
+    assert set(MOVES.values()) == set(State)
+    assert {state for state, _ in MOVES} == set(State) - {State.SUCCEED}
+
+
+def test_only_what_failed_is_reset_and_it_begins_anew() -> None:
+    resets = {move: after for move, after in MOVES.items() if move[1] is Trigger.RESET}
+    assert resets == {(State.FAILED, Trigger.RESET): State.SUBMITTED}
+
+
+def test_the_diagram_has_every_move_and_no_other() -> None:
+    arrows = re.findall(r"^    ([A-Z_]+) --> ([A-Z_]+): (.+)$", draw_moves(), re.MULTILINE)
+    drawn = {(a, b, word) for a, b, words in arrows for word in words.split(" / ")}
+    assert drawn == {(a.value, b.value, t.value) for (a, t), b in MOVES.items()}
+    assert "    [*] --> SUBMITTED" in draw_moves()
+    for state in FINAL:
+        assert f"    {state.value} --> [*]" in draw_moves()
+
+
+def test_a_state_waits_or_is_launched_or_is_over() -> None:
+    assert {State.STARTING, State.RUNNING} == LAUNCHED
+    assert set(State) == WAITING | LAUNCHED | OVER
 
 
 def test_whatever_is_not_final_can_fail() -> None:
@@ -83,15 +107,28 @@ def test_every_event_but_the_environments_own_tells_of_a_move() -> None:
 
 
 @given(triggers=st.lists(st.sampled_from(NodeTrigger), max_size=30))
-def test_a_node_that_is_deleted_stays_so(triggers: list[NodeTrigger]) -> None:
-    state = NodeState.SUBMITTED
+def test_a_node_that_is_deleted_stays_so_unless_it_is_made_again(
+    triggers: list[NodeTrigger],
+) -> None:
+    state = NodeState.PENDING
     for trigger in triggers:
         if (state, trigger) not in NODE:
             continue
-        assert state is not NodeState.DELETING
+        assert state is not NodeState.DELETING or trigger is NodeTrigger.REPEATED
         state, event = NODE[state, trigger]
         if event is not None:
             assert event.value == f"COMPUTE_NODE_{state.value}"
+
+
+def test_every_state_of_a_node_is_reached_and_left() -> None:
+    assert {state for state, _ in NODE.values()} == set(NodeState)
+    assert {state for state, _ in NODE} == set(NodeState)
+
+
+def test_an_activity_goes_from_its_request_to_one_of_two_ends() -> None:
+    under_way = {ActivityState.SUBMITTED, ActivityState.PROCESSING}
+    assert {state for state, _ in ACTIVITY} == under_way
+    assert set(ACTIVITY.values()) == set(ActivityState) - {ActivityState.SUBMITTED}
 
 
 @given(parts=counts)

@@ -1,7 +1,9 @@
 """Remote paths, and the storage on a local folder."""
 
+import itertools
 import os
 import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,14 +12,56 @@ from hypothesis import strategies as st
 
 from gateway.batch.attempts import Attempt
 from gateway.batch.redirection import file_name
-from gateway.batch.storage import RemotePath, Storage, is_file_name, parse_cos_folder
+from gateway.batch.storage import (
+    NfsPath,
+    RemoteFile,
+    RemotePath,
+    Storage,
+    is_file_name,
+    parse_cos_file,
+    parse_cos_folder,
+    parse_input_source,
+)
 from gateway.batch.storage.local import LocalStorage
+from gateway.batch.storage.trees import UNFINISHED, for_each
 from gateway.errors import InvalidParameterValue
-from tests.conformance.storage import FOLDER, ReadFile, StorageConformance
+from tests.conformance.storage import Buckets, StorageConformance
 
 BUCKET = "batchdemo-1251783334"
 HOST = f"{BUCKET}.cos.ap-guangzhou.myqcloud.com"
 ATTEMPT = Attempt("job-00000001", 0, 7, 1)
+
+
+FOLDER = RemotePath(BUCKET, "a/b/")
+
+
+class LocalBuckets:
+    """A `Buckets` that is a folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.bucket = BUCKET
+        self._folder = root / BUCKET
+        self._folder.mkdir(parents=True)
+
+    def read(self, key: str) -> bytes | None:
+        path = self._folder / key
+        return path.read_bytes() if path.exists() else None
+
+    def write(self, key: str, content: bytes) -> None:
+        path = self._folder / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+    def keys(self) -> set[str]:
+        found = ((path, path.relative_to(self._folder).as_posix()) for path in _ends(self._folder))
+        return {name if path.is_file() else f"{name}/" for path, name in found}
+
+
+def _ends(folder: Path) -> Iterator[Path]:
+    """The files below a folder, and the folders that are empty."""
+    for path in folder.rglob("*"):
+        if path.is_file() or not any(path.iterdir()):
+            yield path
 
 
 class TestLocalStorage(StorageConformance):
@@ -28,12 +72,8 @@ class TestLocalStorage(StorageConformance):
         return LocalStorage(tmp_path / "cos")
 
     @pytest.fixture
-    def read_file(self, tmp_path: Path) -> ReadFile:
-        def read(folder: RemotePath, name: str) -> bytes | None:
-            path = tmp_path / "cos" / folder.bucket / folder.key / name
-            return path.read_bytes() if path.exists() else None
-
-        return read
+    def buckets(self, tmp_path: Path) -> Buckets:
+        return LocalBuckets(tmp_path / "cos")
 
 
 @pytest.mark.parametrize(
@@ -103,6 +143,83 @@ def test_a_path_that_is_no_folder_of_a_bucket_is_refused(text: str) -> None:
     with pytest.raises(InvalidParameterValue) as caught:
         parse_cos_folder(text)
     assert caught.value.detail == "RemoteStoragePath"
+
+
+OLD_DOMAINS = ["cosgz.myqcloud.com", "cosbj.myqcloud.com", "ap-guangzhou.myqcloud.com"]
+
+
+@pytest.mark.parametrize("domain", ["cos.ap-guangzhou.myqcloud.com", *OLD_DOMAINS])
+def test_every_form_of_the_domain_names_the_same_bucket(domain: str) -> None:
+    text = f"cos://{BUCKET}.{domain}"
+    assert parse_cos_folder(f"{text}/in/") == RemotePath(BUCKET, "in/")
+    assert parse_input_source(f"{text}/in/") == RemotePath(BUCKET, "in/")
+    assert parse_cos_file(f"{text}/in/a.tgz") == RemoteFile(BUCKET, "in/a.tgz")
+
+
+@pytest.mark.parametrize("domain", OLD_DOMAINS)
+def test_the_guides_rule_allows_the_xml_domain_alone(domain: str) -> None:
+    parse_cos_folder(f"cos://{HOST}/", xml_only=True)
+    parse_input_source(f"cos://{HOST}/", xml_only=True)
+    parse_cos_file(f"cos://{HOST}/x", xml_only=True)
+    text = f"cos://{BUCKET}.{domain}"
+    assert detail_of(parse_cos_folder, f"{text}/", xml_only=True) == "RemoteStoragePath"
+    assert detail_of(parse_input_source, f"{text}/", xml_only=True) == "RemoteStoragePath"
+    assert detail_of(parse_cos_file, f"{text}/x", xml_only=True) == "RemoteStoragePath"
+
+
+@pytest.mark.parametrize("scheme", ["cfs", "nfs"])
+def test_an_input_may_come_from_a_file_server(scheme: str) -> None:
+    assert parse_input_source(f"{scheme}://10.66.0.1/") == NfsPath("10.66.0.1", "")
+    assert parse_input_source(f"{scheme}://10.66.0.1/a/ä b/") == NfsPath("10.66.0.1", "a/ä b/")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cfs://10.66.0.1",
+        "cfs://10.66.0.1/a",
+        "cfs:///a/",
+        "cfs:///",
+        "nfs://server/a/",
+        "nfs://10.66.0/a/",
+        "nfs://10.66.0.256/",
+        "nfs://010.66.0.1/",
+        "nfs://10.66.0.1:2049/",
+        "nfs://[::1]/",
+        "nfs://::1/",
+        "nfs://../",
+        "nfs://10.66.0.1//",
+        "nfs://10.66.0.1/../",
+        "nfs://10.66.0.1/a/../../b/",
+        "nfs://10.66.0.1/a\0/",
+        f"nfs://10.66.0.1/{'ä' * 128}/",
+        f"nfs://10.66.0.1/{'ä/' * 400}",
+        f"cos://{HOST}",
+        f"cos://{HOST}/a",
+    ],
+)
+def test_a_path_that_is_no_folder_of_a_server_is_refused(text: str) -> None:
+    assert detail_of(parse_input_source, text) == "RemoteStoragePath"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "10.66.0.1/", "NFS://10.66.0.1/", "smb://10.66.0.1/", "s3://b/"]
+)
+def test_an_input_from_elsewhere_is_refused(text: str) -> None:
+    assert detail_of(parse_input_source, text) == "RemoteStorageSchemeType"
+
+
+@pytest.mark.parametrize("key", ["", "a/", "/a", "a//b", "../a", "a/..", ".", "a\n", "a" * 256])
+def test_a_path_that_is_no_file_of_a_bucket_is_refused(key: str) -> None:
+    assert detail_of(parse_cos_file, f"cos://{HOST}/{key}") == "RemoteStoragePath"
+    assert detail_of(parse_cos_file, f"https://{HOST}/{key}") == "RemoteStorageSchemeType"
+
+
+def detail_of(parse: Callable[..., object], text: str, *, xml_only: bool = False) -> str | None:
+    """The detail of the code that refuses a text."""
+    with pytest.raises(InvalidParameterValue) as caught:
+        parse(text, xml_only=xml_only)
+    return caught.value.detail
 
 
 @given(key=st.text(st.sampled_from("ab./\\\0\n ~"), max_size=12))
@@ -201,3 +318,61 @@ def test_a_failed_copy_leaves_no_half_file(tmp_path: Path, source: Path) -> None
     folder = tmp_path / "cos" / FOLDER.bucket / FOLDER.key
     assert [path.name for path in folder.iterdir()] == ["x"]
     assert stat.S_IMODE((folder / "x").stat().st_mode) == 0o644
+
+
+def test_a_folder_in_a_bucket_is_found_and_can_be_mounted(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path / "cos")
+    with pytest.raises(FileNotFoundError, match=r"The folder `.*/a/b/` does not exist"):
+        storage.find_folder(FOLDER)
+    (tmp_path / "cos" / BUCKET / "a" / "b").mkdir(parents=True)
+    assert storage.find_folder(FOLDER) == tmp_path / "cos" / BUCKET / "a" / "b"
+    assert storage.find_folder(RemotePath(BUCKET, "")) == tmp_path / "cos" / BUCKET
+    (tmp_path / "cos" / BUCKET / "a" / "link").symlink_to("b")
+    with pytest.raises(PermissionError, match="link"):
+        storage.find_folder(RemotePath(BUCKET, "a/link/"))
+    (tmp_path / "cos" / BUCKET / "file").touch()
+    with pytest.raises(NotADirectoryError):
+        storage.find_folder(RemotePath(BUCKET, "file/"))
+
+
+def test_a_link_that_an_operator_left_in_a_bucket_is_not_fetched(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"secret")
+    (tmp_path / "target").mkdir()
+    (tmp_path / "cos" / BUCKET / "a" / "b").mkdir(parents=True)
+    (tmp_path / "cos" / BUCKET / "a" / "b" / "x").symlink_to(tmp_path / "secret")
+    with pytest.raises(PermissionError, match="`x` is not a file of the bucket"):
+        LocalStorage(tmp_path / "cos").fetch_tree(FOLDER, tmp_path / "target")
+    assert list((tmp_path / "target").iterdir()) == []
+
+
+def test_what_a_crash_left_half_written_is_no_file_of_the_bucket(
+    tmp_path: Path, source: Path
+) -> None:
+    storage = LocalStorage(tmp_path / "cos")
+    storage.put_file(source, folder=FOLDER, name="x")
+    (tmp_path / "cos" / BUCKET / FOLDER.key / f"{UNFINISHED}1-1").write_bytes(b"ha")
+    (tmp_path / "target").mkdir()
+    storage.fetch_tree(FOLDER, tmp_path / "target")
+    assert [path.name for path in (tmp_path / "target").iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize("workers", [-1, 0, 1_000_000])
+def test_any_number_of_workers_will_do(tmp_path: Path, source: Path, workers: int) -> None:
+    storage = LocalStorage(tmp_path / "cos")
+    (tmp_path / "in").mkdir()
+    source.rename(tmp_path / "in" / "x")
+    storage.put_tree(tmp_path / "in", folder=FOLDER, workers=workers)
+    assert storage.find_folder(FOLDER).joinpath("x").read_bytes() == b"secret"
+
+
+def test_the_first_error_ends_the_work() -> None:
+    done = list[int]()
+
+    def work(number: int) -> None:
+        done.append(number)
+        if number == 3:
+            raise FileNotFoundError
+
+    with pytest.raises(FileNotFoundError):
+        for_each(itertools.count(), work, workers=1)
+    assert done == [0, 1, 2, 3]

@@ -14,7 +14,7 @@ from gateway.batch.datatypes import (
     prepare_create_compute_env,
     prepare_submit_job,
 )
-from gateway.batch.environments import check_env
+from gateway.batch.environments.requests import check_env
 from gateway.batch.instance_types import find_size
 from gateway.batch.placement import node_size
 from gateway.batch.validation import INSTANCES_MAX, TASKS_MAX, JobPlan, plan_job
@@ -99,6 +99,36 @@ REFUSED_JOBS: list[tuple[str, dict[str, Any]]] = [
     (f"{VALUE}.ComputeEnv", a_job(a_task(ComputeEnv={}))),
     (f"{VALUE}.ComputeEnv", a_job(a_task(ComputeEnv={"EnvType": "X", "EnvData": {}}))),
     ("InvalidParameter.ImageIdMalformed", with_env_data(ImageId="img-1")),
+    ("InvalidZone.MismatchRegion", with_env_data(Zones=[ZONE, "moon"])),
+    (f"{VALUE}.ComputeEnv", with_env_data(Zones=[ZONE] * 11)),
+    ("InvalidParameter.CvmParameters", with_env_data(InstanceChargeType="PREPAID")),
+    ("InvalidParameter.CvmParameters", with_env_data(DataDisks=[{"DiskSize": 10}] * 21)),
+    (f"{VALUE}.Negative", with_env_data(DataDisks=[{"DiskSize": -10}])),
+    (f"{VALUE}.Negative", with_env_data(SystemDisk={"DiskSize": -1})),
+    (f"{VALUE}.Negative", with_env_data(InternetAccessible={"InternetMaxBandwidthOut": -1})),
+    (VALUE, with_env_data(SystemDisk={"DiskSize": 2**21})),
+    (
+        f"{VALUE}.ComputeEnv",
+        with_env_data(
+            InstanceTypeOptions={"CPU": 1, "Memory": 1, "InstanceCategories": ["QUANTUM"]}
+        ),
+    ),
+    *[
+        (f"{VALUE}.NotFloat", with_env_data(InstanceMarketOptions={"SpotOptions": {"MaxPrice": x}}))
+        for x in ("", "much", "nan", "inf", "-1", "1,5")
+    ],
+    (
+        "InvalidParameter.CvmParameters",
+        with_env_data(
+            InstanceMarketOptions={"MarketType": "black", "SpotOptions": {"MaxPrice": "1"}}
+        ),
+    ),
+    (
+        "InvalidParameter.CvmParameters",
+        with_env_data(
+            InstanceMarketOptions={"SpotOptions": {"MaxPrice": "1", "SpotInstanceType": "for-ever"}}
+        ),
+    ),
     ("InvalidParameter.CvmParameters", with_env_data(InstanceType="HUGE")),
     (f"{VALUE}.InstanceTypeDuplicate", with_env_data(InstanceTypes=["S1.SMALL1"] * 2)),
     (
@@ -117,19 +147,6 @@ REFUSED_JOBS: list[tuple[str, dict[str, Any]]] = [
     ("InvalidParameter.InvalidParameterCombination", runs(Command="")),
     (VALUE, runs(Command="true\0")),
     (VALUE, runs(DeliveryForm="CARRIER_PIGEON")),
-    ("UnsupportedOperation", runs(DeliveryForm="PACKAGE")),
-    ("UnsupportedOperation", runs(Docker={"Image": "x"})),
-    ("UnsupportedOperation", runs(Commands=[{"Command": "true"}])),
-    (
-        "UnsupportedOperation",
-        a_job(
-            a_task(InputMappings=[{"SourcePath": "cfs://10.0.0.1/", "DestinationPath": "/data"}])
-        ),
-    ),
-    (
-        "UnsupportedOperation",
-        a_job(a_task(OutputMappingConfigs=[{"Scene": "COS", "WorkerNum": 2, "WorkerPartSize": 8}])),
-    ),
     ("InvalidParameter.NotificationTopicNameTooLong", told("JOB_FAILED", topic="t" * 65)),
     ("InvalidParameter.NotificationTopicName", told("JOB_FAILED", topic="1topic")),
     ("InvalidParameter.NotificationTopicName", told("JOB_FAILED", topic="")),
@@ -271,10 +288,13 @@ def env_code(*, zone: str = ZONE, **members: Any) -> str:
         (VALUE, {"ResourceMaxRetryCount": 101}),
         (f"{VALUE}.Negative", {"ResourceMaxRetryCount": -1}),
         (f"{VALUE}.InvalidZoneMismatchRegion", {"zone": "ap-beijing-1"}),
+        (VALUE, {"Authentications": [{"Scene": "CFS", "SecretId": "a", "SecretKey": "b"}]}),
         (
-            "UnsupportedOperation",
-            {"Authentications": [{"Scene": "COS", "SecretId": "a", "SecretKey": "b"}]},
+            f"{VALUE}.RemoteStoragePath",
+            {"InputMappings": [{"SourcePath": "cfs://host/", "DestinationPath": "/data"}]},
         ),
+        (f"{VALUE}.LocalPath", {"MountDataDisks": [{"LocalPath": "H:\\\\"}]}),
+        (f"{VALUE}.InvalidZoneMismatchRegion", {"EnvData": {"Zones": ["ap-beijing-1"]}}),
     ],
 )
 def test_a_wrong_environment_is_refused_with_its_public_code(

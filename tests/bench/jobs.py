@@ -1,11 +1,14 @@
-"""Jobs: one task of many no-op instances through the whole API, beside xargs -P and GNU parallel.
+"""Jobs: one task of many no-op instances through the whole API, beside programs that only run them.
 
 Everything is on: durable states, the ledger, messages to a subscribed queue, log files. The
-gateway runs them on an environment of as many nodes as the peers run at once.
+gateway runs them on an environment of as many nodes as the peers run at once. Its peers keep
+nothing, save HyperQueue, which keeps the logs.
 """
 
 import argparse
+import os
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -13,44 +16,73 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from tests.bench.measure import Result, cpu_seconds, in_turn, resident_mb, show
-from tests.support.running import Gateway, running_gateway, wait_until
+from tests.bench.measure import Result, in_turn, peak_mb, show, used_seconds
+from tests.support import raw_client
+from tests.support.running import ROOT, Gateway, running_gateway
 
 PLACEMENT = {"Zone": "ap-guangzhou-1"}
 TOPIC = "bench"
 EVENTS = ["JOB_SUCCEED", "TASK_INSTANCE_RUNNING", "TASK_INSTANCE_SUCCEED"]
+OVER = {"SUCCEED", "FAILED"}
+LOOK_EVERY_S = 0.25
+PEERS = ROOT / ".venv" / "peers"
+HYPERQUEUE = """
+import sys, time
+from hyperqueue import Job, LocalCluster
+from hyperqueue.cluster import WorkerConfig
+
+count, at_once = int(sys.argv[1]), int(sys.argv[2])
+with LocalCluster(worker_config=WorkerConfig(cores=at_once)) as cluster:
+    client = cluster.client()
+    job = Job("work")
+    for _ in range(count):
+        job.program(["true"])
+    began = time.monotonic()
+    client.wait_for_jobs([client.submit(job)])
+    print(time.monotonic() - began)
+"""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--instances", type=int, default=10_000)
+    parser.add_argument("--instances", type=int, nargs="+", default=[10_000])
     parser.add_argument("--at-once", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--isolation", nargs="+", default=["none", "sandbox"])
+    parser.add_argument("--slow-peers", type=int, default=10_000, help="commands they run at most")
     options = parser.parse_args()
-    count, at_once = options.instances, options.at_once
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        contenders: dict[str, Callable[[], Result]] = {
-            "xargs -P": lambda: peer(["xargs", "-P", str(at_once), "-n", "1", "true"], count),
-            "GNU parallel": lambda: peer(
-                ["parallel", "--will-cite", "-j", str(at_once), "true"], count
-            ),
-        }
-        for isolation in ("none", "sandbox"):
+        gateways = {}
+        for isolation in options.isolation:
             home = folder / isolation
             home.mkdir()
-            gateway = stack.enter_context(
+            gateways[isolation] = stack.enter_context(
                 running_gateway(
                     home,
                     QCS_GATEWAY_ISOLATION=isolation,
-                    QCS_GATEWAY_INSTANCES_PER_CORE=str(at_once),
+                    QCS_GATEWAY_INSTANCES_PER_CORE=str(options.at_once),
                 )
             )
-            env_id = prepare(gateway, at_once)
-            contenders[f"gateway, isolation {isolation}"] = job_runner(gateway, env_id, count)
-        results = in_turn(contenders, rounds=options.rounds)
-        print(f"{count} commands `true`, {at_once} at once")
-        show(results, unit="commands", against=["xargs -P", "GNU parallel"])
+        envs = {name: prepare(each, options.at_once) for name, each in gateways.items()}
+        for count in options.instances:
+            contenders = peers(count, options.at_once, slow_max=options.slow_peers)
+            for name, gateway in gateways.items():
+                contenders[f"gateway, {name}"] = job_runner(gateway, envs[name], count)
+            results = in_turn(contenders, rounds=options.rounds)
+            print(f"{count} commands `true`, {options.at_once} at once")
+            show(results, unit="commands", against=["xargs -P", "GNU parallel", "HyperQueue"])
+
+
+def peers(count: int, at_once: int, *, slow_max: int) -> dict[str, Callable[[], Result]]:
+    """What the gateway is held against; the slow ones have fewer commands to run, if need be."""
+    few = min(count, slow_max)
+    parallel = ["parallel", "--will-cite", "-j", str(at_once), "true"]
+    return {
+        "xargs -P": lambda: peer(["xargs", "-P", str(at_once), "-n", "1", "true"], count),
+        "GNU parallel": lambda: peer(parallel, few),
+        "HyperQueue": lambda: hyperqueue(few, at_once),
+    }
 
 
 def peer(command: list[str], count: int) -> Result:
@@ -59,6 +91,21 @@ def peer(command: list[str], count: int) -> Result:
     began = time.monotonic()
     subprocess.run(command, input=lines, text=True, check=True, stdout=subprocess.DEVNULL)
     return Result(count / (time.monotonic() - began), {})
+
+
+def hyperqueue(count: int, at_once: int) -> Result:
+    """A server and a worker of its own, started before the time is taken."""
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [sys.executable, "-c", HYPERQUEUE, str(count), str(at_once)],
+            env={"PATH": os.environ["PATH"], "HOME": folder, "PYTHONPATH": str(PEERS)},
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            check=True,
+        )
+    return Result(count / float(done.stdout.split()[-1]), {})
 
 
 def prepare(gateway: Gateway, nodes: int) -> str:
@@ -85,27 +132,27 @@ def prepare(gateway: Gateway, nodes: int) -> str:
 
 
 def job_runner(gateway: Gateway, env_id: str, count: int) -> Callable[[], Result]:
-    """A function that submits the job, waits for its end, and removes it."""
+    """A function that submits the job and waits for its end.
+
+    Why the job stays: an ext4 that has just lost many files is slow to make new ones for seconds.
+    And why not by `tccli`: each look would take as much of a core as a thousand commands.
+    """
 
     def run() -> Result:
-        processes = [gateway.pid, executor_of(gateway)]
-        used = cpu_seconds(processes)
+        pids = {"gateway": gateway.pid, "executor": executor_of(gateway)}
+        used = {name: used_seconds(pid) for name, pid in pids.items()}
         began = time.monotonic()
         job_id = submit(gateway, env_id, count)
-        view: dict[str, Any] = {}
-
-        def is_over() -> bool:
-            view.update(gateway.tccli(gateway.root, "batch", "DescribeJob", JobId=job_id))
-            return view["JobState"] in {"SUCCEED", "FAILED"}
-
-        wait_until(is_over, at_most_s=600)
+        while (view := call(gateway, "DescribeJob", JobId=job_id))["JobState"] not in OVER:
+            time.sleep(LOOK_EVERY_S)
         took = time.monotonic() - began
         if view["JobState"] != "SUCCEED":
             raise SystemExit(f"the job failed: {view}")
-        used = cpu_seconds(processes) - used
-        memory = resident_mb(processes)
-        gateway.tccli(gateway.root, "batch", "DeleteJob", JobId=job_id)
-        return Result(count / took, {"CPU us/cmd": used / count * 1e6, "MB": memory})
+        notes = {
+            f"{name} us/cmd": (used_seconds(pid) - used[name]) / count * 1e6
+            for name, pid in pids.items()
+        }
+        return Result(count / took, {**notes, "peak MB": sum(map(peak_mb, pids.values()))})
 
     return run
 
@@ -123,8 +170,14 @@ def submit(gateway: Gateway, env_id: str, count: int) -> str:
         "Tasks": [task],
         "Notifications": [{"TopicName": TOPIC, "EventConfigs": configs}],
     }
-    submitted = gateway.tccli(gateway.root, "batch", "SubmitJob", Job=job, Placement=PLACEMENT)
-    return str(submitted["JobId"])
+    return str(call(gateway, "SubmitJob", Job=job, Placement=PLACEMENT)["JobId"])
+
+
+def call(gateway: Gateway, action: str, **parameters: Any) -> dict[str, Any]:
+    answer = raw_client.call(gateway, gateway.root, action, **parameters).members
+    if "Error" in answer:
+        raise SystemExit(f"{action} was refused: {answer}")
+    return answer
 
 
 def executor_of(gateway: Gateway) -> int:

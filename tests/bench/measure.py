@@ -69,3 +69,15 @@ def resident_mb(pids: Sequence[int]) -> float:
     """The memory that processes hold now, in MB."""
     pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids)
     return pages * PAGE / 1e6
+
+
+def used_seconds(pid: int) -> float:
+    """The processor time that a process itself has used, without its children's."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(int(field) for field in fields[11:13]) / TICKS
+
+
+def peak_mb(pid: int) -> float:
+    """The most memory that a process has ever held, in MB."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e6

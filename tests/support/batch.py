@@ -9,24 +9,31 @@ from typing import Any
 
 import anyio
 import msgspec
+from cryptography.fernet import Fernet
 from sqlalchemy import func, select
 
 from gateway import clock, ids
 from gateway.batch.api import BatchApi
 from gateway.batch.attempts import Attempt
+from gateway.batch.catalogue import Catalogue
 from gateway.batch.changes import open_job
 from gateway.batch.engines import Cause, Ended, Started
-from gateway.batch.launching import Launcher
-from gateway.batch.outcomes import Policy
+from gateway.batch.environments.keeper import Keeper
+from gateway.batch.launching import build_launcher
 from gateway.batch.placing import place
 from gateway.batch.progress import Progress
 from gateway.batch.records import read_counts
-from gateway.batch.redirection import Redirector
+from gateway.batch.rules import DEFAULT_RULES, Rules
 from gateway.batch.scheduler import Scheduler
+from gateway.batch.secrets import Vault
+from gateway.batch.slots import Load, Room
 from gateway.batch.states import Counts, State
+from gateway.batch.storage import Storage
 from gateway.batch.storage.local import LocalStorage
+from gateway.batch.storage.nfs import NfsRoot
 from gateway.batch.tables import compute_node, task, task_instance
 from gateway.call import Call, Decision, Effect, Grant, Principal, Reason, Scope
+from gateway.clock import Clock
 from gateway.events import tables as ledger
 from gateway.service import Service
 from gateway.store import Store, Tx
@@ -38,9 +45,11 @@ EVERYTHING = Decision(Effect.ALLOW, Reason.ROOT, None, 1)
 START = datetime(2018, 6, 15, 14, 43, 17, tzinfo=UTC)
 WAIT_S = 30.0
 NO_TOPIC = "absent"
+PROCESSES_MAX = 512
+SEALER = Fernet(Fernet.generate_key())
+VAULT = Vault(SEALER.encrypt, SEALER.decrypt)
 ELASTIC = {"EnvData": {"InstanceType": "S1.SMALL1"}}
-TERMINATES = Policy(retries_max=0, keeps_node=False)
-KEEPS = Policy(retries_max=0, keeps_node=True)
+KEEPS: dict[str, Any] = {"FailedAction": "INTERRUPT"}
 
 
 def a_task(name: str = "a", instances: int = 1, **members: Any) -> dict[str, Any]:
@@ -71,11 +80,15 @@ def topic_exists(tx: Tx, *, owner_uin: str, region: str, name: str) -> bool:
 class Batch:
     """The service, called as the corridor calls it."""
 
-    def __init__(self, store: Store, engine: FakeEngine, *, folder: Path) -> None:
+    def __init__(
+        self, store: Store, engine: FakeEngine, *, folder: Path, rules: Rules = DEFAULT_RULES
+    ) -> None:
         self.store = store
         self.engine = engine
         self._folder = folder
-        api = BatchApi(store, engine, topic_exists, clock.now, ids.new_id)
+        self.storage: Storage = LocalStorage(folder / "cos")
+        self._load = Load()
+        api = BatchApi(store, engine, topic_exists, clock.now, ids.new_id, VAULT, rules, self._load)
         self._service = Service(api.operations)
 
     async def call(
@@ -108,6 +121,26 @@ class Batch:
         )
         return str(answer["EnvId"])
 
+    def keeper(
+        self, *, catalogue: Catalogue = DEFAULT_RULES.catalogue, time: Clock = clock.now
+    ) -> Keeper:
+        """A keeper of the environments, new to everything, as after a restart."""
+        return Keeper(
+            self.store,
+            catalogue,
+            node_path=self.engine.node_path,
+            clock=time,
+            new_id=ids.new_id,
+        )
+
+    async def tend(
+        self, *, catalogue: Catalogue = DEFAULT_RULES.catalogue, time: Clock = clock.now
+    ) -> None:
+        """Have everything done that is due in the environments: nodes made, made again, gone."""
+        keeper = self.keeper(catalogue=catalogue, time=time)
+        while await keeper.tend_all():
+            pass
+
     async def state(self, job_id: str) -> str:
         return str((await self.call("DescribeJob", JobId=job_id))["JobState"])
 
@@ -131,11 +164,26 @@ class Batch:
     @asynccontextmanager
     async def scheduling(self) -> AsyncIterator[None]:
         """A scheduler that runs meanwhile, new to everything, as after a restart."""
-        redirector = Redirector(self.engine, LocalStorage(self._folder / "cos"))
-        launcher = Launcher(self.store, self.engine, redirector)
-        scheduler = Scheduler(self.store, self.engine, launcher, clock=clock.now, new_id=ids.new_id)
+        launcher = build_launcher(
+            self.store,
+            self.engine,
+            storage=self.storage,
+            servers=NfsRoot(self._folder / "nfs"),
+            vault=VAULT,
+            processes_max=PROCESSES_MAX,
+            clock=clock.now,
+        )
+        scheduler = Scheduler(
+            self.store,
+            self.engine,
+            launcher,
+            clock=clock.now,
+            new_id=ids.new_id,
+            load=self._load,
+        )
         async with anyio.create_task_group() as tasks:
             await tasks.start(scheduler.run)
+            await tasks.start(self.keeper().run)
             yield
             tasks.cancel_scope.cancel()
 
@@ -143,13 +191,21 @@ class Batch:
 class Turns:
     """One job moved on by hand, transaction by transaction."""
 
-    def __init__(self, store: Store, job_id: str, *, policy: Policy = TERMINATES) -> None:
+    def __init__(
+        self,
+        store: Store,
+        job_id: str,
+        *,
+        catalogue: Catalogue = DEFAULT_RULES.catalogue,
+        mem_gib: int = 65_536,
+    ) -> None:
         self.job_id = job_id
         self.stopping: list[str] = []
         self.unfinished = False
         self.now = START
         self._store = store
-        self._policy = policy
+        self.catalogue = catalogue
+        self._mem_gib = mem_gib
 
     async def turn(self, *reports: Started | Ended, slots: int = 0) -> list[str]:
         """Tell what happened, draw the conclusions, place; returns the attempts placed."""
@@ -161,14 +217,14 @@ class Turns:
         assert changes is not None
         progress = Progress(changes)
         progress.admit()
-        positions = range(10_000)
-        progress.learn(reports, dict.fromkeys(positions, self._policy))
+        progress.learn(reports)
         self.stopping = progress.terminate()
         progress.settle()
-        placed: list[Attempt] = place(changes, slots)
+        room = Room(slots, self._mem_gib, self._mem_gib)
+        placed = place(changes, room, catalogue=self.catalogue)
         changes.close()
         self.unfinished = progress.unfinished
-        return [attempt.id for attempt in placed]
+        return [each.attempt.id for each in placed]
 
     def started(self, attempt_id: str) -> Started:
         return Started(attempt_id, self.now)

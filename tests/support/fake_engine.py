@@ -7,7 +7,16 @@ from pathlib import Path
 
 import anyio
 
-from gateway.batch.engines import Ability, Cause, Ended, Launch, Reconnected, Report, Started
+from gateway.batch.engines import (
+    Ability,
+    Cause,
+    Ended,
+    Launch,
+    NodesLost,
+    Reconnected,
+    Report,
+    Started,
+)
 from gateway.clock import now
 
 
@@ -107,6 +116,13 @@ class FakeEngine:
             self._tell(Started(attempt_id, self._clock()))
         for ended in self.outcomes.values():
             self._tell(ended)
+
+    def lose_nodes(self) -> None:
+        """Be killed with all that runs, and replaced by another."""
+        self._tell(NodesLost(self._clock()))
+        self._tell(Reconnected())
+        for attempt_id in list(self.running):
+            self.end(attempt_id, exit_code=None, cause=Cause.INFRA_LOST)
 
     def _knows(self, attempt_id: str) -> bool:
         return (

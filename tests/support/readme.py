@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.batch.states import MOVES, NODE, NodeState, State
+from gateway.batch.states import MOVES, NODE, State
 from gateway.catalog import UNBUILT
 from tests.support.running import ROOT, Gateway
 from tests.support.services import LOOPBACK
@@ -127,9 +127,8 @@ def _nodes() -> str:
     moves = [
         f"{old.value} --> {new.value}: {why.value}"
         for (old, why), (new, _) in NODE.items()
-        if old is not NodeState.PENDING
     ]
-    return _diagram(["[*] --> SUBMITTED", *moves, "DELETING --> [*]"])
+    return _diagram(["[*] --> PENDING", *moves, "DELETING --> [*]"])
 
 
 def _diagram(lines: list[str]) -> str:

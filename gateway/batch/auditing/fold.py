@@ -265,8 +265,12 @@ class Fold:
         self._judge(Subject.INSTANCE, state, last, whose=f"instance {number} of {task_name}")
 
     def judge_node(self, node_id: str, state: NodeState) -> None:
-        """Hold the state of an environment's node against its events."""
-        self._judge(Subject.NODE, state, self.nodes.get(node_id), whose=node_id)
+        """Hold the state of an environment's node against its events.
+
+        One that is going was forgotten with its last event, see `_swap`.
+        """
+        forgotten = _DROPPED if state is NodeState.DELETING else None
+        self._judge(Subject.NODE, state, self.nodes.get(node_id, forgotten), whose=node_id)
 
     def judge_strangers(self, parts: Mapping[str, int], *, nodes: set[str]) -> None:
         """Nothing was told of a task, an instance or a node that is not there.

@@ -1,29 +1,51 @@
-"""The actions on compute environments and their nodes."""
+"""The actions on compute environments: make, show, change and remove them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
+from sqlalchemy import Row
+
+from gateway.batch import bare_metal, jobs
 from gateway.batch import datatypes as wire
-from gateway.batch import environments, jobs, reads
-from gateway.batch.lists import ENVS, check_combination, list_resources, read_page
+from gateway.batch.abilities import check_env_abilities
+from gateway.batch.engines import Engine
+from gateway.batch.environments import creation, reading
+from gateway.batch.environments.requests import check_cpm_env, check_env, check_modification
+from gateway.batch.environments.specs import EnvPlan, plan_cpm_env, plan_env
+from gateway.batch.lists import (
+    ENV_CREATE_INFOS,
+    ENVS,
+    Listed,
+    check_combination,
+    check_filters,
+    list_resources,
+    read_page,
+)
 from gateway.batch.naming import check_env_id
+from gateway.batch.rules import DEFAULT_RULES, Rules
+from gateway.batch.secrets import Vault
 from gateway.call import Call, Grant
 from gateway.clock import Clock
-from gateway.errors import InvalidParameterValue
 from gateway.ids import NewId
 from gateway.service import Empty, Operation
 from gateway.store import Store, Tx
 
+Infos = wire.DescribeComputeEnvCreateInfosRequest
+
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentCalls:
-    """The handlers of CreateComputeEnv and what follows it."""
+    """The handlers of CreateComputeEnv and what follows it. Those on nodes: see `NodeCalls`."""
 
     store: Store
+    engine: Engine
     topic_exists: jobs.TopicExists
     clock: Clock
     new_id: NewId
+    vault: Vault
+    rules: Rules = DEFAULT_RULES
 
     @property
     def operations(self) -> Mapping[str, Operation]:
@@ -32,33 +54,66 @@ class EnvironmentCalls:
             "CreateComputeEnv": Operation(
                 wire.CreateComputeEnvRequest, self.create_env, wire.prepare_create_compute_env
             ),
+            "CreateCpmComputeEnv": Operation(
+                bare_metal.CreateCpmComputeEnvRequest,
+                self.create_cpm_env,
+                wire.prepare_create_compute_env,
+            ),
             "DescribeComputeEnv": Operation(wire.DescribeComputeEnvRequest, self.describe_env),
             "DescribeComputeEnvs": Operation(
                 wire.DescribeComputeEnvsRequest, self.describe_envs, wire.prepare_filters
             ),
+            "DescribeComputeEnvCreateInfo": Operation(
+                wire.DescribeComputeEnvCreateInfoRequest, self.describe_create_info
+            ),
+            "DescribeComputeEnvCreateInfos": Operation(
+                Infos, self.describe_create_infos, wire.prepare_filters
+            ),
+            "DescribeComputeEnvActivities": Operation(
+                wire.DescribeComputeEnvActivitiesRequest,
+                self.describe_activities,
+                wire.prepare_filters,
+            ),
+            "ModifyComputeEnv": Operation(wire.ModifyComputeEnvRequest, self.modify_env),
             "DeleteComputeEnv": Operation(wire.DeleteComputeEnvRequest, self.delete_env),
-            "TerminateComputeNode": Operation(
-                wire.TerminateComputeNodeRequest, self.terminate_node
-            ),
-            "TerminateComputeNodes": Operation(
-                wire.TerminateComputeNodesRequest, self.terminate_nodes
-            ),
         }
 
     async def create_env(
         self, call: Call, grant: Grant, request: wire.CreateComputeEnvRequest
     ) -> wire.CreateComputeEnvResponse:
         """Store an environment; its nodes are made from here on."""
-        environments.check_env(request, region=call.region)
+        check_env(request, region=call.region, rules=self.rules)
+        made = await self._create(call, grant, request, plan=plan_env(request))
+        return wire.CreateComputeEnvResponse(env_id=made)
+
+    async def create_cpm_env(
+        self, call: Call, grant: Grant, request: bare_metal.CreateCpmComputeEnvRequest
+    ) -> bare_metal.CreateCpmComputeEnvResponse:
+        """Store a bare-metal environment; its nodes are made from here on."""
+        check_cpm_env(request, region=call.region, rules=self.rules)
+        made = await self._create(call, grant, request, plan=plan_cpm_env(request))
+        return bare_metal.CreateCpmComputeEnvResponse(env_id=made)
+
+    async def _create(
+        self,
+        call: Call,
+        grant: Grant,
+        request: wire.CreateComputeEnvRequest | bare_metal.CreateCpmComputeEnvRequest,
+        *,
+        plan: EnvPlan,
+    ) -> str:
+        check_env_abilities(plan.spec, self.engine.abilities)
 
         def create(tx: Tx) -> str:
             make = partial(
-                environments.create_env,
+                creation.create_env,
                 tx,
-                request,
+                plan,
                 principal=grant.principal,
                 region=call.region,
                 topic_exists=self.topic_exists,
+                rules=self.rules,
+                vault=self.vault,
                 now=self.clock(),
                 new_id=self.new_id,
             )
@@ -73,7 +128,7 @@ class EnvironmentCalls:
                 now=self.clock(),
             )
 
-        return wire.CreateComputeEnvResponse(env_id=await self.store.write(create))
+        return await self.store.write(create)
 
     async def describe_env(
         self, call: Call, grant: Grant, request: wire.DescribeComputeEnvRequest
@@ -82,10 +137,10 @@ class EnvironmentCalls:
         check_env_id(request.env_id)
 
         def read(tx: Tx) -> wire.DescribeComputeEnvResponse:
-            row = environments.get_env(
+            row = creation.get_env(
                 tx, request.env_id, principal=grant.principal, region=call.region
             )
-            return reads.describe_env(tx, row)
+            return reading.describe_env(tx, row)
 
         return await self.store.read_list(read)
 
@@ -93,27 +148,98 @@ class EnvironmentCalls:
         self, call: Call, grant: Grant, request: wire.DescribeComputeEnvsRequest
     ) -> wire.DescribeComputeEnvsResponse:
         """The environments the caller may describe."""
-        for env_id in request.env_ids:
-            check_env_id(env_id)
-        check_combination(request.env_ids, request.filters, name="EnvIds")
-        page = read_page(request.offset, request.limit, default=20, most=100)
 
         def read(tx: Tx) -> wire.DescribeComputeEnvsResponse:
-            rows, total = list_resources(
-                tx,
-                ENVS,
-                principal=grant.principal,
-                region=call.region,
-                ids=request.env_ids,
-                filters=request.filters,
-                scope=grant.scope,
-                page=page,
-            )
+            rows, total = self._list(tx, ENVS, call, grant, request=request)
             return wire.DescribeComputeEnvsResponse(
-                compute_env_set=reads.env_views(tx, rows), total_count=total
+                compute_env_set=reading.env_views(tx, rows), total_count=total
             )
 
+        _check_list(request)
         return await self.store.read_list(read)
+
+    async def describe_create_info(
+        self, call: Call, grant: Grant, request: wire.DescribeComputeEnvCreateInfoRequest
+    ) -> wire.ComputeEnvCreateInfo:
+        """What one environment was asked to be."""
+        check_env_id(request.env_id)
+
+        def read(tx: Tx) -> wire.ComputeEnvCreateInfo:
+            row = creation.get_env(
+                tx, request.env_id, principal=grant.principal, region=call.region
+            )
+            [info] = reading.create_infos(tx, [row])
+            return info
+
+        return await self.store.read_list(read)
+
+    async def describe_create_infos(
+        self, call: Call, grant: Grant, request: Infos
+    ) -> wire.DescribeComputeEnvCreateInfosResponse:
+        """What the environments that the caller may describe were asked to be."""
+
+        def read(tx: Tx) -> wire.DescribeComputeEnvCreateInfosResponse:
+            rows, total = self._list(tx, ENV_CREATE_INFOS, call, grant, request=request)
+            return wire.DescribeComputeEnvCreateInfosResponse(
+                total_count=total, compute_env_create_info_set=reading.create_infos(tx, rows)
+            )
+
+        _check_list(request)
+        return await self.store.read_list(read)
+
+    def _list(
+        self,
+        tx: Tx,
+        listed: Listed,
+        call: Call,
+        grant: Grant,
+        *,
+        request: wire.DescribeComputeEnvsRequest | Infos,
+    ) -> tuple[list[Row[Any]], int]:
+        return list_resources(
+            tx,
+            listed,
+            principal=grant.principal,
+            region=call.region,
+            ids=request.env_ids,
+            filters=request.filters,
+            scope=grant.scope,
+            page=read_page(request.offset, request.limit, default=20, most=100),
+        )
+
+    async def describe_activities(
+        self, call: Call, grant: Grant, request: wire.DescribeComputeEnvActivitiesRequest
+    ) -> wire.DescribeComputeEnvActivitiesResponse:
+        """What was done to the nodes of an environment."""
+        check_env_id(request.env_id)
+        check_filters(request.filters, {reading.NODE_FILTER})
+        reading.check_activity_filters(request.filters)
+        page = read_page(request.offset, request.limit, default=20, most=100)
+
+        def read(tx: Tx) -> wire.DescribeComputeEnvActivitiesResponse:
+            creation.get_env(tx, request.env_id, principal=grant.principal, region=call.region)
+            return reading.list_activities(tx, request.env_id, filters=request.filters, page=page)
+
+        return await self.store.read_list(read)
+
+    async def modify_env(
+        self, call: Call, grant: Grant, request: wire.ModifyComputeEnvRequest
+    ) -> Empty:
+        """Change an environment; nodes come and go from here on."""
+        check_env_id(request.env_id)
+        check_modification(request, rules=self.rules)
+        await self.store.write(
+            partial(
+                creation.modify_env,
+                request=request,
+                principal=grant.principal,
+                region=call.region,
+                rules=self.rules,
+                now=self.clock(),
+                new_id=self.new_id,
+            )
+        )
+        return Empty()
 
     async def delete_env(
         self, call: Call, grant: Grant, request: wire.DeleteComputeEnvRequest
@@ -122,41 +248,18 @@ class EnvironmentCalls:
         check_env_id(request.env_id)
         await self.store.write(
             partial(
-                environments.delete_env,
+                creation.delete_env,
                 env_id=request.env_id,
                 principal=grant.principal,
                 region=call.region,
                 now=self.clock(),
+                new_id=self.new_id,
             )
         )
         return Empty()
 
-    async def terminate_node(
-        self, call: Call, grant: Grant, request: wire.TerminateComputeNodeRequest
-    ) -> Empty:
-        """Give one node up."""
-        return await self._terminate_nodes(call, grant, request.env_id, [request.compute_node_id])
 
-    async def terminate_nodes(
-        self, call: Call, grant: Grant, request: wire.TerminateComputeNodesRequest
-    ) -> Empty:
-        """Give several nodes up, all or none."""
-        return await self._terminate_nodes(call, grant, request.env_id, request.compute_node_ids)
-
-    async def _terminate_nodes(
-        self, call: Call, grant: Grant, env_id: str, node_ids: list[str]
-    ) -> Empty:
+def _check_list(request: wire.DescribeComputeEnvsRequest | Infos) -> None:
+    for env_id in request.env_ids:
         check_env_id(env_id)
-        if not 0 < len(node_ids) <= 100:  # noqa: PLR2004  # the API's limit
-            raise InvalidParameterValue("ComputeNodeIds must name from 1 to 100 nodes.")
-        await self.store.write(
-            partial(
-                environments.terminate_nodes,
-                env_id=env_id,
-                node_ids=node_ids,
-                principal=grant.principal,
-                region=call.region,
-                now=self.clock(),
-            )
-        )
-        return Empty()
+    check_combination(request.env_ids, request.filters, name="EnvIds")

@@ -1,15 +1,20 @@
 """The actions on whole jobs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from gateway.batch import datatypes as wire
-from gateway.batch import jobs, reads
+from gateway.batch import interventions, jobs, reads
+from gateway.batch.abilities import check_abilities
 from gateway.batch.engines import Engine
 from gateway.batch.lists import JOBS, check_combination, list_resources, read_page
 from gateway.batch.naming import check_job_id
-from gateway.batch.validation import plan_job
+from gateway.batch.reasons import Capacity
+from gateway.batch.rules import DEFAULT_RULES, Rules
+from gateway.batch.secrets import Vault
+from gateway.batch.slots import Load
+from gateway.batch.validation import TASKS_MAX, plan_job
 from gateway.batch.views import job_view
 from gateway.call import Call, Grant
 from gateway.clock import Clock
@@ -27,6 +32,9 @@ class JobCalls:
     topic_exists: jobs.TopicExists
     clock: Clock
     new_id: NewId
+    vault: Vault
+    rules: Rules = DEFAULT_RULES
+    load: Load = field(default_factory=Load)
 
     @property
     def operations(self) -> Mapping[str, Operation]:
@@ -40,6 +48,7 @@ class JobCalls:
             "DescribeJobSubmitInfo": Operation(
                 wire.DescribeJobSubmitInfoRequest, self.describe_job_submit_info
             ),
+            "RetryJobs": Operation(wire.RetryJobsRequest, self.retry_jobs),
             "TerminateJob": Operation(wire.TerminateJobRequest, self.terminate_job),
             "DeleteJob": Operation(wire.DeleteJobRequest, self.delete_job),
         }
@@ -48,7 +57,8 @@ class JobCalls:
         self, call: Call, grant: Grant, request: wire.SubmitJobRequest
     ) -> wire.SubmitJobResponse:
         """Store a job; it is run from here on."""
-        plan = plan_job(request, region=call.region)
+        plan = plan_job(request, region=call.region, rules=self.rules)
+        check_abilities(plan, self.engine.abilities)
 
         def submit(tx: Tx) -> str:
             make = partial(
@@ -59,8 +69,10 @@ class JobCalls:
                 region=call.region,
                 placement=request.placement,
                 topic_exists=self.topic_exists,
+                vault=self.vault,
                 now=self.clock(),
                 new_id=self.new_id,
+                jobs_max=jobs.JOBS_MAX if self.rules.quotas else None,
             )
             return jobs.once(
                 tx,
@@ -80,12 +92,18 @@ class JobCalls:
     ) -> wire.DescribeJobResponse:
         """One job with its tasks."""
         check_job_id(request.job_id)
+        capacity = Capacity(self.engine.capacity, self.engine.mem_gib, self.load)
 
-        def read(tx: Tx) -> wire.DescribeJobResponse:
+        def read(tx: Tx, *, tasks_max: int) -> wire.DescribeJobResponse | None:
             row = jobs.get_job(tx, request.job_id, principal=grant.principal, region=call.region)
-            return reads.describe_job(tx, row, capacity=self.engine.capacity)
+            return reads.describe_job(tx, row, capacity=capacity, tasks_max=tasks_max)
 
-        return await self.store.read_point(read)
+        found = await self.store.read_point(partial(read, tasks_max=reads.FEW_TASKS))
+        if found is None:  # a large job may not hold up the event loop
+            found = await self.store.read_list(partial(read, tasks_max=TASKS_MAX))
+        if found is None:
+            raise ValueError(f"{request.job_id} has more tasks than a job can have")
+        return found
 
     async def describe_jobs(
         self, call: Call, grant: Grant, request: wire.DescribeJobsRequest
@@ -125,6 +143,20 @@ class JobCalls:
             return reads.describe_submission(tx, row)
 
         return await self.store.read_list(read)
+
+    async def retry_jobs(self, call: Call, grant: Grant, request: wire.RetryJobsRequest) -> Empty:
+        """Have what failed of jobs run again."""
+        for job_id in request.job_ids:
+            check_job_id(job_id)
+        await self.store.write(
+            partial(
+                interventions.retry_jobs,
+                job_ids=request.job_ids,
+                principal=grant.principal,
+                region=call.region,
+            )
+        )
+        return Empty()
 
     async def terminate_job(
         self, call: Call, grant: Grant, request: wire.TerminateJobRequest

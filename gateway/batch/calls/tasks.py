@@ -2,21 +2,26 @@
 
 from base64 import b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import anyio.to_thread
 
 from gateway.batch import datatypes as wire
-from gateway.batch import jobs, reads
+from gateway.batch import interventions, jobs, reads
 from gateway.batch.engines import Engine
 from gateway.batch.lists import read_page
 from gateway.batch.naming import check_job_id
+from gateway.batch.reasons import Capacity
+from gateway.batch.slots import Load
 from gateway.batch.validation import check_task_name
 from gateway.batch.views import LOG_PREFIX
 from gateway.call import Call, Grant
+from gateway.clock import Clock
 from gateway.errors import InvalidParameterValue
-from gateway.service import Operation
+from gateway.ids import NewId
+from gateway.service import Empty, Operation
 from gateway.store import Store, Tx
 
 LOG_BYTES_MAX = 2_048
@@ -28,6 +33,9 @@ class TaskCalls:
 
     store: Store
     engine: Engine
+    clock: Clock
+    new_id: NewId
+    load: Load = field(default_factory=Load)
 
     @property
     def operations(self) -> Mapping[str, Operation]:
@@ -35,6 +43,9 @@ class TaskCalls:
         return {
             "DescribeTask": Operation(
                 wire.DescribeTaskRequest, self.describe_task, wire.prepare_filters
+            ),
+            "TerminateTaskInstance": Operation(
+                wire.TerminateTaskInstanceRequest, self.terminate_task_instance
             ),
             "DescribeTaskLogs": Operation(wire.DescribeTaskLogsRequest, self.describe_task_logs),
         }
@@ -46,16 +57,34 @@ class TaskCalls:
         check_job_id(request.job_id)
         page = read_page(request.offset, request.limit, default=100, most=1_000)
         states = reads.instance_states(request.filters)
+        capacity = Capacity(self.engine.capacity, self.engine.mem_gib, self.load)
 
         def read(tx: Tx) -> wire.DescribeTaskResponse:
             row = reads.get_task(
                 tx, request.job_id, request.task_name, principal=grant.principal, region=call.region
             )
-            return reads.describe_task(
-                tx, row, states=states, page=page, capacity=self.engine.capacity
-            )
+            return reads.describe_task(tx, row, states=states, page=page, capacity=capacity)
 
         return await self.store.read_list(read)
+
+    async def terminate_task_instance(
+        self, call: Call, grant: Grant, request: wire.TerminateTaskInstanceRequest
+    ) -> Empty:
+        """Ask for an instance's end."""
+        check_job_id(request.job_id)
+        await self.store.write(
+            partial(
+                interventions.terminate_instance,
+                job_id=request.job_id,
+                task_name=request.task_name,
+                number=request.task_instance_index,
+                principal=grant.principal,
+                region=call.region,
+                now=self.clock(),
+                new_id=self.new_id,
+            )
+        )
+        return Empty()
 
     async def describe_task_logs(
         self, call: Call, grant: Grant, request: wire.DescribeTaskLogsRequest

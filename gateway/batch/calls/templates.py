@@ -8,6 +8,7 @@ from gateway.batch import datatypes as wire
 from gateway.batch import reads, templates
 from gateway.batch.lists import TEMPLATES, check_combination, list_resources, read_page
 from gateway.batch.naming import check_template_id
+from gateway.batch.rules import DEFAULT_RULES, Rules
 from gateway.batch.views import template_view
 from gateway.call import Call, Grant
 from gateway.clock import Clock
@@ -24,6 +25,7 @@ class TemplateCalls:
     store: Store
     clock: Clock
     new_id: NewId
+    rules: Rules = DEFAULT_RULES
 
     @property
     def operations(self) -> Mapping[str, Operation]:
@@ -43,13 +45,14 @@ class TemplateCalls:
         self, call: Call, grant: Grant, request: wire.CreateTaskTemplateRequest
     ) -> wire.CreateTaskTemplateResponse:
         """Store a task, to be copied into jobs."""
-        templates.check_new(request)
+        templates.check_new(request, rules=self.rules)
         template_id = await self.store.write(
             partial(
                 templates.create,
                 request=request,
                 principal=grant.principal,
                 region=call.region,
+                quotas=self.rules.quotas,
                 now=self.clock(),
                 new_id=self.new_id,
             )
@@ -87,7 +90,7 @@ class TemplateCalls:
     ) -> Empty:
         """Change a template; the jobs made from it stay as they are."""
         check_template_id(request.task_template_id)
-        templates.check_change(request)
+        templates.check_change(request, rules=self.rules)
         await self.store.write(
             partial(
                 templates.modify, request=request, principal=grant.principal, region=call.region

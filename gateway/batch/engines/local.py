@@ -13,10 +13,12 @@ import anyio.to_thread
 from anyio.abc import SocketStream, TaskStatus
 
 import gateway
-from gateway.batch.engines import Ability, Launch, Reconnected, Report
+from gateway.batch.engines import Ability, Launch, NodesLost, Reconnected, Report
 from gateway.batch.executor import frames
 from gateway.batch.executor.folders import SOCKET, attempt_folder, log_file, node_folder
 from gateway.batch.executor.isolation import PATH
+from gateway.clock import Clock
+from gateway.clock import now as clock_now
 from gateway.errors import ServiceUnavailable
 from gateway.telemetry import log
 
@@ -51,11 +53,13 @@ class LocalEngine:
         capacity: int,
         mem_gib: int = MEM_GIB_MAX,
         linger_s: float = 60.0,
+        clock: Clock = clock_now,
     ) -> None:
         """isolation: "sandbox", "uid" or "none"; None for the best. linger_s: see the executor."""
         self.capacity = capacity
         self.mem_gib = mem_gib
         self.abilities: frozenset[Ability] = frozenset()
+        self._clock = clock
         self._isolation = isolation or ""
         self.executor_pid = 0
         self._root = root.absolute()
@@ -137,40 +141,61 @@ class LocalEngine:
 
     async def _serve_once(self, task_status: TaskStatus[None]) -> None:
         """Connect, greet, and pass reports on until the line ends."""
-        self._replaced = False
         async with await self._connect() as stream:
             unframer = frames.Unframer()
             with anyio.fail_after(ANSWER_S_MAX), suppress(anyio.BrokenResourceError):
                 await stream.send(frames.encode(frames.Hello(isolation=self._isolation)))
             with anyio.fail_after(ANSWER_S_MAX):
                 heard = await _receive(stream, unframer)
-            self._welcome(heard)
+            lost = self._welcome(heard)
+            self._replaced = False
             self._stream = stream
             task_status.started()
             try:
-                self._report(heard[1:], first=Reconnected())
+                self._report(heard[1:], first=[*lost, Reconnected()])
                 while heard := await _receive(stream, unframer):
                     self._report(heard)
                 log.warning("executor_lost", pid=self.executor_pid, replaced=self._replaced)
             finally:
                 self._stream = None
 
-    def _welcome(self, heard: Sequence[frames.FromExecutor]) -> None:
-        """Check the answer to Hello."""
+    def _welcome(self, heard: Sequence[frames.FromExecutor]) -> list[NodesLost]:
+        """Check the answer to Hello; return whether its nodes are others than before."""
         match heard:
             case [frames.Welcome() as welcome, *_]:
+                lost = self._lost_by(welcome)
                 self.executor_pid = welcome.pid
-                log.info("executor_connected", pid=welcome.pid, isolation=welcome.isolation)
+                known = {each.value: each for each in Ability}
+                self.abilities = frozenset(
+                    known[each] for each in welcome.abilities if each in known
+                )
+                log.info(
+                    "executor_connected",
+                    pid=welcome.pid,
+                    isolation=welcome.isolation,
+                    abilities=sorted(welcome.abilities),
+                    missing=welcome.missing,
+                )
+                return [NodesLost(self._clock())] if lost else []
             case [frames.Refused() as refused, *_]:
                 raise ExecutorRefused(refused.reason)
             case _:
                 raise ExecutorRefused("it ended the line before it answered")
 
+    def _lost_by(self, welcome: frames.Welcome) -> bool:
+        """Whether an executor died that had our nodes.
+
+        It did if outcomes wait that say so; else if the one that we spoke to is not this one, for
+        none leaves while somebody speaks to it. If another gateway had taken it over, it may have
+        left afterwards.
+        """
+        is_other = self.executor_pid not in {0, welcome.pid} and not self._replaced
+        return is_other or welcome.attempts_lost > 0
+
     def _report(
-        self, heard: Iterable[frames.FromExecutor], *, first: Reconnected | None = None
+        self, heard: Iterable[frames.FromExecutor], *, first: Sequence[Report] = ()
     ) -> None:
-        if first is not None:
-            self._reports.append(first)
+        self._reports += first
         for frame in heard:
             if isinstance(frame, frames.Facts):
                 self._reports += frame.started

@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Final
 
 from gateway.batch.executor import processes
+from gateway.batch.executor.containers import look_for_containers
+from gateway.batch.executor.control_groups import control_groups_of, open_control_groups
 from gateway.batch.executor.folders import ATTEMPTS
+from gateway.batch.executor.group_trees import key_of
 from gateway.batch.executor.isolation import PATH, SHELL, IsolationUnavailable, isolation_named
 from gateway.batch.executor.journal import Journal
 from gateway.batch.executor.ledger import Ledger
@@ -42,10 +45,11 @@ def main() -> int:
     parser.add_argument("--linger-s", type=float, default=60.0, help="how long to stay unused")
     parser.add_argument("--detach", action="store_true", help="return once it serves, leave it be")
     parser.add_argument("--sweep", action="store_true", help="only kill what a dead one left")
+    parser.add_argument("--groups", default="", help="the key of its control groups, for --sweep")
     options = parser.parse_args()
     root = options.root.absolute()
     if options.sweep:
-        return _sweep(root)
+        return _sweep(root, key=options.groups)
     root.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
     if options.detach and (code := _detach(root)) is not None:
         return code
@@ -62,12 +66,22 @@ def main() -> int:
     return 0
 
 
-def _sweep(root: Path) -> int:
-    """Kill what a dead executor left. A living one, or the next one, needs no help."""
-    if root.is_dir() and _lock(root) is not None:
-        _log_to_stderr()
-        lost = recover(_open_ledger(root), root, clock=now)
-        log.warning("swept attempts_lost=%d", lost)
+def _sweep(root: Path, *, key: str) -> int:
+    """Kill what a dead executor left. A living one, or the next one, needs no help.
+
+    key: of its control groups. Its folder may be gone, or another may be in its place.
+    """
+    with suppress(FileNotFoundError):  # the folder can go at any moment
+        if not key or key_of(root) == key:
+            if _lock(root) is not None:
+                _log_to_stderr()
+                groups = open_control_groups(root)
+                lost = recover(_open_ledger(root), root, groups=groups, clock=now)
+                log.warning("swept attempts_lost=%d", lost)
+            return 0
+    groups = control_groups_of(key)
+    while key and groups.sweep():
+        time.sleep(LOCK_PAUSE_S)
     return 0
 
 
@@ -141,28 +155,37 @@ def _serve(root: Path, *, isolation: str, linger_s: float) -> None:
     os.umask(0o022)
     processes.become_subreaper()
     ledger = _open_ledger(root)
-    lost = recover(ledger, root, clock=now)
+    groups = open_control_groups(root)
+    lost = recover(ledger, root, groups=groups, clock=now)
     if lost:
         log.warning("attempts_lost count=%d", lost)
     _make_passable(root)
-    keeper = Keeper(root)
+    keeper = Keeper(root, key=groups.key)
+    containers, no_containers = look_for_containers(root)
     server = Server(
         root,
         isolation=isolation_named(isolation, root=root),
         asked_isolation=isolation,
         ledger=ledger,
+        groups=groups,
+        containers=containers,
+        no_containers=no_containers,
         linger_s=linger_s,
         clock=now,
         on_turn=keeper.look,
     )
     server.watch_signals()
-    _report(READY)
-    log.info("serving root=%s", root)
     try:
+        groups.claim()
+        for ability, why in groups.missing.items():
+            log.warning("not_limited what=%s reason=%s", ability.value, why)
+        _report(READY)
+        log.info("serving root=%s", root)
         server.run()
         ledger.close()
     finally:
         server.close()
+        groups.close()  # before the keeper goes, who does it if we are killed meanwhile
         keeper.dismiss()
 
 
@@ -179,8 +202,10 @@ class Keeper:
     isolation the asking itself would cost as much as the command.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, key: str) -> None:
+        """key: of the control groups, which are to be found when the folder is gone."""
         self._root = root
+        self._key = key
         self._pid = 0
         self._pipe = -1
 
@@ -195,9 +220,10 @@ class Keeper:
             os.close(self._pipe)
         reading, self._pipe = os.pipe()
         sweep = [sys.executable, "-m", "gateway.batch.executor", "--root", str(self._root)]
+        sweep += ["--sweep", "--groups", self._key]
         self._pid = os.posix_spawn(
             SHELL[0],
-            [*SHELL, 'read -r word || exec "$@"', "executor-keeper", *sweep, "--sweep"],
+            [*SHELL, 'read -r word || exec "$@"', "executor-keeper", *sweep],
             {"PATH": PATH, "PYTHONPATH": os.environ.get("PYTHONPATH", "")},
             file_actions=[(os.POSIX_SPAWN_DUP2, reading, 0)],
             setsid=True,

@@ -7,7 +7,7 @@ import msgspec
 
 from gateway.batch.engines import Ended, Launch, Started
 
-PROTOCOL: Final = 1
+PROTOCOL: Final = 2
 FRAME_BYTES_MAX: Final = 16_777_216
 LENGTH_BYTES: Final = 4
 
@@ -52,11 +52,18 @@ class Reconcile(Frame):
 
 
 class Welcome(Frame):
-    """Executor: the answer to Hello. All that runs and all outcomes follow as Facts."""
+    """Executor: the answer to Hello. All that runs and all outcomes follow as Facts.
+
+    abilities: the values of `Ability` it has here; missing: why it has not the others.
+    attempts_lost: how many of the outcomes that follow say that an earlier executor died.
+    """
 
     pid: int
     isolation: str
     protocol: int = PROTOCOL
+    abilities: list[str] = []
+    missing: dict[str, str] = {}
+    attempts_lost: int = 0
 
 
 class Refused(Frame):

@@ -7,13 +7,14 @@
 | none | all that the gateway may | the gateway's | seen |
 
 An executor that is not root cannot change its user: its sandbox keeps the user and hides the
-files, and `uid` does not exist for it. The network is kept under all of them.
+files, and `uid` does not exist for it. The network is kept under all of them. Only a sandbox can
+show a command more than that, see `mounts`.
 """
 
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -36,12 +37,22 @@ class Isolation:
 
     home: where the command finds its work folder; None if that is where it really is.
     user: the uid and gid that work folder and logs must belong to; None for our own.
+    mounts_at: where in `prefix` bubblewrap's words for more mounts go; None if it cannot mount.
     """
 
     name: str
     prefix: tuple[str, ...] = ()
     home: str | None = None
     user: int | None = None
+    mounts_at: int | None = None
+
+    def prefix_with(self, binds: Sequence[str]) -> tuple[str, ...]:
+        """The prefix with more words for bubblewrap. Raises ValueError if it cannot mount."""
+        if not binds:
+            return self.prefix
+        if self.mounts_at is None:
+            raise ValueError(f"nothing can be mounted under the isolation {self.name!r}")
+        return (*self.prefix[: self.mounts_at], *binds, *self.prefix[self.mounts_at :])
 
 
 def isolation_named(name: str, *, root: Path) -> Isolation:
@@ -142,7 +153,7 @@ def _sandbox() -> Isolation:
     """
     is_root = os.geteuid() == 0
     capabilities = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP") if is_root else ()
-    prefix = (
+    files = (
         _program("bwrap"),
         "--unshare-pid",
         "--unshare-ipc",
@@ -155,12 +166,16 @@ def _sandbox() -> Isolation:
         *("--perms", "1777", "--size", str(SANDBOX_TMP_BYTES_MAX)),
         *("--tmpfs", "/tmp"),  # noqa: S108  # a mount point of the sandbox
         *("--bind", ".", SANDBOX_WORK),
+    )
+    prefix = (
+        *files,
         *("--chdir", SANDBOX_WORK),
         *(word for each in capabilities for word in ("--cap-add", each)),
         "--",
         *(_as_nobody() if is_root else ()),
     )
-    return Isolation("sandbox", prefix, home=SANDBOX_WORK, user=NOBODY if is_root else None)
+    user = NOBODY if is_root else None
+    return Isolation("sandbox", prefix, home=SANDBOX_WORK, user=user, mounts_at=len(files))
 
 
 def _uid() -> Isolation:

@@ -22,6 +22,7 @@ from gateway.batch.executor.journal import (
 from gateway.clock import Clock
 
 FORGOTTEN_MAX: Final = 50_000
+EXECUTOR_ENDED: Final = "The executor ended while the command was running or about to."
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,11 @@ class Ledger:
         if ids:
             self._forget(ids)
             self._lazy.append(Forgotten(attempt_ids=ids))
+
+    @property
+    def lost_with_an_executor(self) -> int:
+        """How many outcomes, not acknowledged yet, say that an executor died with its nodes."""
+        return sum(each.detail == EXECUTOR_ENDED for each in self.outcomes.values())
 
     @property
     def is_dirty(self) -> bool:

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Final
 
 from gateway.batch.executor import processes
+from gateway.batch.executor.containers import remove_all
+from gateway.batch.executor.control_groups import ControlGroups
 from gateway.batch.executor.folders import WORK, attempt_folder
-from gateway.batch.executor.ledger import Begun, Ledger, lost
+from gateway.batch.executor.ledger import EXECUTOR_ENDED, Begun, Ledger, lost
 from gateway.clock import Clock
 from gateway.errors import InvalidParameterValue
 
@@ -30,9 +32,17 @@ class Leftover:
 
 
 def recover(
-    ledger: Ledger, root: Path, *, clock: Clock, sleep: Callable[[float], None] = time.sleep
+    ledger: Ledger,
+    root: Path,
+    *,
+    groups: ControlGroups,
+    clock: Clock,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> int:
     """End every attempt that a dead executor had begun; return how many.
+
+    What is in a control group of an attempt is found however well it hides; where there are no
+    groups, or a process could leave them, `kill_leftovers` looks at what processes show.
 
     Does not return while anything of them lives: only then may they be tried again. Raises OSError
     if that cannot be journalled.
@@ -40,11 +50,11 @@ def recover(
     begun = list(ledger.begun.values())
     same_boot = ledger.previous_boot_id == processes.boot_id()
     leftovers = _leftovers(begun, root) if same_boot else []
-    while leftovers and kill_leftovers(leftovers):
+    while groups.sweep() or (leftovers and kill_leftovers(leftovers)):
         sleep(PAUSE_S)
+    remove_all(root)
     for each in begun:
-        why = "The executor ended while the command was running or about to."
-        ledger.end(lost(each.began.attempt_id, why, clock=clock))
+        ledger.end(lost(each.began.attempt_id, EXECUTOR_ENDED, clock=clock))
     ledger.commit()
     return len(begun)
 

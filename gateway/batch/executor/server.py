@@ -15,8 +15,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from gateway.batch.engines import Cause, Ended, Started
+from gateway.batch.engines import Ability, Cause, Ended, Started
 from gateway.batch.executor import frames
+from gateway.batch.executor.abilities import missing_abilities
+from gateway.batch.executor.containers import Containers
+from gateway.batch.executor.control_groups import ControlGroups
 from gateway.batch.executor.folders import SOCKET
 from gateway.batch.executor.isolation import Isolation, IsolationUnavailable, isolation_named
 from gateway.batch.executor.ledger import Committed, Ledger, lost
@@ -102,12 +105,18 @@ class Server:
         isolation: Isolation,
         asked_isolation: str,
         ledger: Ledger,
+        groups: ControlGroups,
+        containers: Containers | None = None,
+        no_containers: str = "",
         linger_s: float,
         clock: Clock,
         on_turn: Callable[[Runner], None],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """asked_isolation: the name that led to `isolation`. on_turn: called at every turn."""
+        """asked_isolation: the name that led to `isolation`. on_turn: called at every turn.
+
+        no_containers: why there are no `containers`.
+        """
         self._root = root
         self._ledger = ledger
         self._linger_s = linger_s
@@ -115,7 +124,15 @@ class Server:
         self._on_turn = on_turn
         self._monotonic = monotonic
         self._asked_isolation = asked_isolation
-        self._runner = Runner(root, isolation=isolation, clock=clock, monotonic=monotonic)
+        self._runner = Runner(
+            root,
+            isolation=isolation,
+            groups=groups,
+            containers=containers,
+            clock=clock,
+            monotonic=monotonic,
+        )
+        self._no_containers = "" if containers is not None else no_containers
         self._line: Connection | None = None
         self._idle_since = monotonic() + FIRST_LINE_S
         self._retry_at = 0.0
@@ -254,9 +271,24 @@ class Server:
                 self._refuse(line, str(error))
             self._asked_isolation = hello.isolation
         line.greeted = True
-        line.send(frames.Welcome(pid=os.getpid(), isolation=self._runner.isolation.name))
+        line.send(self._welcome())
         started = [running.started for running in self._runner.running.values()]
         self._tell(started, list(self._ledger.outcomes.values()))
+
+    def _welcome(self) -> frames.Welcome:
+        """Who we are and what we can do here."""
+        missing = missing_abilities(
+            self._runner.isolation,
+            groups=self._runner.groups,
+            no_containers=self._no_containers,
+        )
+        return frames.Welcome(
+            pid=os.getpid(),
+            isolation=self._runner.isolation.name,
+            abilities=sorted(each.value for each in Ability if each not in missing),
+            missing={each.value: why for each, why in missing.items()},
+            attempts_lost=self._ledger.lost_with_an_executor,
+        )
 
     def _refuse(self, line: Connection, reason: str) -> None:
         line.send(frames.Refused(reason=reason))

@@ -1,81 +1,116 @@
 """Storage: what a remote path means, and where the bytes go.
 
 Every implementation passes the conformance suite in `tests/conformance/`.
+
+All methods block; they run in threads. What goes wrong is an OSError of the class that fits
+(FileNotFoundError, PermissionError, TimeoutError …) whose `strerror` is a sentence for the owner of
+the job: it names files as the job knows them, and no key and no path of the machine.
 """
 
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from gateway.errors import InvalidParameterValue
-
-KEY_MAX = 1_024
-NAME_BYTES_MAX = 255
-_BUCKET = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,58}[a-z0-9])?-[0-9]{5,12}")
-_DOMAIN = re.compile(
-    r"(?:cos\.[a-z]{2,}(?:-[a-z0-9]+)+|cos[a-z]{2,6}|[a-z]{2,}(?:-[a-z0-9]+)+)\.myqcloud\.com"
+from gateway.batch.storage.paths import (
+    KEY_MAX,
+    NAME_BYTES_MAX,
+    NfsPath,
+    RemoteFile,
+    RemotePath,
+    is_file_name,
+    parse_cos_file,
+    parse_cos_folder,
+    parse_input_source,
 )
+
+__all__ = [
+    "KEY_MAX",
+    "NAME_BYTES_MAX",
+    "PART_MB",
+    "WORKERS",
+    "Keys",
+    "NfsPath",
+    "RemoteFile",
+    "RemotePath",
+    "Storage",
+    "is_file_name",
+    "parse_cos_file",
+    "parse_cos_folder",
+    "parse_input_source",
+]
+
+WORKERS = 4
+"""How many files, or parts of one file, are stored at once when nobody says."""
+
+PART_MB = 8
+"""The size of the parts of a large file when nobody says."""
 
 
 @dataclass(frozen=True, slots=True)
-class RemotePath:
-    """A folder in a bucket: `cos://<bucket>.<domain>/<key>`; key is "" or ends with "/"."""
+class Keys:
+    """A key pair that opens somebody's buckets, as Authentications give it."""
 
-    bucket: str
-    key: str
-
-
-def parse_cos_folder(text: str) -> RemotePath:
-    """Read a `cos://` folder path, as redirections and output mappings take it.
-
-    Raises InvalidParameterValue with detail RemoteStorageSchemeType or RemoteStoragePath.
-
-    Why: the guide allows only the XML domain (`cos.ap-guangzhou.myqcloud.com`), yet the vendor's
-    own examples use the older `cosgz.myqcloud.com`; both are accepted and name the same bucket.
-    """
-    scheme, separator, rest = text.partition("://")
-    if not separator or scheme != "cos":
-        raise InvalidParameterValue(
-            f"The storage type of `{text}` is not one that output can go to: use `cos://`.",
-            detail="RemoteStorageSchemeType",
-        )
-    host, slash, key = rest.partition("/")
-    bucket, _, domain = host.partition(".")
-    good = slash and _BUCKET.fullmatch(bucket) and _DOMAIN.fullmatch(domain) and _is_key(key)
-    if not good:
-        raise InvalidParameterValue(
-            f"The storage path `{text}` is not of the form"
-            " `cos://<bucket>-<appid>.cos.<region>.myqcloud.com/<folder>/`.",
-            detail="RemoteStoragePath",
-        )
-    return RemotePath(bucket, key)
-
-
-def _is_key(key: str) -> bool:
-    if key and not key.endswith("/"):
-        return False
-    parts = key.split("/")[:-1]
-    return len(key) <= KEY_MAX and all(_is_part(part) for part in parts)
-
-
-def _is_part(part: str) -> bool:
-    """Whether one name inside a key is safe on a file system: nothing empty, hidden or upward."""
-    is_short = len(part.encode()) <= NAME_BYTES_MAX
-    return is_short and part not in {"", ".", ".."} and part.isprintable()
-
-
-def is_file_name(name: str) -> bool:
-    """Whether `name` can be the name of a file in a folder, and of nothing else."""
-    return "/" not in name and _is_part(name)
+    secret_id: str
+    secret_key: str = field(repr=False)
 
 
 class Storage(Protocol):
-    """Where `cos://` paths lead."""
+    """Where `cos://` paths lead.
 
-    def put_file(self, source: Path, *, folder: RemotePath, name: str) -> None:
-        """Copy a file into a folder, whole or not at all, replacing what was there.
+    keys: for this call alone, instead of the storage's own. Buckets in a local folder have no
+    owners, so there they are ignored.
+    """
 
-        Blocks; run it in a thread. Raises OSError.
+    def put_file(
+        self, source: Path, *, folder: RemotePath, name: str, keys: Keys | None = None
+    ) -> None:
+        """Copy a file into a folder, whole or not at all, replacing what was there."""
+        ...
+
+    def put_tree(
+        self,
+        source: Path,
+        *,
+        folder: RemotePath,
+        keys: Keys | None = None,
+        workers: int = WORKERS,
+        part_mb: int = PART_MB,
+    ) -> tuple[str, ...]:
+        """Copy the files and empty folders below `source` into a folder, each whole or not at all.
+
+        workers: how many are copied at once. part_mb: size in MB of the parts of a large file;
+        both are brought into what the storage can do. Returns the names of what was left out,
+        the first few: links that lead elsewhere than to a file below `source`, and whatever is
+        neither file nor folder. After an error some files may be there.
+
+        Why links are left out, and no error: a bucket has none; to follow one out of the folder
+        would hand out files of the machine with the gateway's rights; and a result whose folder
+        holds such a link, as every Python environment does, is not a failure.
+        """
+        ...
+
+    def fetch_tree(self, folder: RemotePath, target: Path, *, keys: Keys | None = None) -> None:
+        """Copy all that is below a folder into the local folder `target`, which exists.
+
+        Raises FileNotFoundError if there is no such folder or bucket, and OSError for a name that
+        no file here can have, or that is both a file and a folder. Nothing is written outside
+        `target`, and no file is there by half; after an error some files may be there.
+        """
+        ...
+
+    def fetch_file(
+        self, path: RemoteFile, target: Path, *, keys: Keys | None = None, bytes_max: int
+    ) -> None:
+        """Copy one file to `target`, whole or not at all. The folder of `target` exists.
+
+        Raises FileNotFoundError if it is not there, OSError if it is larger than `bytes_max`.
+        """
+        ...
+
+    def find_folder(self, folder: RemotePath) -> Path | None:
+        """The local folder that is the remote one, and can be mounted; None: it must be fetched.
+
+        Raises FileNotFoundError if there is no such folder or bucket. Whoever mounts it must not
+        follow links that may have been put there since.
         """
         ...

@@ -1,0 +1,209 @@
+"""What is done to the nodes of an environment when their time has come: one transaction each."""
+
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from types import MappingProxyType
+
+from gateway.batch.catalogue import Catalogue
+from gateway.batch.environments import ENVIRONMENTS
+from gateway.batch.environments import statements as sql
+from gateway.batch.environments.changes import EnvChanges, open_env
+from gateway.batch.environments.records import ActivityType, EnvNode, Fate, Origin
+from gateway.batch.environments.specs import read_spec, retries_of
+from gateway.batch.jobs import JOBS
+from gateway.batch.node_waits import wait_before
+from gateway.batch.states import ActivityTrigger, NodeState, NodeTrigger
+from gateway.ids import NewId
+from gateway.store import Tx
+
+NODES_AT_ONCE = 500
+"""How many nodes one transaction moves, for others to get a turn between two of them."""
+FORGIVEN_AFTER = timedelta(hours=1)
+"""A node that was up for so long begins anew: what went before is not held against it."""
+_ALL_WELL = ActivityTrigger.BEGUN, ActivityTrigger.DONE
+_IN_VAIN = ActivityTrigger.BEGUN, ActivityTrigger.NOT_DONE
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What the keeper has to look after in one environment.
+
+    to_clear: nodes whose folder must be gone before they are made again, restarted or forgotten.
+    """
+
+    env_id: str
+    to_clear: tuple[str, ...]
+
+
+def list_due(tx: Tx, *, now: datetime) -> list[Due]:
+    """The environments with something to be done, and what has to be cleared for it."""
+    found: dict[str, list[str]] = {}
+    for row in tx.execute(sql.DUE_NODES, {"now": now}):
+        to_clear = found.setdefault(row.env_id, [])
+        if NodeState(row.state) in _HAS_BEEN_USED:
+            to_clear.append(row.id)
+    return [Due(env_id, tuple(nodes)) for env_id, nodes in found.items()]
+
+
+def lose_nodes(tx: Tx) -> None:
+    """Note that every node is lost; the keeper draws the conclusions as soon as it runs nothing.
+
+    For a report that what held them all is gone. A node that still has a command is freed by
+    whoever moves its job, once that has ended.
+    """
+    tx.execute(sql.LOSE_NODES, {"now_fate": Fate.LOST.value})
+    tx.wake(ENVIRONMENTS)
+
+
+def tend(
+    tx: Tx,
+    env_id: str,
+    *,
+    cleared: Set[str],
+    catalogue: Catalogue,
+    now: datetime,
+    new_id: NewId,
+) -> bool:
+    """Do what is due in one environment; True if there may be more of it at once.
+
+    cleared: the nodes whose folders are gone. Whatever needs that and is not named waits.
+    """
+    changes = open_env(tx, env_id, now=now, new_id=new_id)
+    if changes is None:
+        return False
+    spec = read_spec(changes.env.created, resource_type=changes.env.resource_type)
+    upkeep = _Upkeep(changes, cleared, catalogue, retries_of(spec))
+    due = changes.due_nodes(most=NODES_AT_ONCE)
+    moved = [upkeep.tend(node) for node in due]
+    changes.close()
+    if changes.env.next_action and not tx.execute(sql.COUNT_NODES, {"env_id": env_id}).scalar_one():
+        changes = EnvChanges(tx, changes.env, now=now, new_id=new_id)
+        changes.bury()
+        changes.close()
+    if any(moved):
+        tx.wake(JOBS)
+    return len(due) == NODES_AT_ONCE and any(moved)
+
+
+@dataclass(frozen=True, slots=True)
+class _Upkeep:
+    """What is done to each node of a locked environment that something is due for."""
+
+    changes: EnvChanges
+    cleared: Set[str]
+    catalogue: Catalogue
+    retries_max: int
+
+    def tend(self, node: EnvNode) -> bool:
+        """Do what a node needs; False if it has to wait for its folder to be cleared."""
+        if node.state in _HAS_BEEN_USED and node.id not in self.cleared:
+            return False
+        if node.fate is not Fate.NONE:
+            _BY_FATE[node.fate](self, node)
+        else:
+            _BY_STATE[node.state](self, node)
+        return True
+
+    def make(self, node: EnvNode) -> None:
+        """Make an ordered node, or find out that it cannot be made."""
+        why_not = self.catalogue.why_not_made(node.image_id)
+        if why_not:
+            failures = node.failures + 1
+            failed = self.changes.move(
+                node,
+                NodeTrigger.BEGUN,
+                NodeTrigger.NOT_MADE,
+                failures=failures,
+                retry_at=self._next_try(failures, try_number=failures),
+                reason=why_not,
+            )
+            self.changes.finish(failed, *_IN_VAIN, reason=why_not)
+            return
+        made = self.changes.move(
+            node,
+            NodeTrigger.BEGUN,
+            NodeTrigger.MADE,
+            NodeTrigger.JOINED,
+            retry_at=None,
+            reason="",
+            resource_created_at=self.changes.now,
+        )
+        self.changes.finish(made, *_ALL_WELL)
+
+    def make_again(self, node: EnvNode) -> None:
+        """Order a node anew that has no machine, and make it. One that was attached is the same."""
+        cause = f"RECREATE: try {node.failures} of {self.retries_max}, {node.reason}"
+        instance_id = node.instance_id
+        if node.origin is Origin.BATCH_CREATED:
+            instance_id = self.changes.new_id("ins")
+        ordered = self.changes.move(
+            node,
+            NodeTrigger.REPEATED,
+            NodeTrigger.ORDERED,
+            instance_id=instance_id,
+            resource_created_at=None,
+        )
+        self.changes.begin(ordered, ActivityType.CREATE, cause=cause)
+        self.make(ordered)
+
+    def replace(self, node: EnvNode) -> None:
+        """Give up the machine of a node that is lost, and make another."""
+        self.make_again(self.changes.move(node, NodeTrigger.DROPPED))
+
+    def lose(self, node: EnvNode) -> None:
+        """Declare a node ABNORMAL; at its first loss it is made again at once.
+
+        Why at once: a machine that goes once is nothing unusual, and jobs wait for the node. One
+        that goes again and again would drag every job through the losses it may have, so from
+        then on the documented waits for nodes that cannot be made hold for it too.
+        """
+        up_since = node.resource_created_at or self.changes.now
+        forgiven = self.changes.now - up_since >= FORGIVEN_AFTER
+        failures = 1 if forgiven else node.failures + 1
+        lost = self.changes.move(
+            node,
+            NodeTrigger.LOST,
+            fate=Fate.NONE,
+            failures=failures,
+            retry_at=self._next_try(failures, try_number=failures - 1),
+            reason="its machine was lost",
+        )
+        if lost.retry_at is not None and lost.retry_at <= self.changes.now:
+            self.replace(lost)
+
+    def restart(self, node: EnvNode) -> None:
+        """Let a node take work again, its folder cleared as a restart clears a machine's."""
+        restarted = self.changes.move(node, fate=Fate.NONE)
+        self.changes.begin(
+            restarted,
+            ActivityType.RESTART,
+            cause="RestartComputeNode: what ran there asks for it, or was terminated",
+        )
+        self.changes.finish(restarted, *_ALL_WELL)
+
+    def forget(self, node: EnvNode) -> None:
+        """Let a node go that was given up."""
+        self.changes.finish(node, ActivityTrigger.DONE)
+        self.changes.remove(node)
+
+    def _next_try(self, failures: int, *, try_number: int) -> datetime | None:
+        """When a node is made again; None: not any more. try_number: 0 for at once."""
+        if failures > self.retries_max:
+            return None
+        return self.changes.now + (wait_before(try_number) if try_number else timedelta(0))
+
+
+_HAS_BEEN_USED = frozenset({NodeState.RUNNING, NodeState.ABNORMAL, NodeState.DELETING})
+"""States of a node that may have left something in its folder."""
+_BY_FATE: Mapping[Fate, Callable[[_Upkeep, EnvNode], None]] = MappingProxyType(
+    {Fate.LOST: _Upkeep.lose, Fate.RESTART: _Upkeep.restart}
+)
+_BY_STATE: Mapping[NodeState, Callable[[_Upkeep, EnvNode], None]] = MappingProxyType(
+    {
+        NodeState.SUBMITTED: _Upkeep.make,
+        NodeState.CREATION_FAILED: _Upkeep.make_again,
+        NodeState.ABNORMAL: _Upkeep.replace,
+        NodeState.DELETING: _Upkeep.forget,
+    }
+)

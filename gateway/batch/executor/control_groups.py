@@ -1,0 +1,324 @@
+"""Control groups: what an attempt may use, and the proof that nothing of it is left.
+
+One group for each attempt in every tree that is used, see `group_trees`. A group whose attempt left
+no trace serves another attempt of the same limits: making one costs more than entering it.
+
+Why the executor enters an attempt's group, spawns, and leaves it, rather than a shell that enters
+and then executes: the command is inside from its first instruction, whatever its environment makes
+a shell do, and it costs a tenth. The price: were all memory of the group used up before the
+executor has left, some 0.05 ms, the kernel could choose to kill the executor.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Final
+
+from gateway.batch.engines import Ability, Limits
+from gateway.batch.executor import processes
+from gateway.batch.executor.group_trees import (
+    CONTROLLERS,
+    FAMILY,
+    HOME,
+    OPTIONAL_FILES,
+    Mounted,
+    Tree,
+    find_trees,
+    folders_of,
+    key_of,
+    mounted_trees,
+    read,
+    settings,
+    write,
+)
+
+PREFIX: Final = "attempt-"
+KEPT_MAX: Final = 64
+# What a group may still hold, cached files mostly, and yet serve another attempt.
+KEPT_BYTES_MAX: Final = 16_777_216
+V2: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a group uses. cpu_s: since its attempt began. None: the kernel does not count it."""
+
+    cpu_s: float | None
+    mem_bytes: int | None
+
+
+@dataclass(slots=True)
+class Group:
+    """The groups of one attempt: `folders[i]` in `trees[i]`, all of the same name.
+
+    was_killed: it may not be used again. cpu_before_s: what earlier attempts used.
+    """
+
+    name: str
+    limits: Limits | None
+    trees: tuple[Tree, ...]
+    folders: tuple[str, ...]
+    was_killed: bool = False
+    cpu_before_s: float = 0.0
+
+    def kill(self) -> None:
+        """Send SIGKILL to every process in it; no other can be started meanwhile."""
+        self.was_killed = True
+        for tree, folder in zip(self.trees, self.folders, strict=True):
+            with suppress(FileNotFoundError):
+                if tree.version == V2:
+                    write(f"{folder}/cgroup.kill", "1")
+                    return
+                if "pids" in tree.controllers:
+                    write(f"{folder}/pids.max", "0")
+        for pid in self.pids():
+            processes.kill(pid)
+
+    def pids(self) -> set[int]:
+        """The processes that live in it; zombies do not count."""
+        return {int(p) for each in self.folders for p in read(f"{each}/cgroup.procs").split()}
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing lives in it: the proof that an attempt is dead."""
+        return not any(read(f"{folder}/cgroup.procs") for folder in self.folders)
+
+    @property
+    def was_out_of_memory(self) -> bool:
+        """Whether the kernel killed a process in it because its memory was used up."""
+        folder = self._folder_with("memory")
+        if not folder:
+            return False
+        counters = _counters(f"{folder}/memory.oom_control") or _counters(f"{folder}/memory.events")
+        return counters.get("oom_kill", 0) > 0
+
+    def usage(self) -> Usage:
+        """What it uses, as the kernel counts it. Files that can be dropped are not counted."""
+        cpu_s = self._cpu_s()
+        return Usage(
+            cpu_s=None if cpu_s is None else max(0.0, cpu_s - self.cpu_before_s),
+            mem_bytes=self._mem_bytes(),
+        )
+
+    def _cpu_s(self) -> float | None:
+        for tree, folder in zip(self.trees, self.folders, strict=True):
+            if tree.version == V2:
+                microseconds = _counters(f"{folder}/cpu.stat").get("usage_usec")
+                if microseconds is not None:
+                    return microseconds / 1e6
+            elif "cpu" in tree.controllers and (text := read(f"{folder}/cpuacct.usage")):
+                return int(text) / 1e9
+        return None
+
+    def _mem_bytes(self) -> int | None:
+        folder = self._folder_with("memory")
+        text = self._mem_used(folder)
+        if not text:
+            return None
+        stat = _counters(f"{folder}/memory.stat")
+        return max(0, int(text) - stat.get("total_inactive_file", stat.get("inactive_file", 0)))
+
+    def _mem_used(self, folder: str) -> str:
+        return read(f"{folder}/memory.usage_in_bytes") or read(f"{folder}/memory.current")
+
+    def _folder_with(self, controller: str) -> str:
+        """Its folder where a controller is; "" if that is nowhere."""
+        for tree, folder in zip(self.trees, self.folders, strict=True):
+            if controller in tree.controllers:
+                return folder
+        return ""
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether its attempt left nothing in it that another could suffer from.
+
+        Why memory: what was written to a memory file system, or cached, stays with the group.
+        """
+        if self.was_killed or self.was_out_of_memory:
+            return False
+        used = self._mem_used(self._folder_with("memory"))
+        return not used or int(used) <= KEPT_BYTES_MAX
+
+    def remove(self) -> bool:
+        """Remove it; False if something is still in it, were it only for an instant."""
+        removed = True
+        for folder in self.folders:
+            try:
+                os.rmdir(folder)
+            except FileNotFoundError:
+                continue
+            except OSError:
+                removed = False
+        return removed
+
+    def serve_again(self) -> None:
+        """Forget what the last attempt used."""
+        self.cpu_before_s = self._cpu_s() or 0.0
+
+
+@dataclass(slots=True)
+class ControlGroups:
+    """Our groups on this machine.
+
+    key: of the data folder. trees: those used, perhaps none; the first finds what an attempt left.
+    missing: why a limit cannot be set here. mounted: all trees there are, ours or not.
+    """
+
+    key: str
+    trees: tuple[Tree, ...] = ()
+    missing: Mapping[Ability, str] = field(default_factory=dict)
+    mounted: list[Mounted] = field(default_factory=list)
+    _kept: dict[Limits | None, list[Group]] = field(default_factory=dict)
+    _to_remove: list[Group] = field(default_factory=list)
+    _inside: Group | None = None
+    _numbers: Iterator[int] = field(default_factory=lambda: count(1))
+    _cores_here: int = field(default_factory=lambda: os.cpu_count() or 1)
+
+    @property
+    def abilities(self) -> frozenset[Ability]:
+        """The limits that are kept here."""
+        return frozenset(CONTROLLERS) - frozenset(self.missing) if self.trees else frozenset()
+
+    def claim(self) -> None:
+        """Find what this machine allows, prove it, and make our folders.
+
+        Never fails: what cannot be is in `missing`. Whatever is swept is to be swept before.
+        """
+        found = find_trees(self.mounted, key=self.key)
+        self.trees, self.missing = found.trees, found.missing
+
+    def make(self, limits: Limits | None) -> Group | None:
+        """A group for an attempt; None where there are none. Raises OSError.
+
+        Without limits it serves to find and to kill the attempt, for which one tree is enough.
+        """
+        kept = self._kept.get(limits)
+        if kept:
+            group = kept.pop()
+            group.serve_again()
+            return group
+        trees = self.trees if limits is not None else self.trees[:1]
+        if not trees:
+            return None
+        name = f"{PREFIX}{next(self._numbers)}"
+        group = Group(name, limits, trees, tuple(f"{tree.folder}/{name}" for tree in trees))
+        try:
+            for folder in group.folders:
+                os.mkdir(folder)
+            if limits is not None:
+                self._limit(group, limits)
+        except OSError:
+            group.remove()
+            raise
+        return group
+
+    def _limit(self, group: Group, limits: Limits) -> None:
+        wanted = settings(limits, cores_here=self._cores_here)
+        for tree, folder in zip(group.trees, group.folders, strict=True):
+            for controller in tree.controllers:
+                for name, value in wanted[tree.version, controller]:
+                    try:
+                        write(f"{folder}/{name}", value)
+                    except FileNotFoundError:
+                        if name not in OPTIONAL_FILES:
+                            raise
+
+    def enter(self, group: Group) -> None:
+        """Put this process into a group: what it spawns now begins there. Raises OSError."""
+        self._inside = group
+        for folder in group.folders:
+            write(f"{folder}/cgroup.procs", "0")
+
+    def leave(self) -> None:
+        """Put this process back where it lives, so that no attempt's limits or end touch it.
+
+        Raises RuntimeError, which must end this process: it would be killed with the attempt.
+        """
+        if self._inside is not None:
+            try:
+                for tree in self._inside.trees:
+                    write(f"{tree.home}/cgroup.procs", "0")
+            except OSError as error:
+                raise RuntimeError(f"{tree.home} cannot be entered again") from error
+            self._inside = None
+
+    def discard(self, group: Group) -> None:
+        """Take back the group of an attempt that is over; it is kept for another, or removed."""
+        kept = self._kept.setdefault(group.limits, [])
+        if len(kept) < KEPT_MAX and group.is_clean:
+            kept.append(group)
+        elif not group.remove():
+            self._to_remove.append(group)
+        if self._to_remove:
+            self._to_remove = [each for each in self._to_remove if not each.remove()]
+
+    def name_of(self, pid: int) -> str | None:
+        """The name of the attempt's group that a process is in; None if it is in none."""
+        for line in read(f"/proc/{pid}/cgroup").splitlines():
+            parts = line.split(":", 2)[-1].split("/")
+            if self.key in parts and parts[-1].startswith(PREFIX):
+                return parts[-1]
+        return None
+
+    def sweep(self) -> bool:
+        """Kill what lives in the groups of attempts; True if there was anything, else all are gone.
+
+        For whoever holds the data folder's lock and runs nothing: all of it was left behind.
+        """
+        found = False
+        for mounted, folder in folders_of(self.mounted, key=self.key):
+            tree = Tree(mounted.version, folder, mounted.own, mounted.controllers)
+            for name in _entries(folder):
+                group = Group(name, None, (tree,), (f"{folder}/{name}",))
+                if name.startswith(PREFIX) and not group.is_empty:
+                    group.kill()
+                    found = True
+                else:
+                    group.remove()
+            for each in (folder, os.path.dirname(folder)):
+                with suppress(OSError):
+                    os.rmdir(each)
+        return found
+
+    def close(self) -> None:
+        """Remove all groups of ours that are empty; what runs on is not touched."""
+        for tree in self.trees:
+            if tree.home.endswith(f"/{HOME}"):
+                with suppress(OSError):
+                    above = tree.folder.removesuffix(f"/{FAMILY}/{self.key}")
+                    write(f"{above}/cgroup.procs", "0")
+            for name in _entries(tree.folder):
+                with suppress(OSError):
+                    os.rmdir(f"{tree.folder}/{name}")
+            for folder in (tree.folder, os.path.dirname(tree.folder)):
+                with suppress(OSError):
+                    os.rmdir(folder)
+        self.trees = ()
+
+
+def open_control_groups(root: Path) -> ControlGroups:
+    """The groups of a data folder, which must exist: to be swept, then claimed."""
+    return control_groups_of(key_of(root))
+
+
+def control_groups_of(key: str) -> ControlGroups:
+    """The groups of a key, whose folder may be gone."""
+    mounted = mounted_trees(read("/proc/self/mountinfo"), read("/proc/self/cgroup"))
+    return ControlGroups(key, mounted=mounted)
+
+
+def _entries(folder: str) -> list[str]:
+    """The names of the groups in a folder; none if it is gone."""
+    try:
+        return [entry.name for entry in os.scandir(folder) if entry.is_dir()]
+    except FileNotFoundError:
+        return []
+
+
+def _counters(path: str) -> Mapping[str, int]:
+    """The lines `name number` of a file; empty if it is not there."""
+    pairs = (line.split(" ", 1) for line in read(path).splitlines())
+    return {pair[0]: int(pair[1]) for pair in pairs}

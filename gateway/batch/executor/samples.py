@@ -1,0 +1,266 @@
+"""Samples: what every running attempt uses, taken now and then and kept in a file of its folder.
+
+The file is a header and then a line for each sample, JSON arrays both. It never has more than
+SAMPLES_MAX samples: when it is full every second one is dropped and the next are taken half as
+often. What ends within the first second has none.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from gateway.batch.engines import Launch
+from gateway.batch.executor import processes
+from gateway.batch.executor.control_groups import Group
+from gateway.batch.executor.folders import WORK
+from gateway.clock import Clock
+
+SAMPLES: Final = "samples"
+FIRST_S: Final = 1.0
+EVERY_S: Final = 5.0
+ROUND_S: Final = 1.0
+SAMPLES_MAX: Final = 720
+BY_GROUP: Final = "group"
+BY_PROCESS: Final = "process"
+_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+
+
+class Header(msgspec.Struct, array_like=True, frozen=True):
+    """What the samples of an attempt are measured by.
+
+    began: seconds since 1970. cores, mem_bytes: of its node, or of the machine if it has no limits.
+    counted_by: "group" if the kernel counts for the attempt as a whole, "process" if its living
+    processes are added up, so that what those that ended had used may be missing. disks: where
+    the command sees each disk, its work folder first.
+    """
+
+    began: float
+    cores: int
+    mem_bytes: int
+    counted_by: str
+    disks: tuple[str, ...]
+
+
+class Sample(msgspec.Struct, array_like=True, frozen=True):
+    """What an attempt uses at a moment.
+
+    at: seconds since 1970. cpu_s: of all cores together, since it began. disks: the percentage
+    used of each disk of the header; None where it cannot be told.
+    """
+
+    at: float
+    cpu_s: float
+    mem_bytes: int
+    disks: tuple[float | None, ...]
+
+
+class Record(msgspec.Struct, frozen=True):
+    """The samples of one attempt, in order."""
+
+    header: Header
+    samples: tuple[Sample, ...]
+
+
+_header = msgspec.json.Decoder(Header)
+_sample = msgspec.json.Decoder(Sample)
+
+
+def read_samples(folder: Path) -> Record | None:
+    """The samples of the attempt in a folder, up to a torn end; None if there are none."""
+    try:
+        first, *lines = (folder / SAMPLES).read_bytes().split(b"\n")
+        header = _header.decode(first)
+    except (OSError, msgspec.DecodeError):
+        return None
+    samples = []
+    with suppress(msgspec.DecodeError):
+        for line in filter(None, lines):
+            samples.append(_sample.decode(line))  # noqa: PERF401  # up to the first that is torn
+    return Record(header, tuple(samples))
+
+
+@dataclass(slots=True)
+class Watched:
+    """A running attempt. disks: where each is seen and where it really is."""
+
+    attempt_id: str
+    folder: str
+    pid: int
+    group: Group | None
+    disks: Mapping[str, str]
+    cores: int
+    mem_bytes: int
+    began: float
+    next_at: float
+    every_s: float = EVERY_S
+    count: int = 0
+    cpu_s: float = 0.0
+
+
+class Sampler:
+    """Takes the samples in a thread of its own.
+
+    Why a thread: a file system that hangs, a network's say, must not stop the executor's loop.
+    """
+
+    def __init__(self, *, clock: Clock, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._monotonic = monotonic
+        self._watched: dict[str, Watched] = {}
+        self._something = threading.Event()
+        self._cores = os.cpu_count() or 1
+        self._mem_bytes = os.sysconf("SC_PHYS_PAGES") * _PAGE_BYTES
+
+    def start(self) -> None:
+        """Begin to take samples; the thread ends with this process."""
+        threading.Thread(target=self._run, name="sampler", daemon=True).start()
+
+    def watch(self, launch: Launch, *, folder: str, pid: int, group: Group | None) -> None:
+        """Take samples of an attempt from now on. folder: its own, absolute."""
+        limits = launch.limits
+        self._watched[launch.attempt_id] = Watched(
+            attempt_id=launch.attempt_id,
+            folder=folder,
+            pid=pid,
+            group=group,
+            disks={
+                "/": f"{folder}/{WORK}",
+                **{mount.target: mount.source for mount in launch.mounts},
+            },
+            cores=self._cores if limits is None else min(limits.cores, self._cores),
+            mem_bytes=self._mem_bytes if limits is None else limits.mem_bytes,
+            began=self._clock().timestamp(),
+            next_at=self._monotonic() + FIRST_S,
+        )
+        if not self._something.is_set():
+            self._something.set()
+
+    def forget(self, attempt_id: str) -> None:
+        """Take no more samples of an attempt."""
+        self._watched.pop(attempt_id, None)
+
+    def _run(self) -> None:
+        never = threading.Event()
+        while True:
+            self._something.wait()
+            never.wait(ROUND_S)
+            self.take()
+            if not self._watched:
+                self._something.clear()
+
+    def take(self) -> None:
+        """Take a sample of every attempt whose time has come."""
+        now = self._monotonic()
+        table: list[processes.Process] = []
+        for watched in list(self._watched.values()):
+            if watched.next_at > now:
+                continue
+            if watched.group is None and not table:
+                table = list(processes.all_processes())
+            watched.next_at = now + watched.every_s
+            sample = self._sample(watched, table)
+            # The next attempt may have its group already, and its folder may be removed.
+            if watched.attempt_id in self._watched:
+                with suppress(OSError):
+                    _keep(watched, sample)
+
+    def _sample(self, watched: Watched, table: Sequence[processes.Process]) -> Sample:
+        cpu_s = mem_bytes = None
+        if watched.group is None:
+            pids = _descendants(watched.pid, table)
+        else:
+            usage = watched.group.usage()
+            cpu_s, mem_bytes = usage.cpu_s, usage.mem_bytes
+            pids = watched.group.pids() if cpu_s is None or mem_bytes is None else set()
+        # What ended without being waited for is counted no more; the sum must not fall for it.
+        watched.cpu_s = max(watched.cpu_s, _cpu_s(pids) if cpu_s is None else cpu_s)
+        return Sample(
+            at=round(self._clock().timestamp(), 1),
+            cpu_s=round(watched.cpu_s, 2),
+            mem_bytes=_mem_bytes(pids) if mem_bytes is None else mem_bytes,
+            disks=tuple(disk_used_percent(path) for path in watched.disks.values()),
+        )
+
+
+def _keep(watched: Watched, sample: Sample) -> None:
+    """Add a sample to the file of its attempt. Raises OSError."""
+    path = f"{watched.folder}/{SAMPLES}"
+    if watched.count >= SAMPLES_MAX:
+        _thin(path)
+        watched.count = (watched.count + 1) // 2
+        watched.every_s *= 2
+    flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    data = msgspec.json.encode(sample) + b"\n"
+    if watched.count == 0:
+        flags |= os.O_CREAT | os.O_TRUNC
+        counted = watched.group is not None and watched.group.usage().cpu_s is not None
+        header = Header(
+            began=round(watched.began, 1),
+            cores=watched.cores,
+            mem_bytes=watched.mem_bytes,
+            counted_by=BY_GROUP if counted else BY_PROCESS,
+            disks=tuple(watched.disks),
+        )
+        data = msgspec.json.encode(header) + b"\n" + data
+    file = os.open(path, flags, 0o600)
+    try:
+        os.write(file, data)
+        watched.count += 1
+    finally:
+        os.close(file)
+
+
+def _thin(path: str) -> None:
+    """Drop every second sample of a file. Raises OSError, and then it is as it was."""
+    header, *lines = Path(path).read_bytes().splitlines(keepends=True)
+    new = f"{path}.new"
+    Path(new).write_bytes(header + b"".join(lines[1::2]))
+    os.replace(new, path)
+
+
+def disk_used_percent(path: str) -> float | None:
+    """How full the file system of a path is, as `df` says it; None if it cannot be told."""
+    try:
+        found = os.statvfs(path)
+    except OSError:
+        return None
+    used = found.f_blocks - found.f_bfree
+    whole = used + found.f_bavail
+    return round(100 * used / whole, 1) if whole else None
+
+
+def _descendants(pid: int, table: Iterable[processes.Process]) -> set[int]:
+    """A process, its session and all they started that did not leave both."""
+    found = {pid}
+    size = 0
+    while size != len(found):
+        size = len(found)
+        found |= {each.pid for each in table if each.session == pid or each.parent in found}
+    return found
+
+
+def _cpu_s(pids: Iterable[int]) -> float:
+    ticks = 0
+    for pid in pids:
+        with suppress(OSError), open(f"/proc/{pid}/stat", "rb") as file:
+            text = file.read()
+            fields = text[text.rindex(b")") + 2 :].split()
+            # its own time and that of its children that it waited for, in user and system mode
+            ticks += sum(int(field) for field in fields[11:15])
+    return ticks / _TICKS_PER_S
+
+
+def _mem_bytes(pids: Iterable[int]) -> int:
+    pages = 0
+    for pid in pids:
+        with suppress(OSError, IndexError), open(f"/proc/{pid}/statm", "rb") as file:
+            pages += int(file.read().split()[1])
+    return pages * _PAGE_BYTES

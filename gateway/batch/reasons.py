@@ -1,0 +1,112 @@
+"""Why something waits, in words for whoever asks. Pure.
+
+Why something failed is said by `outcomes.reason_of`, and stored with the instance.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from gateway.batch.engines import Cause
+from gateway.batch.outcomes import WORDS
+from gateway.batch.slots import Load
+from gateway.batch.states import FINAL, WAITING, State
+from gateway.clock import wire_time
+
+TERMINATING = "It is being terminated on request."
+TAKEN_UP = "It was submitted a moment ago and is taken up next."
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """How much the engine runs at once, and how much of that is in use."""
+
+    attempts: int
+    mem_gib: int
+    load: Load
+
+
+@dataclass(frozen=True, slots=True)
+class EnvNodes:
+    """How many nodes an environment has, of these run, and of these run nothing.
+
+    reason: why one of those that do not run does not.
+    """
+
+    env_id: str
+    total: int
+    running: int
+    idle: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a task stands whose instances wait; the members are those of its row.
+
+    busy: how many of its instances run. nodes: of its environment; None for elastic ones.
+    """
+
+    state: State
+    doom: str
+    blockers: int
+    busy: int
+    concurrent_max: int
+    node_failures: int
+    node_retry_at: datetime | None
+    node_reason: str
+    mem_gib: int
+    nodes: EnvNodes | None
+
+
+def why_task_waits(task: Standing, *, capacity: Capacity) -> str:
+    """Say why a task's instances have not been started; "" if it is over."""
+    if task.state in FINAL:
+        return ""
+    mem_gib = task.mem_gib if task.nodes is None else 0
+    return _why_not_ready(task) or _why_no_node(task) or _why_no_room(mem_gib, capacity=capacity)
+
+
+def _why_not_ready(task: Standing) -> str:
+    if task.doom:
+        return f"It is about to fail: {WORDS[Cause(task.doom)]}"
+    if task.state in WAITING and task.blockers:
+        return f"It waits for {task.blockers} task(s) that it depends on."
+    if 0 < task.concurrent_max <= task.busy:
+        return f"As many instances run as MaxConcurrentNum allows: {task.concurrent_max}."
+    return ""
+
+
+def _why_no_node(task: Standing) -> str:
+    if task.nodes is not None:
+        return _why_none_is_free(task.nodes)
+    if not task.node_failures:
+        return ""
+    words = f"Its node could not be made: {task.node_reason}"
+    if task.node_retry_at is None:
+        return words
+    return f"{words} The next try is at {wire_time(task.node_retry_at)}."
+
+
+def _why_none_is_free(nodes: EnvNodes) -> str:
+    if nodes.idle:
+        return ""
+    if nodes.running:
+        return f"No node of the environment {nodes.env_id} is free: all {nodes.running} are in use."
+    if not nodes.total:
+        return f"The environment {nodes.env_id} has no node."
+    why = nodes.reason or f"{nodes.total} are being made."
+    return f"The environment {nodes.env_id} has no running node: {why}"
+
+
+def _why_no_room(mem_gib: int, *, capacity: Capacity) -> str:
+    """mem_gib: of the node that is wanted; 0 if it could be any."""
+    load = capacity.load
+    if load.attempts >= capacity.attempts:
+        return f"It waits for capacity: the engine runs {capacity.attempts} task instances at once."
+    free_gib = max(0, capacity.mem_gib - load.mem_gib)
+    if load.attempts and min(mem_gib, capacity.mem_gib) > free_gib:
+        return (
+            f"It waits for memory: its node has {mem_gib} GiB, and {free_gib} of the engine's"
+            f" {capacity.mem_gib} GiB are free."
+        )
+    return "It waits for its turn: what is more urgent, or older, is started first."

@@ -1,0 +1,91 @@
+"""Fetching a package over HTTP(S).
+
+Why from anywhere the gateway's machine reaches, private addresses too: packages lie on the web
+servers of one's own network, and the command that the package is for has the same network itself.
+What comes back is shown to nobody; it is unpacked, or refused as no archive.
+"""
+
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import aiohttp
+import anyio
+
+from gateway.batch.staging import StagingFailed
+
+BYTES_MAX: Final = 2 * 2**30
+FETCH_S_MAX: Final = 600.0
+CONNECT_S_MAX: Final = 10.0
+SILENCE_S_MAX: Final = 60.0
+TRIES: Final = 3
+PAUSE_S: Final = 1.0
+REDIRECTS_MAX: Final = 5
+CHUNK: Final = 1 << 20
+_TIMEOUT: Final = aiohttp.ClientTimeout(
+    total=None, sock_connect=CONNECT_S_MAX, sock_read=SILENCE_S_MAX
+)
+_FINAL_STATUS: Final = range(400, 500)
+
+
+class _Hopeless(StagingFailed):
+    """What another try would not mend."""
+
+
+async def fetch_http(
+    url: str, target: Path, *, bytes_max: int = BYTES_MAX, pause_s: float = PAUSE_S
+) -> None:
+    """Fetch a file to `target`, which is replaced; tried three times.
+
+    bytes_max: more are refused. Raises StagingFailed, or OSError of the disk.
+    """
+    with anyio.move_on_after(FETCH_S_MAX):
+        for rest in reversed(range(TRIES)):
+            try:
+                return await _fetch(url, target, bytes_max=bytes_max)
+            except _Hopeless:
+                raise
+            except (StagingFailed, aiohttp.ClientError, TimeoutError) as error:
+                if not rest:
+                    raise StagingFailed(
+                        f"`{shown(url)}` cannot be fetched: {_why(error)}"
+                    ) from error
+            await anyio.sleep(pause_s)
+    raise StagingFailed(f"`{shown(url)}` cannot be fetched: it took over {FETCH_S_MAX:.0f} s.")
+
+
+async def _fetch(url: str, target: Path, *, bytes_max: int) -> None:
+    async with (
+        aiohttp.ClientSession(timeout=_TIMEOUT, auto_decompress=False) as session,
+        session.get(url, max_redirects=REDIRECTS_MAX) as answer,
+    ):
+        if answer.status in _FINAL_STATUS:
+            raise _Hopeless(f"`{shown(url)}` was answered with status {answer.status}.")
+        if answer.status != 200:  # noqa: PLR2004  # OK
+            raise StagingFailed(f"it was answered with status {answer.status}.")
+        if (answer.content_length or 0) > bytes_max:
+            raise _Hopeless(f"`{shown(url)}` is larger than {bytes_max} bytes.")
+        written = 0
+        async with await anyio.open_file(target, "wb") as file:
+            async for chunk in answer.content.iter_chunked(CHUNK):
+                written += len(chunk)
+                if written > bytes_max:
+                    raise _Hopeless(f"`{shown(url)}` is larger than {bytes_max} bytes.")
+                await file.write(chunk)
+
+
+def shown(url: str) -> str:
+    """An address as it may be shown: without its query and without a user, which may be keys."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _why(error: Exception) -> str:
+    """In words without the address, which the library's own may hold."""
+    if isinstance(error, StagingFailed):
+        return str(error)
+    if isinstance(error, TimeoutError):
+        return "nothing was heard for too long."
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"the server cannot be reached ({type(error).__name__})."
+    return f"the server did not answer as HTTP asks ({type(error).__name__})."

@@ -1,0 +1,57 @@
+"""Folders of attempts: made so that a command can pass through them, and removed again."""
+
+import os
+import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+PASSABLE: Final = 0o711
+REMOVE_S_MAX: Final = 600.0
+PATHS_PER_CALL: Final = 200
+
+
+def make_passable(folder: Path) -> None:
+    """Make a folder, and those above it, that others can pass through and not list."""
+    with suppress(FileExistsError):
+        try:
+            folder.mkdir(mode=PASSABLE)
+        except FileNotFoundError:
+            make_passable(folder.parent)
+            folder.mkdir(mode=PASSABLE)
+
+
+def make_readable(folder: Path) -> None:
+    """Let the command's user read a tree that nobody else writes to."""
+    for parent, _, files in os.walk(folder):
+        os.chmod(parent, 0o755)  # noqa: S103  # to be read is what it is for
+        for name in files:
+            os.chmod(os.path.join(parent, name), 0o644)
+
+
+def remove_empty(folder: str) -> bool:
+    """Remove a folder that is empty, or not there; whether it is gone. It costs little."""
+    try:
+        os.rmdir(folder)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def remove_trees(paths: Sequence[Path]) -> None:
+    """Remove files and folders with all that is in them; what cannot be removed is left.
+
+    Why by `rm`: a command may nest folders deeper than Python can recurse.
+    """
+    for begin in range(0, len(paths), PATHS_PER_CALL):
+        subprocess.run(  # noqa: S603  # our own argv
+            ["/bin/rm", "-rf", "--", *paths[begin : begin + PATHS_PER_CALL]],
+            check=False,
+            close_fds=False,
+            timeout=REMOVE_S_MAX,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )

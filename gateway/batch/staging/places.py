@@ -1,0 +1,173 @@
+"""The folders that a command sees besides the system's: where each is, and what it is for. Pure.
+
+An input is a folder of a bucket or of a file server. An output is a new folder of the attempt,
+kept after the end. A data disk is a folder of the node: it stays from attempt to attempt on a
+node of a named environment, and goes with the attempt on an elastic one.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from gateway.batch import datatypes
+from gateway.batch.engines import Mount
+from gateway.batch.executor.folders import WORK
+from gateway.batch.executor.isolation import SANDBOX_WORK
+from gateway.batch.storage import Keys
+from gateway.service import Wire
+
+INPUTS: Final = "inputs"
+OUTPUTS: Final = "outputs"
+DISKS: Final = "disks"
+PACKAGE: Final = "package"
+STAGED: Final = "staged.json"
+WORKSPACE: Final = "workspace"
+OF_THE_ATTEMPT: Final = (WORK, INPUTS, OUTPUTS, DISKS, PACKAGE, STAGED)
+"""What staging and the command leave in the folder of an attempt: all but its logs."""
+GLOBAL_WORKSPACE: Final = "GLOBAL_WORKSPACE"
+
+
+class EnvStorage(Wire, forbid_unknown_fields=False):
+    """What a named environment brings to every task that runs there; its keys are masked."""
+
+    authentications: list[datatypes.Authentication] = []  # noqa: RUF012  # msgspec copies it
+    input_mappings: list[datatypes.InputMapping] = []  # noqa: RUF012  # msgspec copies it
+    mount_data_disks: list[datatypes.MountDataDisk] = []  # noqa: RUF012  # msgspec copies it
+
+
+class Input(NamedTuple):
+    """A remote folder, where the command sees it, and where it goes if it must be fetched."""
+
+    source: str
+    target: str
+    folder: Path
+    keys: Keys | None
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What one attempt needs. attempt: its folder. node: what its node keeps; None if elastic.
+
+    keys, env_keys: those of the task and of its environment.
+    """
+
+    task: datatypes.Task
+    attempt: Path
+    env: EnvStorage = field(default_factory=EnvStorage)
+    node: Path | None = None
+    keys: Keys | None = None
+    env_keys: Keys | None = None
+
+
+def needs_staging(task: datatypes.Task, env: EnvStorage) -> bool:
+    """Whether anything must be there before the command can run."""
+    return is_package(task) or has_mounts(task, env)
+
+
+def has_mounts(task: datatypes.Task, env: EnvStorage) -> bool:
+    """Whether the command is to see folders elsewhere than they are."""
+    return bool(
+        task.input_mappings
+        or env.input_mappings
+        or any(not is_in_work(mapping.source_path) for mapping in task.output_mappings)
+        or _disks(task, env)
+    )
+
+
+def is_package(task: datatypes.Task) -> bool:
+    """Whether the task's command comes in an archive."""
+    return task.application.delivery_form == "PACKAGE"
+
+
+def inputs(order: Order) -> list[Input]:
+    """The remote folders to bring, of the environment and of the task.
+
+    Why the task's wins where both map to one place: it is the nearer wish.
+    """
+    own = {clean(each.destination_path) for each in order.task.input_mappings}
+    own |= {clean(each.source_path) for each in order.task.output_mappings}
+    of_env = [e for e in order.env.input_mappings if clean(e.destination_path) not in own]
+    found = [(each, order.env_keys) for each in of_env]
+    found += [(each, order.keys or order.env_keys) for each in order.task.input_mappings]
+    return [
+        Input(
+            source=mapping.source_path,
+            target=clean(mapping.destination_path),
+            folder=order.attempt / INPUTS / name_for(mapping.destination_path),
+            keys=keys,
+        )
+        for mapping, keys in found
+    ]
+
+
+def writable_mounts(order: Order) -> Iterator[Mount]:
+    """The local folders that a command may write to besides its own: disks, then outputs."""
+    taken = {clean(each.destination_path) for each in order.task.input_mappings}
+    taken |= {clean(each.source_path) for each in order.task.output_mappings}
+    for disk in _disks(order.task, order.env):
+        if clean(disk.local_path) not in taken:
+            folder = (order.node or order.attempt) / DISKS / name_for(disk.local_path)
+            yield Mount(str(folder), clean(disk.local_path), writable=True)
+    for mapping in order.task.output_mappings:
+        if not is_in_work(mapping.source_path):
+            folder = _output(order, mapping)
+            yield Mount(str(folder), clean(mapping.source_path), writable=True)
+
+
+def _output(order: Order, mapping: datatypes.OutputMapping) -> Path:
+    """What is mounted for the command to leave its output in.
+
+    Why a folder of the node for GLOBAL_WORKSPACE: the API says only that it is for containers and
+    that BATCH_WORKSPACE, the default, is isolated. So the one is what the next attempt on the node
+    finds as it was left, and the other is new each time.
+    """
+    option = mapping.output_mapping_option
+    name = name_for(mapping.source_path)
+    if option is not None and option.workspace == GLOBAL_WORKSPACE and order.node is not None:
+        return order.node / WORKSPACE / name
+    return order.attempt / OUTPUTS / name
+
+
+def _disks(task: datatypes.Task, env: EnvStorage) -> Sequence[datatypes.MountDataDisk]:
+    return task.compute_env.mount_data_disks if task.compute_env else env.mount_data_disks
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A path that the command knows, as we find it: `parts` below the folder `root`."""
+
+    root: Path
+    parts: tuple[str, ...]
+
+
+def find_spot(path: str, *, work: Path, mounts: Sequence[Mount]) -> Spot | None:
+    """Where a path that the command can write to really is; None if it cannot.
+
+    What is in no mount and not in the working folder belongs to the attempt alone, and went with
+    it.
+    """
+    wanted = clean(path)
+    places = [Mount(str(work), SANDBOX_WORK, writable=True), *mounts]
+    above = [each for each in places if f"{wanted}/".startswith(f"{each.target}/")]
+    nearest = max(above, key=lambda each: len(each.target), default=None)
+    if nearest is None or not nearest.writable:
+        return None
+    rest = wanted[len(nearest.target) :]
+    return Spot(Path(nearest.source), tuple(part for part in rest.split("/") if part))
+
+
+def clean(path: str) -> str:
+    """A path on the node without repeated or trailing slashes."""
+    return "/" + "/".join(part for part in path.split("/") if part not in {"", "."})
+
+
+def is_in_work(path: str) -> bool:
+    """Whether a path on the node is the working folder or below it."""
+    return f"{clean(path)}/".startswith(f"{SANDBOX_WORK}/")
+
+
+def name_for(path: str) -> str:
+    """The name of the folder that is mounted at `path`: another for every path, and a short one."""
+    return hashlib.sha256(clean(path).encode()).hexdigest()[:32]

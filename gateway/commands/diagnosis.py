@@ -1,0 +1,299 @@
+"""What this machine allows a gateway of these settings: tried, not assumed.
+
+Each probe does what the executor or the server would do, in a folder or a group of its own, so it
+may run beside them and without them. Nothing of what it makes stays.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Final
+
+import anyio
+import anyio.to_thread
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from gateway.batch.engines import Ability
+from gateway.batch.executor.containers import (
+    ContainersUnavailable,
+    find_containers,
+    prove_containers,
+)
+from gateway.batch.executor.control_groups import open_control_groups
+from gateway.batch.executor.isolation import ISOLATIONS, IsolationUnavailable, isolation_named
+from gateway.config import Settings, SettingsError
+from gateway.events.bus import BusRefused, BusUnavailable
+from gateway.events.connection import Connection, tls_context
+from gateway.store.migrations import HEAD, find_revision
+
+ANSWER_S: Final = 10.0
+FREE_BYTES_LOW: Final = 1_073_741_824
+FREE_BYTES_MIN: Final = 268_435_456
+GIBIBYTE: Final = 1_073_741_824
+NETWORK_FILE_SYSTEMS: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs"})
+MOUNTED: Final = Path("/proc/self/mountinfo")
+
+
+class Verdict(Enum):
+    """How it stands: as it should; worse than it could; not fit to serve."""
+
+    OK = "ok"
+    DEGRADED = "degraded"
+    WRONG = "wrong"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at. advice: what to do about it; empty if there is nothing."""
+
+    name: str
+    verdict: Verdict
+    words: str
+    advice: str = ""
+
+
+def diagnose(settings: Settings) -> list[Finding]:
+    """Look at everything. Takes some seconds; whatever does not answer is given up."""
+    root = settings.data.absolute() / "engine"
+    with probing_folder(root) as folder:
+        found = [
+            *look_at_isolation(folder, asked=settings.isolation),
+            *look_at_limits(folder),
+            look_at_containers(root),
+            look_at_capacity(settings),
+        ]
+    data = look_at_data(settings)
+    return [*found, *data, look_at_database(settings), look_at_broker(settings)]
+
+
+@contextmanager
+def probing_folder(root: Path) -> Iterator[Path]:
+    """A folder as near to the executor's as there is one, to be reached as it would be."""
+    above = next(each for each in (root, *root.parents) if each.is_dir())
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=".doctor-", dir=above))
+    except OSError:  # the folder that cannot be written to is told elsewhere
+        folder = Path(tempfile.mkdtemp(prefix="qcs-gateway-doctor-"))
+    folder.chmod(0o711)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def look_at_isolation(folder: Path, *, asked: str) -> list[Finding]:
+    """Try each isolation; the one that would be used decides whether that is good enough."""
+    failures: dict[str, str] = {}
+    for name in ISOLATIONS:
+        try:
+            isolation_named(name, root=folder)
+        except IsolationUnavailable as error:
+            failures[name] = str(error)
+    used = asked or next((name for name in ("sandbox", "uid") if name not in failures), "")
+    found = [
+        Finding(
+            f"isolation.{name}",
+            Verdict.DEGRADED if name == "sandbox" and name in failures else Verdict.OK,
+            failures.get(name, "works" if name != "none" else "works; only for who asks for it"),
+            "Install bubblewrap, and allow user namespaces if the gateway is not root."
+            if name == "sandbox" and name in failures
+            else "",
+        )
+        for name in ISOLATIONS
+    ]
+    return [*found, _used_isolation(used, failures)]
+
+
+def _used_isolation(used: str, failures: dict[str, str]) -> Finding:
+    name = "isolation"
+    if not used or used in failures:
+        return Finding(
+            name,
+            Verdict.WRONG,
+            f"`{used}` is asked for and does not work" if used else "neither sandbox nor uid works",
+            "Install bubblewrap, run the gateway as root, or set `isolation` to one that works.",
+        )
+    if used == "none":
+        return Finding(
+            name,
+            Verdict.DEGRADED,
+            "`none` is used: commands have the gateway's rights, and see its keys",
+            'Leave `isolation` out to have the best there is, or set it to "sandbox".',
+        )
+    return Finding(name, Verdict.OK, f"`{used}` is used")
+
+
+def look_at_limits(folder: Path) -> list[Finding]:
+    """Claim control groups as the executor does, and give them back."""
+    groups = open_control_groups(folder)
+    try:
+        groups.claim()
+        versions = sorted({tree.version for tree in groups.trees})
+        limits = (Ability.CPU, Ability.MEMORY, Ability.PROCESSES)
+        advice = "Run the gateway as root, or have its service delegate control groups to it."
+        layout = " and ".join(f"v{version}" for version in versions)
+        return [
+            Finding("limits.layout", Verdict.OK, f"control groups {layout}")
+            if layout
+            else Finding("limits.layout", Verdict.DEGRADED, "no control groups", advice),
+            *(
+                Finding(f"limits.{each.value}", Verdict.OK, "enforced")
+                if each in groups.abilities
+                else Finding(
+                    f"limits.{each.value}",
+                    Verdict.DEGRADED,
+                    f"not enforced: {groups.missing.get(each, 'there are no control groups')}",
+                    advice,
+                )
+                for each in limits
+            ),
+        ]
+    finally:
+        groups.close()
+
+
+def look_at_containers(root: Path) -> Finding:
+    """Find what runs Docker applications, and have it look at its own storage."""
+    try:
+        words = prove_containers(find_containers(root))
+    except ContainersUnavailable as error:
+        advice = "Install podman and runc, and run as root; until then Docker jobs are refused."
+        return Finding("containers", Verdict.DEGRADED, str(error), advice)
+    return Finding("containers", Verdict.OK, words)
+
+
+def look_at_capacity(settings: Settings) -> Finding:
+    """What may run at once, as the settings and the machine say."""
+    cores = os.cpu_count() or 1
+    here = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIBIBYTE
+    memory = settings.memory_gib or here
+    words = f"{settings.instances_per_core * cores} instances on {cores} cores, {memory:.1f} GiB"
+    if settings.memory_gib > here:
+        advice = f"The machine has {here:.1f} GiB: lower `memory_gib`, or leave it out."
+        return Finding("capacity", Verdict.DEGRADED, words, advice)
+    return Finding("capacity", Verdict.OK, words)
+
+
+def look_at_data(settings: Settings) -> list[Finding]:
+    """The folder of all state: whether it can be written to, its file system, its room."""
+    data = settings.data.absolute()
+    above = next(each for each in (data, *data.parents) if each.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        return [
+            Finding(
+                "data.folder",
+                Verdict.WRONG,
+                f"{above} is no folder that this user can write to",
+                "Give it to the user of the gateway, or set `data` to another folder.",
+            )
+        ]
+    words = f"{data} can be written to" if above == data else f"{data} is made at the first start"
+    return [
+        Finding("data.folder", Verdict.OK, words),
+        _look_at_file_system(settings, above),
+        _look_at_room(above),
+    ]
+
+
+def _look_at_file_system(settings: Settings, folder: Path) -> Finding:
+    kind = file_system_of(folder, MOUNTED.read_text(encoding="utf-8", errors="replace"))
+    name = "data.file_system"
+    if kind in NETWORK_FILE_SYSTEMS and not settings.database_url:
+        advice = "Set `data` to a local disk, or `database_url` to PostgreSQL."
+        return Finding(name, Verdict.WRONG, f"{kind} keeps no embedded database safe", advice)
+    if kind in NETWORK_FILE_SYSTEMS:
+        advice = "A local disk keeps the executor's journal safer, and is faster."
+        return Finding(name, Verdict.DEGRADED, f"{kind}, on another machine", advice)
+    if kind in {"tmpfs", "ramfs"}:
+        advice = "Set `data` to a disk, unless all may be lost with the machine's power."
+        return Finding(name, Verdict.DEGRADED, f"{kind}, in memory", advice)
+    return Finding(name, Verdict.OK, kind)
+
+
+def file_system_of(folder: Path, mounts: str) -> str:
+    """The kind of file system a folder is on, by the lines of `/proc/self/mountinfo`."""
+    best, kind = Path(), "unknown"
+    resolved = folder.resolve()
+    for line in mounts.splitlines():
+        left, _, right = line.partition(" - ")
+        point = Path(left.split(" ")[4].encode().decode("unicode_escape"))
+        if resolved.is_relative_to(point) and len(point.parts) >= len(best.parts):
+            best, kind = point, right.split(" ")[0]
+    return kind
+
+
+def _look_at_room(folder: Path) -> Finding:
+    free = shutil.disk_usage(folder).free
+    words = f"{free / GIBIBYTE:.1f} GiB free"
+    advice = "Make room, or lower `logs_keep_days` and `events_keep_days`."
+    if free < FREE_BYTES_MIN:
+        return Finding("data.room", Verdict.WRONG, words, advice)
+    if free < FREE_BYTES_LOW:
+        return Finding("data.room", Verdict.DEGRADED, words, advice)
+    return Finding("data.room", Verdict.OK, words)
+
+
+def look_at_database(settings: Settings) -> Finding:
+    """Ask the database which revision it has. No word of it holds the URL's password."""
+    url = settings.resolved_database_url
+    shown = make_url(url).render_as_string(hide_password=True)
+    advice = "Start it, or correct `database_url`; the name, the user or the password may be wrong."
+
+    async def ask() -> str | None:
+        with anyio.fail_after(ANSWER_S):
+            return await anyio.to_thread.run_sync(find_revision, url, abandon_on_cancel=True)
+
+    try:
+        revision = anyio.run(ask)
+    except TimeoutError:
+        return Finding("database", Verdict.WRONG, f"{shown} does not answer", advice)
+    except (SQLAlchemyError, OSError) as error:
+        why = str(getattr(error, "orig", None) or error).strip().split("\n", 1)[0]
+        return Finding("database", Verdict.WRONG, f"{shown}: {why}", advice)
+    if revision is None:
+        return Finding("database", Verdict.OK, f"{shown}, made at the first start")
+    if revision != HEAD:
+        advice = "`qcs-gateway migrate`, or the next start, brings it to this version's revision."
+        return Finding("database", Verdict.DEGRADED, f"{shown}, revision {revision}", advice)
+    return Finding("database", Verdict.OK, f"{shown}, revision {revision}")
+
+
+def look_at_broker(settings: Settings) -> Finding:
+    """Log in to RabbitMQ, if there is to be one. No word of it holds the URL's password."""
+    if not settings.amqp_url:
+        advice = "Set `amqp_url` if notifications are to reach RabbitMQ."
+        return Finding("broker", Verdict.OK, "none is set: events go to queues and HTTP", advice)
+
+    async def log_in() -> None:
+        tls = tls_context(
+            settings.amqp_url,
+            ca_file=settings.amqp_ca_file,
+            cert_file=settings.amqp_cert_file,
+            key_file=settings.amqp_key_file,
+        )
+        connection = Connection(settings.amqp_url, tls=tls, answer_s=ANSWER_S)
+        try:
+            await connection.opened()
+        finally:
+            await connection.drop()
+
+    try:
+        anyio.run(log_in)
+    except SettingsError as error:
+        return Finding("broker", Verdict.WRONG, str(error), "Correct `amqp_url` and its files.")
+    except (BusUnavailable, BusRefused) as error:
+        advice = "Start it, or correct `amqp_url`: until then events wait, and none is lost."
+        return Finding("broker", Verdict.WRONG, f"it cannot be reached: {error}", advice)
+    return Finding("broker", Verdict.OK, "reached")
+
+
+def worst_of(findings: Sequence[Finding]) -> Verdict:
+    """The verdict on all of it."""
+    order = list(Verdict)
+    return max((each.verdict for each in findings), key=order.index, default=Verdict.OK)

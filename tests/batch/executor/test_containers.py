@@ -1,0 +1,273 @@
+"""Docker applications, by a real podman on images of the tests' own."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.batch.engines import Ability, Cause, Container, Ended, Launch, Limits, Mount
+from gateway.batch.engines.local import LocalEngine
+from gateway.batch.executor.command import command_of
+from gateway.batch.executor.isolation import Isolation
+from gateway.batch.executor.mounts import CannotLaunch
+from tests.batch.executor.executors import (
+    kill_process,
+    local_engine,
+    processes_that_say,
+    sleeper,
+    until,
+)
+from tests.support.attempts import Watch, launch
+from tests.support.images import IMAGE, WITHOUT_SHELL, ImageStore, make_image_store, registry
+
+MEBIBYTE = 1_048_576
+USER, PASSWORD = "puller", "p4ss-w0rd-of-the-registry"
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[ImageStore]:
+    folder = Path(tempfile.mkdtemp(prefix="images-"))
+    try:
+        yield make_image_store(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def isolation() -> str:
+    return "sandbox"
+
+
+@pytest.fixture
+async def engine(root: Path, store: ImageStore, isolation: str) -> AsyncIterator[LocalEngine]:
+    store.write_settings(root)
+    async with local_engine(root, isolation=isolation) as opened:
+        yield opened
+    assert store.containers() == []
+
+
+def contained(
+    command: str,
+    *,
+    image: str = IMAGE,
+    environment: Mapping[str, str] | None = None,
+    options: tuple[str, ...] = (),
+    **more: Any,
+) -> Launch:
+    made = launch(command, environment=environment)
+    return replace(made, container=Container(image, options=options), **more)
+
+
+async def run(engine: LocalEngine, attempt: Launch) -> tuple[Ended, str, str]:
+    """How an attempt ends and what it wrote to stdout and stderr."""
+    await engine.start([attempt])
+    [ended] = await Watch(engine).ended([attempt])
+    out, err = (engine.log_path(attempt.folder, each).read_text() for each in ("stdout", "stderr"))
+    return ended, out, err
+
+
+def files_with(secret: str, *folders: Path) -> list[str]:
+    """The files below these folders in which a text stands."""
+    return [
+        str(path)
+        for folder in folders
+        for path in folder.rglob("*")
+        if path.is_file() and not path.is_symlink() and secret.encode() in path.read_bytes()
+    ]
+
+
+@pytest.mark.anyio
+async def test_a_command_runs_in_its_image_with_its_variables_in_its_work_folder(
+    engine: LocalEngine,
+) -> None:
+    assert Ability.CONTAINERS in engine.abilities
+    environment = {"BATCH_TASK_INSTANCE_INDEX": "7", "KEY": "line 'one'\nline $two", "E": "a=b #c"}
+    attempt = contained(
+        'test -x /usr/bin/apt && echo outside; echo "$BATCH_TASK_INSTANCE_INDEX|$KEY|$E"; pwd;'
+        " echo made > made; echo wrong >&2; exit 3",
+        environment=environment,
+    )
+    ended, out, err = await run(engine, attempt)
+    assert (ended.exit_code, ended.cause) == (3, Cause.USER_EXIT)
+    assert out == "7|line 'one'\nline $two|a=b #c\n/work\n"
+    assert err == "wrong\n"
+    made = engine.attempt_path(attempt.folder) / "work" / "made"
+    assert made.read_text() == "made\n"
+
+
+@pytest.mark.parametrize("isolation", ["sandbox", "uid", "none"])
+@pytest.mark.anyio
+async def test_a_container_is_nobody_without_any_right(engine: LocalEngine) -> None:
+    command = "id -u; id -g; grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/status"
+    options = ("--user=0", "--env=MORE=1")
+    ended, out, _ = await run(engine, contained(f"{command}; echo $MORE", options=options))
+    assert ended.cause is None
+    assert out.split() == [
+        "65534", "65534", "CapEff:", "0" * 16, "CapBnd:", "0" * 16, "NoNewPrivs:", "1", "1",
+    ]  # fmt: skip
+
+
+@pytest.mark.anyio
+async def test_no_variable_or_password_of_a_container_is_in_an_argv_or_left_in_a_file(
+    engine: LocalEngine, store: ImageStore, root: Path
+) -> None:
+    command = sleeper()
+    attempt = contained(
+        f"touch begun; {command}", environment={"A": "s3cret-one", "B": "s3cret-two\n."}
+    )
+    watch = Watch(engine)
+    await engine.start([attempt])
+    begun = engine.attempt_path(attempt.folder) / "work" / "begun"
+    await until(begun.exists)
+    assert processes_that_say(command) != []
+    assert processes_that_say("s3cret") == []
+    await engine.stop([attempt.attempt_id])
+    await watch.ended([attempt])
+    assert files_with("s3cret-", store.folder, root) == []
+
+
+@pytest.mark.anyio
+async def test_mounts_reach_a_container(engine: LocalEngine, root: Path) -> None:
+    share = root.parent / "share"
+    share.mkdir(mode=0o777)
+    (share / "given").write_text("from outside\n")
+    disk = engine.node_path("node-1") / "disk"
+    disk.mkdir(parents=True)
+    attempt = contained(
+        "cat /data/in/given /one; touch /data/in/no; echo kept > /data/file",
+        mounts=(
+            Mount(str(share), "/data/in"),
+            Mount(str(disk), "/data", writable=True),
+            Mount(str(share / "given"), "/one"),
+        ),
+    )
+    ended, out, err = await run(engine, attempt)
+    assert (ended.cause, out) == (None, "from outside\n" * 2)
+    assert "Read-only" in err
+    assert (disk / "file").read_text() == "kept\n"
+    assert os.listdir(share) == ["given"]
+
+
+@pytest.mark.anyio
+async def test_a_container_that_uses_up_its_memory_ends_as_out_of_memory(
+    engine: LocalEngine,
+) -> None:
+    if Ability.MEMORY not in engine.abilities:
+        pytest.fail("these tests need a machine on which memory can be limited")
+    limits = Limits(cores=1, mem_bytes=32 * MEBIBYTE, processes=50)
+    greedy = "x=$(head -c 200000000 /dev/zero | tr '\\0' a)"
+    ended, _, _ = await run(engine, contained(greedy, limits=limits))
+    assert (ended.cause, ended.exit_code) == (Cause.OOM, 137)
+    ended, _, _ = await run(engine, contained("sh -c 'kill -9 $$'; exit $?", limits=limits))
+    assert (ended.cause, ended.exit_code) == (Cause.SIGNAL, 137)
+    forks = "i=0; while [ $i -lt 80 ]; do sleep 9 & i=$((i + 1)); done"
+    ended, _, err = await run(engine, contained(forks, limits=limits))
+    assert "fork" in err
+
+
+@pytest.mark.anyio
+async def test_a_stopped_container_is_gone_with_all_it_started_before_its_end_is_told(
+    engine: LocalEngine, store: ImageStore
+) -> None:
+    command = sleeper()
+    attempt = contained(f"(setsid {command} &); touch begun; {command}")
+    watch = Watch(engine)
+    await engine.start([attempt])
+    begun = engine.attempt_path(attempt.folder) / "work" / "begun"
+    await until(begun.exists)
+    assert len(store.containers()) == 1
+    await engine.stop([attempt.attempt_id])
+    [ended] = await watch.ended([attempt])
+    assert processes_that_say(command) == []
+    assert store.containers() == []
+    assert (ended.cause, ended.exit_code) == (Cause.TERMINATED, None)
+
+
+@pytest.mark.anyio
+async def test_a_container_that_takes_too_long_is_killed(engine: LocalEngine) -> None:
+    attempt = contained("sleep 1000", timeout_s=1)
+    ended, _, _ = await run(engine, attempt)
+    assert (ended.cause, ended.exit_code) == (Cause.TIMEOUT, None)
+
+
+@pytest.mark.anyio
+async def test_one_containers_end_leaves_another_alone(engine: LocalEngine) -> None:
+    attempt = contained("touch begun; while ! test -e go; do sleep 0.05; done; echo well")
+    watch = Watch(engine)
+    await engine.start([attempt])
+    work = engine.attempt_path(attempt.folder) / "work"
+    await until((work / "begun").exists)
+    others = [contained("sleep 1000 &"), launch("setsid sleep 1000 &"), contained("true")]
+    await engine.start(others)
+    assert [each.cause for each in await watch.ended(others)] == [None] * 3
+    (work / "go").touch()
+    [ended] = await watch.ended([attempt])
+    assert ended.cause is None
+    assert engine.log_path(attempt.folder, "stdout").read_text() == "well\n"
+
+
+@pytest.mark.anyio
+async def test_no_container_outlives_an_executor_that_is_killed(
+    engine: LocalEngine, store: ImageStore
+) -> None:
+    command = sleeper()
+    attempt = contained(f"touch begun; {command}")
+    watch = Watch(engine)
+    await engine.start([attempt])
+    begun = engine.attempt_path(attempt.folder) / "work" / "begun"
+    await until(begun.exists)
+    kill_process(engine.executor_pid)
+    [ended] = await watch.ended([attempt])
+    assert ended.cause is Cause.INFRA_LOST
+    assert processes_that_say(command) == []
+    assert store.containers() == []
+
+
+@pytest.mark.anyio
+async def test_an_image_that_has_no_shell_says_so(engine: LocalEngine) -> None:
+    ended, _, _ = await run(engine, contained("echo ran", image=WITHOUT_SHELL))
+    assert (ended.cause, ended.exit_code) == (Cause.USER_EXIT, 127)
+    assert "/bin/sh" in ended.detail
+
+
+@pytest.mark.anyio
+async def test_an_image_is_fetched_with_its_password_as_often_as_allowed(
+    engine: LocalEngine, store: ImageStore, root: Path
+) -> None:
+    with registry(user=USER, password=PASSWORD) as served:
+        served.failures = 2
+        container = Container(served.image, user=USER, password=PASSWORD, retries=1)
+        ended, out, _ = await run(engine, replace(launch("echo ran"), container=container))
+        assert (ended.cause, ended.exit_code, out) == (Cause.STORAGE, None, "")
+        again = replace(launch("echo ran"), container=container)
+        ended, out, _ = await run(engine, again)
+        assert (ended.cause, out) == (None, "ran\n")
+        asked = len(served.asked)
+        by_server = Container("private/busybox:1", server=f"http://127.0.0.1:{served.port}/")
+        ended, out, _ = await run(engine, replace(launch("echo ran"), container=by_server))
+        assert (ended.cause, out, len(served.asked)) == (None, "ran\n", asked)
+        store.podman("rmi", served.image)
+    assert files_with(PASSWORD, root, store.folder) == []
+
+
+@pytest.mark.anyio
+async def test_an_image_that_cannot_be_had_is_a_failure_of_storage_without_the_password(
+    engine: LocalEngine,
+) -> None:
+    with registry(user=USER, password="another") as served:
+        container = Container(served.image, user=USER, password=PASSWORD)
+        ended, out, _ = await run(engine, replace(launch("echo ran"), container=container))
+    assert (ended.cause, ended.exit_code, out) == (Cause.STORAGE, None, "")
+    assert served.image in ended.detail
+    assert PASSWORD not in ended.detail
+
+
+def test_without_a_runtime_a_launch_with_a_container_ends_at_once(tmp_path: Path) -> None:
+    with pytest.raises(CannotLaunch, match="no containers") as refused:
+        command_of(contained("true"), Isolation("none"), root=tmp_path, work=str(tmp_path / "work"))
+    assert refused.value.cause is Cause.STORAGE

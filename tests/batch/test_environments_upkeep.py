@@ -1,0 +1,361 @@
+"""What the keeper does: nodes made, not made, made again, lost, restarted and gone."""
+
+from typing import Any
+
+import anyio
+import pytest
+from sqlalchemy import func, select, text, update
+
+from gateway.batch.catalogue import Catalogue, Image
+from gateway.batch.environments import changes
+from gateway.batch.environments import statements as sql
+from gateway.batch.environments.upkeep import NODES_AT_ONCE, lose_nodes
+from gateway.batch.tables import compute_env_activity, compute_node
+from gateway.clock import now
+from gateway.store import Store, Tx
+from tests.support.batch import Batch, Turns, a_task, events_of, eventually
+from tests.support.environments import (
+    UNKNOWN,
+    WINDOWS,
+    SetClock,
+    activities_of,
+    check_activities,
+    code_of,
+    ids_of,
+    nodes_of,
+    occupy,
+    set_fate,
+    states_of,
+)
+from tests.support.plans import plan_of
+
+pytestmark = pytest.mark.anyio
+UP = ["COMPUTE_NODE_CREATED", "COMPUTE_NODE_RUNNING"]
+FAILED = "COMPUTE_NODE_CREATION_FAILED"
+LOST = ["COMPUTE_NODE_ABNORMAL", "COMPUTE_NODE_DELETING"]
+
+
+def from_image(image_id: str) -> dict[str, Any]:
+    return {"EnvData": {"InstanceType": "S1.SMALL1", "ImageId": image_id}}
+
+
+async def test_a_node_of_an_image_that_cannot_be_used_fails_with_the_reason(
+    store: Store, batch: Batch
+) -> None:
+    for image_id, words in [(WINDOWS, "this engine runs Linux"), (UNKNOWN, "There is no image")]:
+        env_id = await batch.create_env(2, **from_image(image_id))
+        await batch.tend()
+        assert await states_of(batch, env_id) == ["CREATION_FAILED"] * 2
+        assert await events_of(store, env_id) == ["COMPUTE_ENV_CREATED", FAILED, FAILED]
+        for activity in await activities_of(batch, env_id):
+            assert activity["ActivityState"] == "FAILED"
+            assert words in activity["StateReason"]
+        answer = await batch.call("DescribeComputeEnv", EnvId=env_id)
+        assert answer["ComputeNodeMetrics"]["CreationFailedCount"] == 2
+        assert answer["ComputeNodeSet"][0]["ResourceCreatedTime"] is None
+        await check_activities(store, env_id)
+
+
+async def test_a_node_that_could_not_be_made_is_tried_again_by_the_documented_waits(
+    store: Store, batch: Batch
+) -> None:
+    time = SetClock()
+    env_id = await batch.create_env(1, ResourceMaxRetryCount=4, **from_image(UNKNOWN))
+    await batch.tend(time=time)
+    machines = {node["ComputeNodeInstanceId"] for node in await nodes_of(batch, env_id)}
+    for tries, wait_s in enumerate((600, 600, 600, 900), start=1):
+        time.move(seconds=wait_s - 1)
+        await batch.tend(time=time)
+        assert (await events_of(store, env_id)).count(FAILED) == tries
+        time.move(seconds=1)
+        await batch.tend(time=time)
+        assert (await events_of(store, env_id)).count(FAILED) == tries + 1
+        [node] = await nodes_of(batch, env_id)
+        machines.add(node["ComputeNodeInstanceId"])
+    time.move(days=1)
+    await batch.tend(time=time)
+    assert (await events_of(store, env_id)).count(FAILED) == 5
+    assert len(machines) == 5
+    causes = [each["Cause"] for each in await activities_of(batch, env_id)]
+    assert causes[-1] == "CreateComputeEnv: the capacity is 1"
+    assert [cause.partition(",")[0] for cause in reversed(causes[:-1])] == [
+        f"RECREATE: try {number} of 4" for number in range(1, 5)
+    ]
+    await check_activities(store, env_id)
+
+
+async def test_a_node_is_made_once_the_catalogue_has_its_image(store: Store, batch: Batch) -> None:
+    time = SetClock()
+    env_id = await batch.create_env(1, **from_image(UNKNOWN))
+    await batch.tend(time=time)
+    image = Image(UNKNOWN, "ours", "linux", has_cloud_init=True)
+    mended = Catalogue(images={UNKNOWN: image})
+    time.move(seconds=600)
+    await batch.tend(time=time, catalogue=mended)
+    assert await states_of(batch, env_id) == ["RUNNING"]
+    assert await events_of(store, env_id) == ["COMPUTE_ENV_CREATED", FAILED, *UP]
+    newest, oldest = await activities_of(batch, env_id)
+    assert (newest["ActivityState"], oldest["ActivityState"]) == ("SUCCEED", "FAILED")
+    assert newest["InstanceId"] != oldest["InstanceId"]
+
+
+async def test_a_lost_node_gets_another_machine_at_once_the_first_time_and_then_waits(
+    store: Store, batch: Batch
+) -> None:
+    time = SetClock()
+    env_id = await batch.create_env(1, ResourceMaxRetryCount=2)
+    await batch.tend(time=time)
+    [before] = await nodes_of(batch, env_id)
+    node_id = before["ComputeNodeId"]
+    kept = batch.engine.node_path(node_id) / "disk" / "file"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("of the machine that is lost")
+    await set_fate(store, node_id, "LOST")
+    await batch.tend(time=time)
+    [after] = await nodes_of(batch, env_id)
+    assert (after["ComputeNodeId"], after["ComputeNodeState"]) == (node_id, "RUNNING")
+    assert after["ComputeNodeInstanceId"] != before["ComputeNodeInstanceId"]
+    assert not kept.exists()
+    assert await events_of(store, env_id) == ["COMPUTE_ENV_CREATED", *UP, *LOST, *UP]
+    await set_fate(store, node_id, "LOST")
+    await batch.tend(time=time)
+    assert await states_of(batch, env_id) == ["ABNORMAL"]
+    time.move(seconds=600)
+    await batch.tend(time=time)
+    assert await states_of(batch, env_id) == ["RUNNING"]
+    await check_activities(store, env_id)
+
+
+@pytest.mark.parametrize(("up_s", "state"), [(3_599, "ABNORMAL"), (3_600, "RUNNING")])
+async def test_a_node_that_was_up_for_an_hour_begins_anew(
+    store: Store, batch: Batch, up_s: int, state: str
+) -> None:
+    time = SetClock()
+    env_id = await batch.create_env(1, ResourceMaxRetryCount=2)
+    await batch.tend(time=time)
+    [node_id] = await ids_of(batch, env_id)
+    await set_fate(store, node_id, "LOST")
+    await batch.tend(time=time)
+    await set_fate(store, node_id, "LOST")
+    time.move(seconds=up_s)
+    await batch.tend(time=time)
+    assert await states_of(batch, env_id) == [state]
+
+
+async def test_a_node_that_is_lost_again_and_again_is_given_up(store: Store, batch: Batch) -> None:
+    time = SetClock()
+    env_id = await batch.create_env(1, ResourceMaxRetryCount=2)
+    await batch.tend(time=time)
+    [node_id] = await ids_of(batch, env_id)
+    for _ in range(3):
+        await set_fate(store, node_id, "LOST")
+        await batch.tend(time=time)
+        time.move(seconds=600)
+        await batch.tend(time=time)
+    assert await states_of(batch, env_id) == ["ABNORMAL"]
+    time.move(days=30)
+    await batch.tend(time=time)
+    assert await states_of(batch, env_id) == ["ABNORMAL"]
+    await batch.call("TerminateComputeNode", EnvId=env_id, ComputeNodeId=node_id)
+    await batch.tend(time=time)
+    assert await nodes_of(batch, env_id) == []
+
+
+async def test_a_node_restarts_with_an_empty_folder(store: Store, batch: Batch) -> None:
+    env_id = await batch.create_env(1)
+    await batch.tend()
+    [before] = await nodes_of(batch, env_id)
+    folder = batch.engine.node_path(before["ComputeNodeId"])
+    folder.mkdir(parents=True)
+    await set_fate(store, before["ComputeNodeId"], "RESTART")
+    [waiting] = await nodes_of(batch, env_id)
+    assert waiting["TaskInstanceNumAvailable"] == 0
+    told = await events_of(store, env_id)
+    await batch.tend()
+    assert await nodes_of(batch, env_id) == [before]
+    assert not folder.exists()
+    assert await events_of(store, env_id) == told
+    newest, _ = await activities_of(batch, env_id)
+    kind, state = newest["ComputeNodeActivityType"], newest["ActivityState"]
+    assert (kind, state) == ("RESTART_COMPUTE_NODE", "SUCCEED")
+
+
+async def test_a_node_whose_folder_stays_is_not_used_again(store: Store, batch: Batch) -> None:
+    env_id = await batch.create_env(2)
+    await batch.tend()
+    first, second = await ids_of(batch, env_id)
+    in_the_way = batch.engine.node_path(first)
+    in_the_way.parent.mkdir(parents=True, exist_ok=True)
+    in_the_way.write_text("no folder, so that nobody can remove it as one")
+    for node_id in (first, second):
+        await set_fate(store, node_id, "RESTART")
+    await batch.tend()
+    free = [n["ComputeNodeId"] for n in await nodes_of(batch, env_id) if _is_free(n)]
+    assert free == [second]
+    in_the_way.unlink()
+    await batch.tend()
+    assert all(_is_free(node) for node in await nodes_of(batch, env_id))
+
+
+def _is_free(node: dict[str, Any]) -> bool:
+    return bool(node["TaskInstanceNumAvailable"])
+
+
+async def test_when_every_node_is_lost_busy_ones_go_on_until_their_attempts_are_over(
+    store: Store, batch: Batch
+) -> None:
+    env_id = await batch.create_env(3)
+    await batch.tend()
+    busy, *_ = await ids_of(batch, env_id)
+    await occupy(store, busy, "job-00000000.0.0.1")
+    before = {n["ComputeNodeId"]: n["ComputeNodeInstanceId"] for n in await nodes_of(batch, env_id)}
+    await store.write(lose_nodes)
+    await batch.tend()
+    after = {n["ComputeNodeId"]: n["ComputeNodeInstanceId"] for n in await nodes_of(batch, env_id)}
+    assert {node_id for node_id in before if after[node_id] == before[node_id]} == {busy}
+    await occupy(store, busy, "")
+    await batch.tend()
+    assert (await nodes_of(batch, env_id))[0]["ComputeNodeInstanceId"] != before[busy]
+    assert (await events_of(store, env_id)).count("COMPUTE_NODE_ABNORMAL") == 3
+
+
+async def test_when_the_engine_is_lost_a_job_goes_on_with_other_machines(
+    store: Store, batch: Batch
+) -> None:
+    async with batch.scheduling():
+        env_id = await batch.create_env(2)
+        job_id = await batch.submit(a_task(EnvId=env_id))
+        await batch.until_state(job_id, "RUNNING")
+        before = {node["ComputeNodeInstanceId"] for node in await nodes_of(batch, env_id)}
+        batch.engine.lose_nodes()
+
+        async def all_goes_on() -> bool:
+            after = {node["ComputeNodeInstanceId"] for node in await nodes_of(batch, env_id)}
+            return not before & after and len(batch.engine.started) > 1
+
+        await eventually(all_goes_on)
+        batch.engine.exit(batch.engine.started[-1].attempt_id, 0)
+        assert await batch.until_state(job_id, "SUCCEED", "FAILED") == "SUCCEED"
+    told = await events_of(store, env_id)
+    assert [told.count(name) for name in LOST] == [2, 2]
+
+
+async def test_two_thousand_nodes_come_up_take_work_and_go(store: Store, batch: Batch) -> None:
+    env_id = await batch.create_env(2_000)
+    rounds = 1
+    keeper = batch.keeper()
+    while await keeper.tend_all():
+        rounds += 1
+    assert rounds <= 2_000 // NODES_AT_ONCE + 1
+    answer = await batch.call("DescribeComputeEnv", EnvId=env_id)
+    assert answer["ComputeNodeMetrics"]["RunningCount"] == 2_000
+    assert (await events_of(store, env_id)).count("COMPUTE_NODE_RUNNING") == 2_000
+    job = Turns(store, await batch.submit(a_task(instances=2, EnvId=env_id)))
+    assert len(await job.turn(slots=5)) == 2
+    code = await code_of(batch, "ModifyComputeEnv", EnvId=env_id, DesiredComputeNodeCount=1)
+    assert code == "UnsupportedOperation.ComputeNodeForbidTerminate"
+    await batch.call("ModifyComputeEnv", EnvId=env_id, DesiredComputeNodeCount=2)
+    await batch.tend()
+    nodes = await nodes_of(batch, env_id)
+    assert [node["TaskInstanceNumAvailable"] for node in nodes] == [0, 0]
+
+
+async def test_an_idle_round_reads_once_and_writes_nothing(
+    store: Store, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await batch.create_env(5)
+    await batch.tend()
+    reads: list[object] = []
+    read_list = store.read_list
+
+    async def count(function: Any) -> Any:
+        reads.append(function)
+        return await read_list(function)
+
+    async def refuse(function: Any) -> Any:
+        raise AssertionError("an idle keeper wrote")
+
+    monkeypatch.setattr(store, "read_list", count)
+    monkeypatch.setattr(store, "write", refuse)
+    assert not await batch.keeper().tend_all()
+    assert len(reads) == 1
+
+
+async def test_looking_for_what_is_due_costs_nothing_for_nodes_that_idle(
+    store: Store, batch: Batch
+) -> None:
+    await batch.create_env(2_000)
+    await batch.tend()
+
+    def explain(tx: Tx) -> str:
+        if tx.dialect == "postgresql":
+            tx.execute(text("ANALYZE batch_compute_node"))
+        return plan_of(tx, sql.DUE_NODES, {"now": now()})
+
+    plan = await store.write(explain)
+    for index in ("ix_batch_compute_node_state", "ix_batch_compute_node_fate"):
+        assert index in plan
+    read_in_full = "Seq Scan" if "Scan" in plan else "SCAN batch_compute_node\n"
+    assert read_in_full not in f"{plan}\n"
+
+
+async def test_old_activities_are_forgotten_but_none_that_is_under_way(
+    store: Store, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes, "ACTIVITIES_MAX", 5)
+    env_id = await batch.create_env(1)
+    await batch.tend()
+    for wanted in [*range(2, 12), 11]:
+        await batch.call("ModifyComputeEnv", EnvId=env_id, DesiredComputeNodeCount=wanted)
+    waiting = await batch.call("DescribeComputeEnvActivities", EnvId=env_id)
+    assert waiting["TotalCount"] == 10  # none of them is over
+    await batch.tend()
+    await batch.call("ModifyComputeEnv", EnvId=env_id, DesiredComputeNodeCount=12)
+    kept = await batch.call("DescribeComputeEnvActivities", EnvId=env_id)
+    assert kept["TotalCount"] == 6
+    assert kept["ActivitySet"][0]["Cause"].endswith("from 11 to 12")
+
+
+async def test_a_keeper_that_runs_hears_of_orders_and_fates_at_once(
+    store: Store, batch: Batch
+) -> None:
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(batch.keeper().run)
+        env_id = await batch.create_env(1)
+
+        async def has(kind: str, state: str) -> bool:
+            found = await activities_of(batch, env_id)
+            return any(
+                (each["ComputeNodeActivityType"], each["ActivityState"]) == (kind, state)
+                for each in found
+            )
+
+        await eventually(lambda: has("CREATE_COMPUTE_NODE", "SUCCEED"))
+        [node_id] = await ids_of(batch, env_id)
+        await set_fate(store, node_id, "RESTART")
+        await eventually(lambda: has("RESTART_COMPUTE_NODE", "SUCCEED"))
+        await batch.call("TerminateComputeNode", EnvId=env_id, ComputeNodeId=node_id)
+        await eventually(lambda: has("TERMINATE_COMPUTE_NODE", "SUCCEED"))
+        tasks.cancel_scope.cancel()
+
+
+async def test_an_environment_that_cannot_be_read_stops_no_other(
+    store: Store, batch: Batch
+) -> None:
+    broken, sound = await batch.create_env(1), await batch.create_env(1)
+    spoil = update(compute_node).where(compute_node.c.env_id == broken).values(origin="NONSENSE")
+    await store.write(lambda tx: tx.execute(spoil).rowcount)
+    await batch.tend()
+    assert await states_of(batch, sound) == ["RUNNING"]
+    assert await states_of(batch, broken) == ["SUBMITTED"]
+
+
+async def test_a_node_from_before_there_were_activities_goes_without_one(
+    store: Store, batch: Batch
+) -> None:
+    env_id = await batch.create_env(1)
+    await store.write(lambda tx: tx.execute(compute_env_activity.delete()).rowcount)
+    await batch.tend()
+    assert await states_of(batch, env_id) == ["RUNNING"]
+    count = select(func.count()).select_from(compute_env_activity)
+    assert await store.read_list(lambda tx: tx.execute(count).scalar_one()) == 0

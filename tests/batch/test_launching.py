@@ -1,0 +1,167 @@
+"""Real commands on the real engine: their packages, mappings and outputs, from end to end."""
+
+import io
+import tarfile
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from gateway.batch import datatypes
+from gateway.batch.abilities import check_abilities, check_env_abilities
+from gateway.batch.engines import Ability
+from gateway.batch.validation import plan_job
+from gateway.errors import UnsupportedOperation
+from gateway.store import Store
+from tests.batch.executor.conftest import root
+from tests.batch.executor.executors import local_engine
+from tests.support.batch import REGION, ZONE, Batch, a_job, a_task, an_env
+from tests.support.fake_engine import FakeEngine
+from tests.support.staging import BUCKET, COS
+
+__all__ = ["root"]  # a fixture
+pytestmark = pytest.mark.anyio
+OVER = ("SUCCEED", "FAILED")
+ALL = frozenset(Ability)
+IN = {"SourcePath": f"{COS}in/", "DestinationPath": "/data/"}
+OUT = {"SourcePath": "/data/out", "DestinationPath": f"{COS}out/"}
+DISK = {"EnvData": {"InstanceType": "S1.SMALL1"}, "MountDataDisks": [{"LocalPath": "/disk"}]}
+DOCKER = {"DeliveryForm": "LOCAL", "Command": "true", "Docker": {"Image": "user/repo:1"}}
+
+
+def bucket(top: Path) -> Path:
+    return top.parent / "cos" / BUCKET
+
+
+async def run(store: Store, top: Path, *, isolation: str | None, **members: Any) -> dict[str, Any]:
+    """Run one task for real; returns its instance, with its log."""
+    async with local_engine(top, isolation=isolation) as engine:
+        batch = Batch(store, cast(FakeEngine, engine), folder=top.parent)
+        async with batch.scheduling():
+            job_id = await batch.submit(a_task(**members))
+            await batch.until_state(job_id, *OVER)
+        [instance] = await batch.instances(job_id)
+        logs = [engine.log_path(f"{job_id}/0/0/1", each) for each in ("stdout", "stderr")]
+        return {**instance, "Log": [log.read_text() if log.exists() else "" for log in logs]}
+
+
+@pytest.mark.parametrize("isolation", ["sandbox", "uid", "none"])
+async def test_a_package_runs_where_it_was_unpacked_and_its_output_is_kept(
+    store: Store, root: Path, isolation: str
+) -> None:
+    script = b"#!/bin/sh\necho hello from $BATCH_JOB_ID > results/said\n"
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        info = tarfile.TarInfo("codepkg/run")
+        info.size, info.mode = len(script), 0o755
+        archive.addfile(info, io.BytesIO(script))
+    (bucket(root) / "pkg").mkdir(parents=True)
+    (bucket(root) / "pkg/codepkg.tgz").write_bytes(packed.getvalue())
+    application = {
+        "DeliveryForm": "PACKAGE",
+        "PackagePath": f"{COS}pkg/codepkg.tgz",
+        "Command": "mkdir results && ./codepkg/run",
+    }
+    kept = {"SourcePath": "/work/results", "DestinationPath": f"{COS}out/"}
+    instance = await run(
+        store, root, isolation=isolation, Application=application, OutputMappings=[kept]
+    )
+    assert instance["TaskInstanceState"] == "SUCCEED", instance
+    assert (bucket(root) / "out/said").read_text().startswith("hello from job-")
+
+
+async def test_a_command_reads_its_input_and_leaves_output_and_files_on_its_disk(
+    store: Store, root: Path
+) -> None:
+    (bucket(root) / "in").mkdir(parents=True)
+    (bucket(root) / "in/words").write_text("b\na\n")
+    command = "sort /data/words > /data/out/sorted && cp /data/words /disk/ && ls /disk"
+    instance = await run(
+        store,
+        root,
+        isolation="sandbox",
+        Application={"DeliveryForm": "LOCAL", "Command": command},
+        InputMappings=[IN],
+        OutputMappings=[OUT],
+        ComputeEnv=DISK,
+        RedirectLocalInfo={"StdoutLocalPath": "/data/out", "StdoutLocalFileName": "log"},
+    )
+    assert instance["TaskInstanceState"] == "SUCCEED", instance
+    assert (bucket(root) / "out/sorted").read_text() == "a\nb\n"
+    assert (bucket(root) / "out/log").read_text() == "words\n"
+    assert [each.name for each in (bucket(root) / "in").iterdir()] == ["words"], "as it was"
+
+
+async def test_an_input_cannot_be_written_to(store: Store, root: Path) -> None:
+    (bucket(root) / "in").mkdir(parents=True)
+    (bucket(root) / "in").chmod(0o777)
+    instance = await run(
+        store,
+        root,
+        isolation="sandbox",
+        Application={"DeliveryForm": "LOCAL", "Command": "touch /data/x"},
+        InputMappings=[IN],
+    )
+    assert instance["StateReason"] == "USER_EXIT"
+    assert "Read-only file system" in instance["Log"][1]
+
+
+@pytest.mark.parametrize(
+    ("members", "missing", "words"),
+    [
+        ({"InputMappings": [IN]}, Ability.MOUNTS, "bubblewrap"),
+        ({"OutputMappings": [OUT]}, Ability.MOUNTS, "/work"),
+        ({"ComputeEnv": DISK}, Ability.MOUNTS, "bubblewrap"),
+        ({"Application": DOCKER}, Ability.CONTAINERS, "qcs-gateway doctor"),
+    ],
+)
+def test_what_the_engine_cannot_do_is_refused_with_what_to_do(
+    members: dict[str, Any], missing: Ability, words: str
+) -> None:
+    request = {"Placement": {"Zone": ZONE}, "Job": a_job(a_task(), a_task("b", **members))}
+    plan = plan_job(msgspec.convert(request, datatypes.SubmitJobRequest), region=REGION)
+    check_abilities(plan, ALL)
+    with pytest.raises(UnsupportedOperation, match=words) as caught:
+        check_abilities(plan, ALL - {missing})
+    assert "`b`" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {},
+        {"OutputMappings": [{"SourcePath": "/work/out", "DestinationPath": f"{COS}out/"}]},
+        {"RedirectLocalInfo": {"StdoutLocalPath": "/work"}},
+        {
+            "Application": {
+                "DeliveryForm": "PACKAGE",
+                "PackagePath": f"{COS}p.tgz",
+                "Command": "true",
+            }
+        },
+    ],
+)
+def test_what_needs_no_ability_is_taken_by_every_engine(members: dict[str, Any]) -> None:
+    request = {"Placement": {"Zone": ZONE}, "Job": a_job(a_task(**members))}
+    plan = plan_job(msgspec.convert(request, datatypes.SubmitJobRequest), region=REGION)
+    check_abilities(plan, frozenset())
+
+
+def test_a_container_sees_mapped_folders_without_a_sandbox() -> None:
+    task = a_task(Application=DOCKER, InputMappings=[IN])
+    request = {"Placement": {"Zone": ZONE}, "Job": a_job(task)}
+    plan = plan_job(msgspec.convert(request, datatypes.SubmitJobRequest), region=REGION)
+    check_abilities(plan, frozenset({Ability.CONTAINERS}))
+
+
+def test_an_environment_that_maps_folders_needs_an_engine_that_can() -> None:
+    def env(**members: Any) -> datatypes.NamedComputeEnv:
+        return msgspec.convert(an_env(**members), datatypes.NamedComputeEnv)
+
+    check_env_abilities(env(), frozenset())
+    for folders in ({"InputMappings": [IN]}, {"MountDataDisks": [{"LocalPath": "/disk"}]}):
+        check_env_abilities(env(**folders), frozenset({Ability.MOUNTS}))
+        check_env_abilities(env(**folders), frozenset({Ability.CONTAINERS}))
+        with pytest.raises(UnsupportedOperation, match="The environment"):
+            check_env_abilities(env(**folders), frozenset())

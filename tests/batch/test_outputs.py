@@ -1,0 +1,272 @@
+"""What is kept of an attempt: output folders, logs in local folders; and what is never kept."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.batch.attempts import Attempt
+from gateway.batch.engines import Cause, Launch, Mount
+from gateway.batch.staging.places import find_spot
+from gateway.batch.storage import RemotePath
+from gateway.batch.storage.local import LocalStorage
+from gateway.store import Store
+from tests.support.batch import Batch, a_task
+from tests.support.staging import BUCKET, COS, Machine
+
+pytestmark = pytest.mark.anyio
+OVER = ("SUCCEED", "FAILED")
+OUTPUT = {"SourcePath": "/data/out/", "DestinationPath": f"{COS}out/"}
+Command = Callable[[Machine, Launch], int | None]
+
+
+async def run(
+    store: Store, root: Path, command: Command, **members: Any
+) -> tuple[str, dict[str, Any]]:
+    """Run one task to its end; returns the job's id and the first instance."""
+    batch = Batch(store, Machine(root, command), folder=root)
+    async with batch.scheduling():
+        job_id = await batch.submit(a_task(**members))
+        await batch.until_state(job_id, *OVER)
+    return job_id, (await batch.instances(job_id))[0]
+
+
+def kept(root: Path, folder: str = "out") -> dict[str, str]:
+    """The files of a folder in the bucket."""
+    top = root / "cos" / BUCKET / folder
+    return {
+        each.relative_to(top).as_posix(): each.read_text()
+        for each in sorted(top.rglob("*"))
+        if each.is_file()
+    }
+
+
+@pytest.mark.parametrize("code", [0, 7])
+async def test_an_output_folder_is_kept_however_the_command_ended(
+    store: Store, tmp_path: Path, code: int
+) -> None:
+    def command(machine: Machine, launch: Launch) -> int:
+        out = machine.seen_at(launch, "/data/out")
+        assert list(out.iterdir()) == []
+        (out / "a").mkdir()
+        (out / "a/b.txt").write_text("result")
+        return code
+
+    _, instance = await run(store, tmp_path, command, OutputMappings=[OUTPUT])
+    assert instance["ExitCode"] == code
+    assert kept(tmp_path) == {"a/b.txt": "result"}
+
+
+async def test_output_in_the_working_folder_needs_no_mount(store: Store, tmp_path: Path) -> None:
+    def command(machine: Machine, launch: Launch) -> int:
+        assert launch.mounts == ()
+        (machine.work(launch) / "results").mkdir()
+        (machine.work(launch) / "results" / "x").write_text("x")
+        return 0
+
+    mappings = [
+        {"SourcePath": "/work/results", "DestinationPath": f"{COS}out/"},
+        {"SourcePath": "/work/absent", "DestinationPath": f"{COS}absent/"},
+    ]
+    _, instance = await run(store, tmp_path, command, OutputMappings=mappings)
+    assert instance["TaskInstanceState"] == "SUCCEED", "nothing to leave is no failure"
+    assert kept(tmp_path) == {"x": "x"}
+
+
+async def test_no_link_that_a_command_left_hands_out_files_of_the_machine(
+    store: Store, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "key").write_text("of the gateway")
+
+    def command(machine: Machine, launch: Launch) -> int:
+        (machine.work(launch) / "way").symlink_to(secret)
+        out = machine.seen_at(launch, "/data/out")
+        (out / "key").symlink_to(secret / "key")
+        (out / "folder").symlink_to(secret)
+        os.mkfifo(out / "pipe")
+        (out / "mine").write_text("mine")
+        return 0
+
+    through = {"SourcePath": "/work/way", "DestinationPath": f"{COS}out/"}
+    below = {"SourcePath": "/work/way/key", "DestinationPath": f"{COS}out/"}
+    _, instance = await run(store, tmp_path, command, OutputMappings=[OUTPUT, through, below])
+    assert kept(tmp_path) == {"mine": "mine"}
+    assert instance["StateReason"] == Cause.STORAGE.value, "it asked for what it may not have"
+
+
+async def test_logs_are_copied_to_folders_of_the_node_before_outputs_are_kept(
+    store: Store, tmp_path: Path
+) -> None:
+    redirect = {
+        "StdoutLocalPath": "/data/out/logs/",
+        "StderrLocalPath": "/work/logs",
+        "StdoutLocalFileName": "${BATCH_JOB_ID}-${BATCH_TASK_NAME}-${BATCH_TASK_INSTANCE_INDEX}",
+    }
+    in_work = {"SourcePath": "/work/logs", "DestinationPath": f"{COS}work/"}
+    job_id, instance = await run(
+        store,
+        tmp_path,
+        lambda *_: 0,
+        RedirectLocalInfo=redirect,
+        OutputMappings=[OUTPUT, in_work],
+    )
+    assert instance["TaskInstanceState"] == "SUCCEED"
+    attempt = f"{job_id}.0.0.1"
+    assert kept(tmp_path) == {f"logs/{job_id}-a-0": f"stdout of {attempt}\n"}
+    assert kept(tmp_path, "work") == {f"stderr.{job_id}.a.0.log": f"stderr of {attempt}\n"}
+
+
+@pytest.mark.parametrize("place", ["/data/out/way", "/data/out/file", "/work/way"])
+async def test_a_log_is_copied_through_no_link(store: Store, tmp_path: Path, place: str) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+
+    def command(machine: Machine, launch: Launch) -> int:
+        for folder in (machine.work(launch), machine.seen_at(launch, "/data/out")):
+            (folder / "way").symlink_to(outside)
+            (folder / "file").write_text("a file where a folder should be")
+        return 0
+
+    _, instance = await run(
+        store,
+        tmp_path,
+        command,
+        OutputMappings=[OUTPUT],
+        RedirectLocalInfo={"StdoutLocalPath": place},
+    )
+    assert list(outside.iterdir()) == []
+    assert instance["StateReason"] == Cause.STORAGE.value
+    assert place in instance["StateDetailedReason"]
+    assert str(tmp_path) not in instance["StateDetailedReason"]
+
+
+async def test_a_log_in_a_file_of_the_same_name_replaces_it_and_what_it_links_to_stays(
+    store: Store, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("untouched")
+
+    def command(machine: Machine, launch: Launch) -> int:
+        (machine.seen_at(launch, "/data/out") / "log").symlink_to(outside)
+        return 0
+
+    redirect = {"StdoutLocalPath": "/data/out", "StdoutLocalFileName": "log"}
+    job_id, _ = await run(
+        store, tmp_path, command, OutputMappings=[OUTPUT], RedirectLocalInfo=redirect
+    )
+    assert outside.read_text() == "untouched"
+    assert kept(tmp_path) == {"log": f"stdout of {job_id}.0.0.1\n"}
+
+
+async def test_a_log_for_a_place_that_goes_with_the_attempt_is_no_failure(
+    store: Store, tmp_path: Path
+) -> None:
+    redirect = {"StdoutLocalPath": "/opt/logs", "StderrLocalPath": "/data/logs"}
+    _, instance = await run(store, tmp_path, lambda *_: 0, RedirectLocalInfo=redirect)
+    assert instance["TaskInstanceState"] == "SUCCEED"
+
+
+class FullStorage(LocalStorage):
+    """Takes no output folder."""
+
+    def put_tree(self, source: Path, **_: Any) -> tuple[str, ...]:
+        raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize(("code", "cause"), [(0, Cause.STORAGE), (3, Cause.USER_EXIT)])
+async def test_output_that_cannot_be_kept_makes_a_success_a_failure(
+    store: Store, tmp_path: Path, code: int, cause: Cause
+) -> None:
+    batch = Batch(store, Machine(tmp_path, lambda *_: code), folder=tmp_path)
+    batch.storage = FullStorage(tmp_path / "cos")
+    logs = {"StdoutRedirectPath": f"{COS}logs/"}
+    async with batch.scheduling():
+        job_id = await batch.submit(a_task(OutputMappings=[OUTPUT], RedirectInfo=logs))
+        assert await batch.until_state(job_id, *OVER) == "FAILED"
+    [instance] = await batch.instances(job_id)
+    assert instance["StateReason"] == cause.value
+    if cause is Cause.STORAGE:
+        assert "`/data/out/`: No space left on device." in instance["StateDetailedReason"]
+    assert list(kept(tmp_path, "logs")) == [f"stdout.{job_id}.a.0.log"], "the logs all the same"
+
+
+async def test_the_workers_that_were_asked_for_are_passed_on(store: Store, tmp_path: Path) -> None:
+    asked: list[dict[str, Any]] = []
+
+    class Noting(LocalStorage):
+        def put_tree(self, source: Path, **how: Any) -> tuple[str, ...]:
+            asked.append(how)
+            return ()
+
+    batch = Batch(store, Machine(tmp_path, lambda *_: 0), folder=tmp_path)
+    batch.storage = Noting(tmp_path / "cos")
+    config = {"Scene": "COS", "WorkerNum": 3, "WorkerPartSize": 20}
+    key = {"Scene": "COS", "SecretId": "AKIDlonglonglonglong", "SecretKey": "k" * 32}
+    async with batch.scheduling():
+        job_id = await batch.submit(
+            a_task(OutputMappings=[OUTPUT], OutputMappingConfigs=[config], Authentications=[key])
+        )
+        assert await batch.until_state(job_id, *OVER) == "SUCCEED"
+    [how] = asked
+    assert how["folder"] == RemotePath(BUCKET, "out/")
+    assert (how["workers"], how["part_mb"]) == (3, 20)
+    assert how["keys"].secret_key == "k" * 32, "the real key, not the masked one"
+
+
+async def test_a_global_workspace_stays_on_the_node_and_a_batch_workspace_is_new(
+    store: Store, tmp_path: Path
+) -> None:
+    found: list[int] = []
+
+    def command(machine: Machine, launch: Launch) -> int:
+        for path in ("/data/out", "/global"):
+            folder = machine.seen_at(launch, path)
+            found.append(len(list(folder.iterdir())))
+            (folder / launch.attempt_id).write_text("x")
+        return 0
+
+    shared = {
+        "SourcePath": "/global",
+        "DestinationPath": f"{COS}global/",
+        "OutputMappingOption": {"Workspace": "GLOBAL_WORKSPACE"},
+    }
+    batch = Batch(store, Machine(tmp_path, command), folder=tmp_path)
+    async with batch.scheduling():
+        env_id = await batch.create_env()
+        for _ in range(2):
+            job_id = await batch.submit(a_task(EnvId=env_id, OutputMappings=[OUTPUT, shared]))
+            assert await batch.until_state(job_id, *OVER) == "SUCCEED"
+    assert found == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("path", "root", "parts"),
+    [
+        ("/work", "/a/work", ()),
+        ("/work/x/y/", "/a/work", ("x", "y")),
+        ("/data/out/x", "/out", ("x",)),
+        ("/data//./out/", "/out", ()),
+        ("/data/other", "/disk", ("other",)),
+        ("/data/in/x", None, ()),
+        ("/workspace", None, ()),
+        ("/elsewhere", None, ()),
+    ],
+)
+def test_a_path_of_the_node_is_found_in_the_nearest_mount(
+    path: str, root: str | None, parts: tuple[str, ...]
+) -> None:
+    mounts = [
+        Mount("/disk", "/data", writable=True),
+        Mount("/out", "/data/out", writable=True),
+        Mount("/in", "/data/in"),
+    ]
+    spot = find_spot(path, work=Path("/a/work"), mounts=mounts)
+    assert (spot and (str(spot.root), spot.parts)) == (root and (root, parts))
+
+
+def test_an_attempts_folder_is_not_one_that_staging_uses() -> None:
+    assert Attempt("job-00000001", 0, 0, 1).folder == "job-00000001/0/0/1"

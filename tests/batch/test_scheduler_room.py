@@ -1,0 +1,271 @@
+"""Places and memory: who gets them, what never starves, and what is known after a restart."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text, update
+
+from gateway.batch.engines import Cause
+from gateway.batch.slots import FreeNodes, Room, Slots, Waiting, reserve
+from gateway.batch.tables import compute_node
+from gateway.store import Store
+from tests.support.batch import Batch, Turns, a_task, eventually
+from tests.support.fake_engine import FakeEngine
+
+pytestmark = pytest.mark.anyio
+OVER = ("SUCCEED", "FAILED")
+
+
+def sized(gib: int, *, name: str = "a", instances: int = 1, **members: Any) -> dict[str, Any]:
+    """A task whose elastic nodes have so much memory."""
+    data = {"InstanceTypeOptions": {"CPU": 1, "Memory": gib}}
+    return a_task(name, instances, ComputeEnv={"EnvData": data}, **members)
+
+
+async def running(engine: FakeEngine, count: int) -> list[str]:
+    async def enough() -> bool:
+        return len(engine.running) >= count
+
+    await eventually(enough)
+    return list(engine.running)
+
+
+def room(places: int, mem_gib: int = 1_000, *, whole_gib: int = 1_000) -> Room:
+    return Room(places, mem_gib, whole_gib)
+
+
+def waits(
+    job_id: str, count: int, mem_gib: int = 1, *, env_id: str | None = None, at_most: int = 0
+) -> Waiting:
+    return Waiting(job_id, env_id, count, at_most, 1 if at_most else 0, mem_gib)
+
+
+def test_places_are_reserved_for_the_most_urgent_first() -> None:
+    slots = Slots(room(10))
+    waiting = [
+        waits("job-a", 9, env_id="env-1"),
+        waits("job-b", 5, at_most=4),
+        waits("job-c", 9, env_id="env-1"),
+        waits("job-d", 99),
+    ]
+    reserved = reserve(slots, waiting, free_nodes={"env-1": FreeNodes(2, 1)})
+    assert {job_id: each.places for job_id, each in reserved.items()} == {
+        "job-a": 2,
+        "job-b": 3,
+        "job-c": 0,
+        "job-d": 5,
+    }
+    assert slots.free.places == 0
+
+
+def test_memory_is_reserved_in_the_same_order_and_held_for_a_large_one() -> None:
+    slots = Slots(room(10, 20))
+    waiting = [waits("job-a", 1, 8), waits("job-b", 2, 10), waits("job-c", 5, 1)]
+    reserved = reserve(slots, waiting, free_nodes={})
+    assert [each.mem_gib for each in reserved.values()] == [8, 10]
+    assert slots.held
+    assert slots.take_rest().places == 0, "what is left waits for the second of job-b"
+
+
+def test_a_task_that_waits_for_a_node_holds_nobody_up() -> None:
+    slots = Slots(room(10, 20))
+    waiting = [waits("job-a", 1, env_id="env-1"), waits("job-b", 1, 5)]
+    reserved = reserve(slots, waiting, free_nodes={})
+    assert reserved["job-b"].places == 1
+    assert not slots.held
+
+
+def test_a_node_larger_than_the_whole_counts_as_the_whole() -> None:
+    alone = Slots(room(10, 16, whole_gib=16))
+    assert reserve(alone, [waits("job-a", 3, 99)], free_nodes={})["job-a"] == Room(1, 16, 16)
+    beside = Slots(room(9, 15, whole_gib=16))
+    assert reserve(beside, [waits("job-a", 3, 99)], free_nodes={})["job-a"].places == 0
+
+
+def test_the_rest_is_taken_once_and_given_back() -> None:
+    slots = Slots(room(5))
+    mine = slots.take_rest()
+    assert (mine.places, slots.take_rest().places) == (5, 0)
+    mine.take(2, mem_gib=3)
+    slots.give_back(mine)
+    assert slots.take_rest() == Room(3, 994, 1_000)
+
+
+@pytest.mark.parametrize("on_env", [False, True])
+async def test_what_runs_has_no_more_memory_than_the_engine(
+    store: Store, tmp_path: Path, on_env: bool
+) -> None:
+    engine = FakeEngine(tmp_path, capacity=16, mem_gib=10)
+    batch = Batch(store, engine, folder=tmp_path)
+    members: dict[str, Any] = {"instances": 7}
+    async with batch.scheduling():
+        if on_env:
+            data = {"InstanceTypeOptions": {"CPU": 1, "Memory": 3}}
+            members["EnvId"] = await batch.create_env(7, EnvData=data)
+        task = a_task(**members) if on_env else sized(3, **members)
+        job_id = await batch.submit(task)
+        for left in range(7, 0, -1):
+            await running(engine, min(3, left))
+            assert len(engine.running) == min(3, left)
+            engine.exit(next(iter(engine.running)), 0)
+        assert await batch.until_state(job_id, *OVER) == "SUCCEED"
+
+
+async def test_a_large_instance_runs_alone_and_does_not_starve(
+    store: Store, tmp_path: Path
+) -> None:
+    engine = FakeEngine(tmp_path, capacity=16, mem_gib=8)
+    batch = Batch(store, engine, folder=tmp_path)
+    async with batch.scheduling():
+        first = await batch.submit(sized(2, instances=4))
+        await running(engine, 4)
+        large = await batch.submit(sized(64), Priority=5)
+        small = await batch.submit(sized(2, instances=3))
+        await batch.until_state(large, "RUNNABLE")
+        await batch.until_state(small, "RUNNABLE")
+        for left in (3, 2, 1):
+            attempt = next(iter(engine.running))
+            engine.exit(attempt, 0)
+
+            async def given_back(count: int = left) -> bool:
+                answer = await batch.call("DescribeJob", JobId=first)
+                return bool(answer["TaskInstanceMetrics"]["SucceedCount"] == 4 - count)
+
+            await eventually(given_back)
+            assert len(engine.running) == left, "the smaller ones do not overtake it"
+        engine.exit(next(iter(engine.running)), 0)
+        [alone] = await running(engine, 1)
+        assert alone.startswith(large)
+        engine.exit(alone, 0)
+        assert all(each.startswith(small) for each in await running(engine, 3))
+
+
+async def test_memory_in_use_is_known_after_a_restart(store: Store, tmp_path: Path) -> None:
+    engine = FakeEngine(tmp_path, capacity=16, mem_gib=10)
+    batch = Batch(store, engine, folder=tmp_path)
+    async with batch.scheduling():
+        await batch.submit(sized(4, instances=2))
+        kept = await running(engine, 2)
+    engine.reconnect()
+    async with batch.scheduling():
+        later = await batch.submit(sized(4, instances=2))
+        await batch.until_state(later, "RUNNABLE")
+        assert sorted(engine.running) == sorted(kept)
+        engine.exit(kept[0], 0)
+
+        async def one_more() -> bool:
+            return f"{later}.0.0.1" in engine.running
+
+        await eventually(one_more)
+        assert len(engine.running) == 2
+
+
+async def test_an_instance_is_stopped_on_request_and_the_others_run_on(
+    store: Store, tmp_path: Path
+) -> None:
+    engine = FakeEngine(tmp_path, capacity=16)
+    batch = Batch(store, engine, folder=tmp_path)
+    async with batch.scheduling():
+        job_id = await batch.submit(a_task(instances=3, MaxRetryCount=5))
+        await running(engine, 3)
+        await batch.until_state(job_id, "RUNNING")
+        await batch.call("TerminateTaskInstance", JobId=job_id, TaskName="a", TaskInstanceIndex=1)
+
+        async def ended() -> bool:
+            shown = await batch.instances(job_id)
+            return bool(shown[1]["TaskInstanceState"] == "FAILED")
+
+        await eventually(ended)
+        assert sorted(engine.running) == [f"{job_id}.0.0.1", f"{job_id}.0.2.1"]
+
+
+async def test_a_wish_to_end_an_instance_outlives_the_scheduler(
+    store: Store, tmp_path: Path
+) -> None:
+    engine = FakeEngine(tmp_path, capacity=16)
+    batch = Batch(store, engine, folder=tmp_path)
+    async with batch.scheduling():
+        job_id = await batch.submit(a_task(instances=2))
+        await running(engine, 2)
+        await batch.until_state(job_id, "RUNNING")
+    await batch.call("TerminateTaskInstance", JobId=job_id, TaskName="a", TaskInstanceIndex=0)
+    assert len(engine.running) == 2
+    engine.reconnect()
+    async with batch.scheduling():
+
+        async def ended() -> bool:
+            return list(engine.running) == [f"{job_id}.0.1.1"]
+
+        await eventually(ended)
+
+
+async def test_retried_jobs_run_again(store: Store, tmp_path: Path) -> None:
+    codes = iter([1, 0])
+    engine = FakeEngine(tmp_path, answer=lambda _: next(codes))
+    batch = Batch(store, engine, folder=tmp_path)
+    async with batch.scheduling():
+        job_id = await batch.submit()
+        assert await batch.until_state(job_id, *OVER) == "FAILED"
+        await batch.call("RetryJobs", JobIds=[job_id])
+        assert await batch.until_state(job_id, "SUCCEED") == "SUCCEED"
+    assert [each.attempt_id for each in engine.started] == [f"{job_id}.0.0.1", f"{job_id}.0.0.2"]
+
+
+async def test_a_sick_job_takes_no_room_from_the_others(store: Store, tmp_path: Path) -> None:
+    engine = FakeEngine(tmp_path, capacity=1)
+    batch = Batch(store, engine, folder=tmp_path)
+    async with batch.scheduling():
+        sick = await batch.submit(Priority=100)
+        [attempt] = await running(engine, 1)
+        await batch.until_state(sick, "RUNNING")
+        clash = text("UPDATE event_stream SET seq = 0 WHERE id = :id")
+        await store.write(lambda tx: tx.execute(clash, {"id": sick}))
+        engine.exit(attempt, 0)
+        well = await batch.submit(a_task(instances=5))
+        for number in range(5):
+            [other] = await running(engine, 1)
+            assert other == f"{well}.0.{number}.1"
+            engine.exit(other, 0)
+        assert await batch.until_state(well, *OVER) == "SUCCEED"
+        assert await batch.state(sick) == "RUNNING"
+
+
+async def test_lost_nodes_of_environments_are_made_again_before_they_take_work(
+    store: Store, tmp_path: Path
+) -> None:
+    engine = FakeEngine(tmp_path, capacity=16)
+    batch = Batch(store, engine, folder=tmp_path)
+    async with batch.scheduling():
+        env_id = await batch.create_env(1)
+        job_id = await batch.submit(a_task(EnvId=env_id))
+        [first] = await running(engine, 1)
+        await batch.until_state(job_id, "RUNNING")
+        [before] = await batch.instances(job_id)
+        engine.end(first, exit_code=None, cause=Cause.INFRA_LOST)
+        [second] = await running(engine, 1)
+        assert second == f"{job_id}.0.0.2"
+        [after] = await batch.instances(job_id)
+        assert after["ComputeNodeInstanceId"] != before["ComputeNodeInstanceId"]
+        engine.exit(second, 0)
+        assert await batch.until_state(job_id, *OVER) == "SUCCEED"
+
+
+async def test_a_job_gets_room_only_for_nodes_that_fit(store: Store, batch: Batch) -> None:
+    env_id = await batch.create_env(3)
+    sizes = update(compute_node).values(state="RUNNING", mem_gib=4)
+    await store.write(lambda tx: tx.execute(sizes))
+    turns = Turns(store, await batch.submit(a_task(instances=3, EnvId=env_id)), mem_gib=9)
+    assert len(await turns.turn(slots=9)) == 2
+
+
+async def test_more_new_jobs_than_a_round_takes_up_do_not_wait_for_a_signal(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.batch.scheduler.JOBS_AT_ONCE", 1)
+    engine = FakeEngine(tmp_path, capacity=1)
+    batch = Batch(store, engine, folder=tmp_path)
+    jobs = [await batch.submit() for _ in range(12)]
+    async with batch.scheduling():
+        for job_id in jobs:
+            await batch.until_state(job_id, "RUNNABLE", "STARTING", "RUNNING")

@@ -1,0 +1,104 @@
+"""What goes when its time is up: logs of old jobs, folders of what is gone, client tokens."""
+
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, select, update
+
+from gateway import clock
+from gateway.batch.retention import DROPPED, PAGE, drop_files, drop_tokens, sweep
+from gateway.batch.tables import client_token, job
+from gateway.store import Store
+from tests.support.batch import OWNER, REGION, START, Batch, a_task
+from tests.support.staging import Machine
+
+pytestmark = pytest.mark.anyio
+OVER = ("SUCCEED", "FAILED")
+EMPTY_LOG = "data:text/plain;charset=utf-8;base64,"
+DAY = timedelta(days=1)
+
+
+async def ended_job(batch: Batch, *, at: datetime) -> str:
+    """A job that ended at a time of one's choice."""
+    async with batch.scheduling():
+        job_id = await batch.submit()
+        await batch.until_state(job_id, *OVER)
+    values = update(job).where(job.c.id == job_id).values(ended_at=at)
+    await batch.store.write(lambda tx: tx.execute(values))
+    return job_id
+
+
+async def stdout(batch: Batch, job_id: str) -> str:
+    answer = await batch.call("DescribeTaskLogs", JobId=job_id, TaskName="a")
+    return str(answer["TaskInstanceLogSet"][0]["StdoutLog"])
+
+
+async def test_logs_go_some_days_after_the_end_and_read_empty_from_then_on(
+    store: Store, tmp_path: Path
+) -> None:
+    engine = Machine(tmp_path, lambda *_: 0)
+    batch = Batch(store, engine, folder=tmp_path)
+    old = await ended_job(batch, at=START)
+    young = await ended_job(batch, at=START + 2 * DAY)
+    assert await drop_files(store, engine, before=START + DAY) == 1
+    assert await drop_files(store, engine, before=START + DAY) == 0
+    assert await stdout(batch, old) == EMPTY_LOG
+    assert await stdout(batch, young) != EMPTY_LOG
+    assert await batch.state(old) == "SUCCEED", "its rows stay"
+    assert [each.name for each in (tmp_path / "attempts").iterdir()] == [young]
+
+
+async def test_a_job_that_is_retried_is_not_old_any_more(store: Store, tmp_path: Path) -> None:
+    engine = Machine(tmp_path, lambda *_: 1)
+    batch = Batch(store, engine, folder=tmp_path)
+    job_id = await ended_job(batch, at=START)
+    assert await drop_files(store, engine, before=START + DAY) == 1
+    await batch.call("RetryJobs", JobIds=[job_id])
+    assert await drop_files(store, engine, before=START + DAY) == 0
+    async with batch.scheduling():
+        await batch.until_state(job_id, *OVER)
+    assert await stdout(batch, job_id) != EMPTY_LOG
+    assert await drop_files(store, engine, before=clock.now() + DAY) == 1, "its second life, too"
+    assert await stdout(batch, job_id) == EMPTY_LOG
+
+
+async def test_what_crashes_left_is_swept_and_what_is_there_stays(
+    store: Store, tmp_path: Path
+) -> None:
+    engine = Machine(tmp_path, lambda *_: 0)
+    batch = Batch(store, engine, folder=tmp_path)
+    job_id = await ended_job(batch, at=START)
+    async with batch.scheduling():
+        env_id = await batch.create_env(MountDataDisks=[{"LocalPath": "/disk"}])
+        on_env = await batch.submit(a_task(EnvId=env_id))
+        await batch.until_state(on_env, *OVER)
+    attempts, nodes = tmp_path / "attempts", tmp_path / "nodes"
+    [node] = nodes.iterdir()
+    for leftover in ("job-deleted0", f"{DROPPED}{job_id}"):
+        (attempts / leftover / "0/0/1/work").mkdir(parents=True)
+    (nodes / "node-deleted" / "disks" / "x").mkdir(parents=True)
+    assert await sweep(store, engine) == 3
+    assert {each.name for each in attempts.iterdir()} == {job_id, on_env}
+    assert list(nodes.iterdir()) == [node]
+    assert await sweep(store, engine) == 0
+
+
+async def test_a_sweep_of_an_engine_that_never_ran_anything_finds_nothing(
+    store: Store, tmp_path: Path
+) -> None:
+    assert await sweep(store, Machine(tmp_path / "new", lambda *_: 0)) == 0
+
+
+async def test_client_tokens_are_forgotten_when_they_are_old(store: Store) -> None:
+    def row(number: int, *, at: datetime) -> dict[str, object]:
+        names = {"owner_uin": OWNER, "uin": OWNER, "region": REGION, "action": "SubmitJob"}
+        made = {"request_sha256": "", "made_id": "job-00000001", "created_at": at}
+        return {**names, **made, "token": str(number)}
+
+    old = [row(number, at=START + timedelta(seconds=number)) for number in range(2 * PAGE + 3)]
+    young = row(-1, at=START + 2 * DAY)
+    await store.write(lambda tx: tx.execute(client_token.insert(), [*old, young]))
+    await drop_tokens(store, before=START + DAY)
+    count = select(func.count()).select_from(client_token)
+    assert await store.read_list(lambda tx: tx.execute(count).scalar_one()) == 1

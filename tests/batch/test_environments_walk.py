@@ -38,7 +38,7 @@ UNSUPPORTED = "UnsupportedOperation"
 
 @dataclass
 class Node:
-    """What the model knows of one node. tries: how often in a row it was not made, or was lost."""
+    """What the model knows of one node. tries: how often in a row it was not made."""
 
     state: str
     is_attached: bool = False
@@ -46,7 +46,6 @@ class Node:
     fate: str = ""
     tries: int = 0
     due: datetime | None = None
-    up_since: datetime | None = None
 
 
 @dataclass
@@ -73,11 +72,7 @@ class Model:
         for node_id, node in list(self.nodes.items()):
             if node.fate and not node.is_busy:
                 if node.fate == "LOST":
-                    up = now - (node.up_since or now)
-                    node.tries = 1 if up >= timedelta(hours=1) else node.tries + 1
-                    node.state = "ABNORMAL"
-                    wait = timedelta(0) if node.tries == 1 else timedelta(seconds=600)
-                    node.due = now + wait if node.tries <= RETRIES_MAX else None
+                    node.tries, node.state, node.due = 0, "ABNORMAL", now
                 node.fate = ""
             if node.state == "DELETING":
                 del self.nodes[node_id]
@@ -90,7 +85,7 @@ class Model:
 
     def _make(self, node: Node, now: datetime) -> None:
         if node.is_attached or self.made_well:
-            node.state, node.due, node.up_since = "RUNNING", None, now
+            node.state, node.due = "RUNNING", None
             return
         node.tries += 1
         node.state = "CREATION_FAILED"

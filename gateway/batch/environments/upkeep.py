@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from types import MappingProxyType
 
 from gateway.batch.catalogue import Catalogue
@@ -19,8 +19,6 @@ from gateway.store import Tx
 
 NODES_AT_ONCE = 500
 """How many nodes one transaction moves, for others to get a turn between two of them."""
-FORGIVEN_AFTER = timedelta(hours=1)
-"""A node that was up for so long begins anew: what went before is not held against it."""
 _ALL_WELL = ActivityTrigger.BEGUN, ActivityTrigger.DONE
 _IN_VAIN = ActivityTrigger.BEGUN, ActivityTrigger.NOT_DONE
 
@@ -115,7 +113,7 @@ class _Upkeep:
                 NodeTrigger.BEGUN,
                 NodeTrigger.NOT_MADE,
                 failures=failures,
-                retry_at=self._next_try(failures, try_number=failures),
+                retry_at=self._next_try(failures),
                 reason=why_not,
             )
             self.changes.finish(failed, *_IN_VAIN, reason=why_not)
@@ -152,25 +150,21 @@ class _Upkeep:
         self.make_again(self.changes.move(node, NodeTrigger.DROPPED))
 
     def lose(self, node: EnvNode) -> None:
-        """Declare a node ABNORMAL; at its first loss it is made again at once.
+        """Declare a node ABNORMAL, and make it again at once.
 
-        Why at once: a machine that goes once is nothing unusual, and jobs wait for the node. One
-        that goes again and again would drag every job through the losses it may have, so from
-        then on the documented waits for nodes that cannot be made hold for it too.
+        Why without the waits of nodes that cannot be made: what is lost here is a process, which
+        says nothing of whether its successor will live, and jobs wait for the node. How often an
+        instance may be lost has a bound of its own.
         """
-        up_since = node.resource_created_at or self.changes.now
-        forgiven = self.changes.now - up_since >= FORGIVEN_AFTER
-        failures = 1 if forgiven else node.failures + 1
         lost = self.changes.move(
             node,
             NodeTrigger.LOST,
             fate=Fate.NONE,
-            failures=failures,
-            retry_at=self._next_try(failures, try_number=failures - 1),
+            failures=0,
+            retry_at=self.changes.now,
             reason="its machine was lost",
         )
-        if lost.retry_at is not None and lost.retry_at <= self.changes.now:
-            self.replace(lost)
+        self.replace(lost)
 
     def restart(self, node: EnvNode) -> None:
         """Let a node take work again, its folder cleared as a restart clears a machine's."""
@@ -187,11 +181,9 @@ class _Upkeep:
         self.changes.finish(node, ActivityTrigger.DONE)
         self.changes.remove(node)
 
-    def _next_try(self, failures: int, *, try_number: int) -> datetime | None:
-        """When a node is made again; None: not any more. try_number: 0 for at once."""
-        if failures > self.retries_max:
-            return None
-        return self.changes.now + (wait_before(try_number) if try_number else timedelta(0))
+    def _next_try(self, failures: int) -> datetime | None:
+        """When a node that could not be made so often is tried again; None: not any more."""
+        return self.changes.now + wait_before(failures) if failures <= self.retries_max else None
 
 
 _HAS_BEEN_USED = frozenset({NodeState.RUNNING, NodeState.ABNORMAL, NodeState.DELETING})

@@ -14,6 +14,9 @@ from gateway.events.names import EventName
 class State(Enum):
     """The state of a job, a task or a task instance: the three share one set of words."""
 
+    # Each member is one object; Enum's own goes through its name, in Python.
+    __hash__ = object.__hash__
+
     SUBMITTED = "SUBMITTED"
     PENDING = "PENDING"
     RUNNABLE = "RUNNABLE"
@@ -39,6 +42,9 @@ class NodeState(Enum):
 
 class Trigger(Enum):
     """What can happen to a job, a task or a task instance."""
+
+    # Each member is one object; Enum's own goes through its name, in Python.
+    __hash__ = object.__hash__
 
     BLOCKED = "has predecessors that are not finished"
     READY = "may run"
@@ -120,6 +126,9 @@ with all in it that FAILED, and is the only way out of a final state."""
 class Kind(Enum):
     """What moves by `MOVES`; the value begins the names of its events."""
 
+    # Each member is one object; Enum's own goes through its name, in Python.
+    __hash__ = object.__hash__
+
     JOB = "JOB"
     TASK = "TASK"
     INSTANCE = "TASK_INSTANCE"
@@ -142,20 +151,6 @@ def advance(kind: Kind, state: State, trigger: Trigger) -> tuple[State, EventNam
 def can(state: State, trigger: Trigger) -> bool:
     """Whether the table has this move."""
     return (state, trigger) in MOVES
-
-
-def draw_moves() -> str:
-    """The table as a Mermaid diagram; moves between the same two states share an arrow."""
-    arrows: dict[tuple[State, State], list[str]] = {}
-    for (before, trigger), after in MOVES.items():
-        arrows.setdefault((before, after), []).append(trigger.value)
-    lines = [
-        f"    {before.value} --> {after.value}: {' / '.join(words)}"
-        for (before, after), words in arrows.items()
-    ]
-    begin = f"    [*] --> {State.SUBMITTED.value}"
-    ends = [f"    {state.value} --> [*]" for state in State if state in FINAL]
-    return "\n".join(["stateDiagram-v2", begin, *lines, *ends])
 
 
 N, M, E = NodeState, NodeTrigger, EventName

@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.batch.states import MOVES, NODE, State
-from gateway.catalog import UNBUILT
+from gateway.batch.states import FINAL, MOVES, NODE, State
 from tests.support.running import ROOT, Gateway
 from tests.support.services import LOOPBACK
 
@@ -115,19 +114,17 @@ def remade(text: str) -> str:
 
 
 def _states() -> str:
-    ends = [state for state in State if not any(state is before for before, _ in MOVES)]
-    return _diagram(
-        ["[*] --> SUBMITTED"]
-        + [f"{old.value} --> {new.value}: {why.value}" for (old, why), new in MOVES.items()]
-        + [f"{state.value} --> [*]" for state in ends]
-    )
+    """Moves between the same two states share an arrow."""
+    words: dict[tuple[State, State], list[str]] = {}
+    for (before, trigger), after in MOVES.items():
+        words.setdefault((before, after), []).append(trigger.value)
+    moves = [f"{a.value} --> {b.value}: {' / '.join(whys)}" for (a, b), whys in words.items()]
+    ends = [f"{state.value} --> [*]" for state in State if state in FINAL]
+    return _diagram(["[*] --> SUBMITTED", *moves, *ends])
 
 
 def _nodes() -> str:
-    moves = [
-        f"{old.value} --> {new.value}: {why.value}"
-        for (old, why), (new, _) in NODE.items()
-    ]
+    moves = [f"{old.value} --> {new.value}: {why.value}" for (old, why), (new, _) in NODE.items()]
     return _diagram(["[*] --> PENDING", *moves, "DELETING --> [*]"])
 
 
@@ -136,13 +133,7 @@ def _diagram(lines: list[str]) -> str:
     return f"\n```mermaid\nstateDiagram-v2\n{body}```\n\n"
 
 
-def _unbuilt() -> str:
-    names = sorted(name for service, name in UNBUILT if service == "batch")
-    return f"\n{', '.join(f'`{name}`' for name in names)}.\n\n"
-
-
 _MAKERS: Mapping[str, Callable[[], str]] = {
     "states": _states,
     "nodes": _nodes,
-    "unbuilt": _unbuilt,
 }

@@ -33,7 +33,7 @@ from gateway.batch.attributes import attributes_of as batch_attributes_of
 from gateway.batch.auditing.auditor import Auditor
 from gateway.batch.catalogue import read_catalogue
 from gateway.batch.engines import Engine
-from gateway.batch.engines.local import open_local_engine
+from gateway.batch.engines.local import machine_memory_gib, open_local_engine
 from gateway.batch.environments.keeper import Keeper
 from gateway.batch.launching import build_launcher
 from gateway.batch.rules import Rules
@@ -183,8 +183,9 @@ async def _run(settings: Settings) -> None:
 async def _open_engine(settings: Settings) -> AsyncIterator[Engine]:
     capacity = settings.instances_per_core * (os.cpu_count() or 1)
     root = settings.data.resolve() / "engine"
+    mem_gib = settings.memory_gib or max(1, int(machine_memory_gib()))
     async with open_local_engine(
-        root, isolation=settings.isolation or None, capacity=capacity
+        root, isolation=settings.isolation or None, capacity=capacity, mem_gib=mem_gib
     ) as engine:
         yield engine
 

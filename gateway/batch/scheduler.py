@@ -181,12 +181,14 @@ class Scheduler:
         """Read what there is to do besides what was reported.
 
         Why instances that are to end are looked for only when somebody asked for it, or the engine
-        is told everything again: there may be a hundred thousand.
+        is told everything again: there may be a hundred thousand. And why else it is read where
+        changes are written: that connection has the rows at hand, and who reads beside it reads
+        the pages anew after each commit.
         """
         asked = self._store.signals.count(TERMINATIONS)
-        outlook = await self._store.read_list(
-            partial(self._look, terminations=asked != self._terminations_seen)
-        )
+        terminations = asked != self._terminations_seen
+        run = self._store.read_list if terminations else self._store.write
+        outlook = await run(partial(self._look, terminations=terminations))
         self._terminations_seen = asked
         return outlook
 

@@ -71,14 +71,13 @@ class Secrets(Wire):
     docker_password: str = ""
 
 
-def secrets_of(value: datatypes.Task | datatypes.NamedComputeEnv) -> Secrets | None:
-    """The secrets that running it needs; None for none."""
-    password = ""
-    if isinstance(value, datatypes.Task) and value.application.docker is not None:
-        password = value.application.docker.password or ""
-    if not value.authentications and not password:
+def secrets_of(task: datatypes.Task) -> Secrets | None:
+    """The secrets that running a task needs; None for none."""
+    docker = task.application.docker
+    password = (docker.password if docker else None) or ""
+    if not task.authentications and not password:
         return None
-    return Secrets(authentications=value.authentications, docker_password=password)
+    return Secrets(authentications=task.authentications, docker_password=password)
 
 
 class Vault:

@@ -20,6 +20,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.batch.engines import Ability
+from gateway.batch.engines.local import machine_memory_gib
 from gateway.batch.executor.containers import (
     ContainersUnavailable,
     find_containers,
@@ -171,7 +172,7 @@ def look_at_containers(root: Path) -> Finding:
 def look_at_capacity(settings: Settings) -> Finding:
     """What may run at once, as the settings and the machine say."""
     cores = os.cpu_count() or 1
-    here = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIBIBYTE
+    here = machine_memory_gib()
     memory = settings.memory_gib or here
     words = f"{settings.instances_per_core * cores} instances on {cores} cores, {memory:.1f} GiB"
     if settings.memory_gib > here:

@@ -21,6 +21,9 @@ class Subject(Enum):
 class EventName(Enum):
     """The events by their public names."""
 
+    # Each member is one object; Enum's own goes through its name, in Python.
+    __hash__ = object.__hash__
+
     JOB_RUNNING = "JOB_RUNNING"
     JOB_SUCCEED = "JOB_SUCCEED"
     JOB_FAILED = "JOB_FAILED"

@@ -4,7 +4,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from gateway.batch.engines import Cause, Ended, Engine, Launch, Reconnected, Started
+from gateway.batch.engines import Ability, Cause, Ended, Engine, Launch, Reconnected, Started
+from gateway.errors import InvalidParameterValue
 from tests.support.attempts import Watch, launch
 
 Finish = Callable[[Launch], Awaitable[None]]
@@ -110,6 +111,25 @@ class EngineConformance:
         await engine.stop([])
         await engine.acknowledge(["job-00000001.9.9.9"])
         await engine.reconcile([])
+
+    @pytest.mark.anyio
+    async def test_it_says_how_much_it_can_do_and_what(self, engine: Engine) -> None:
+        assert engine.capacity > 0
+        assert engine.mem_gib > 0
+        assert engine.abilities <= frozenset(Ability)
+
+    @pytest.mark.anyio
+    async def test_attempts_and_nodes_have_folders_apart_and_none_leads_out(
+        self, engine: Engine
+    ) -> None:
+        folders = [engine.attempt_path("job-00000001/0/1/1"), engine.node_path("env-1-node")]
+        assert not folders[0].is_relative_to(folders[1])
+        assert not folders[1].is_relative_to(folders[0])
+        for name in ("", "..", "a/../b", "/etc"):
+            with pytest.raises(InvalidParameterValue):
+                engine.attempt_path(name)
+            with pytest.raises(InvalidParameterValue):
+                engine.node_path(name)
 
     @pytest.mark.anyio
     async def test_discarded_files_are_gone_and_others_stay(self, engine: Engine) -> None:

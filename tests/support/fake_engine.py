@@ -17,6 +17,7 @@ from gateway.batch.engines import (
     Report,
     Started,
 )
+from gateway.batch.executor.folders import attempt_folder, node_folder
 from gateway.clock import now
 
 
@@ -94,10 +95,10 @@ class FakeEngine:
         return self._root / "attempts" / folder / stream
 
     def attempt_path(self, folder: str) -> Path:
-        return self._root / "attempts" / folder
+        return attempt_folder(self._root, folder)
 
     def node_path(self, node_id: str) -> Path:
-        return self._root / "nodes" / node_id
+        return node_folder(self._root, node_id)
 
     def exit(self, attempt_id: str, code: int) -> None:
         """Let a command end by itself."""

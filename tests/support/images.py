@@ -109,7 +109,23 @@ class Registry:
 @contextmanager
 def registry(*, user: str, password: str) -> Iterator[Registry]:
     """Serve a busybox to whoever knows the password."""
-    tree = busybox_tree()
+    wanted = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+    manifest, blobs = image_blobs(busybox_tree())
+    server = ThreadingHTTPServer(("127.0.0.1", 0), RegistryCalls)
+    served = Registry(server.server_port)
+    server.answers = RegistryAnswers(served, wanted, manifest, blobs)  # type: ignore[attr-defined]  # ours
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield served
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def image_blobs(tree: bytes) -> tuple[bytes, dict[str, bytes]]:
+    """The manifest of an image of one layer, and what it names by digest."""
     layer = gzip.compress(tree, 1)
     config = json.dumps(
         {
@@ -127,50 +143,52 @@ def registry(*, user: str, password: str) -> Iterator[Registry]:
             "layers": [{"mediaType": LAYER, "size": len(layer), "digest": digest(layer)}],
         }
     ).encode()
-    blobs = {digest(each): each for each in (layer, config, manifest)}
-    wanted = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+    return manifest, {digest(each): each for each in (layer, config, manifest)}
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
 
-        def do_GET(self) -> None:
-            if self.headers.get("Authorization") != wanted:
-                self.answer(401, b"{}", {"WWW-Authenticate": 'Basic realm="here"'})
-                return
-            served.asked.append(self.path)
-            if "/manifests/" in self.path and served.failures > 0:
-                served.failures -= 1
-                self.answer(500, b"{}", {})
-            elif "/manifests/" in self.path:
-                self.answer(200, manifest, {"Content-Type": MANIFEST})
-            else:
-                found = blobs.get(self.path.rsplit("/", 1)[-1], b"{}")
-                self.answer(200, found, {"Content-Type": "application/octet-stream"})
+@dataclass(frozen=True, slots=True)
+class RegistryAnswers:
+    """What a registry says. wanted: the Authorization that lets somebody in."""
 
-        do_HEAD = do_GET  # noqa: N815  # the name that http.server asks for
+    served: Registry
+    wanted: str
+    manifest: bytes
+    blobs: dict[str, bytes]
 
-        def answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-            self.send_response(status)
-            headers = {"Docker-Distribution-Api-Version": "registry/2.0", **headers}
-            for name, value in {**headers, "Content-Length": str(len(body))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
+    def to(self, path: str, authorization: str | None) -> tuple[int, bytes, dict[str, str]]:
+        """Status, body and headers."""
+        if authorization != self.wanted:
+            return 401, b"{}", {"WWW-Authenticate": 'Basic realm="here"'}
+        self.served.asked.append(path)
+        if "/manifests/" not in path:
+            found = self.blobs.get(path.rsplit("/", 1)[-1], b"{}")
+            return 200, found, {"Content-Type": "application/octet-stream"}
+        if self.served.failures > 0:
+            self.served.failures -= 1
+            return 500, b"{}", {}
+        return 200, self.manifest, {"Content-Type": MANIFEST}
 
-        def log_message(self, format: str, *args: object) -> None:
-            """Say nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    served = Registry(server.server_port)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield served
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+class RegistryCalls(BaseHTTPRequestHandler):
+    """The registry's side of HTTP."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        answers: RegistryAnswers = self.server.answers  # type: ignore[attr-defined]  # ours
+        status, body, headers = answers.to(self.path, self.headers.get("Authorization"))
+        self.send_response(status)
+        self.send_header("Docker-Distribution-Api-Version", "registry/2.0")
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET  # noqa: N815  # the name that http.server asks for
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
 
 
 def digest(content: bytes) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import ClauseElement, Executable
+from sqlalchemy import ClauseElement, CursorResult, Executable
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 
@@ -27,5 +27,6 @@ def _compile(element: _Explained, compiler: SQLCompiler, **options: Any) -> str:
 def plan_of(tx: Tx, statement: ClauseElement, parameters: Mapping[str, Any]) -> str:
     """The database's own words, a line for each step."""
     result = tx.execute(_Explained(statement), dict(parameters))
+    assert isinstance(result, CursorResult)
     rows = result.cursor.fetchall()  # as they are: they have not the types of the statement's
     return "\n".join(str(row[-1]) for row in rows)

@@ -34,6 +34,11 @@ IDS_PER_FRAME: Final = 10_000
 MEM_GIB_MAX: Final = 65_536  # more than any machine has: no bound
 
 
+def machine_memory_gib() -> float:
+    """How much memory this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+
+
 class ExecutorRefused(Exception):
     """The executor cannot serve as asked; says why."""
 

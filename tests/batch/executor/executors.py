@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 import anyio
 
 from gateway.batch.engines.local import LocalEngine, open_local_engine
+from gateway.batch.executor.command import SCRIPT_FD, Command, open_script
 from gateway.batch.executor.processes import all_processes, find_process
 
 WAIT_S_MAX = 10
@@ -66,3 +68,16 @@ def processes_that_say(mark: str) -> list[int]:
 def sleeper() -> str:
     """A command that no other process on this machine has: its own number of seconds."""
     return f"sleep {100_000 + time.monotonic_ns() / 1e9:.9f}"
+
+
+def spawn(command: Command, work: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command as the executor would, its script in the place of SCRIPT_FD."""
+    assert command.script is not None
+    script = open_script(command.script)
+    words = ["/bin/bash", "-c", f'exec "$@" {SCRIPT_FD}<&{script}', "sh", *command.argv]
+    try:
+        return subprocess.run(
+            words, cwd=work, pass_fds=[script], capture_output=True, text=True, check=False
+        )
+    finally:
+        os.close(script)

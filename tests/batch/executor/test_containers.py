@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
@@ -13,6 +14,7 @@ import pytest
 from gateway.batch.engines import Ability, Cause, Container, Ended, Launch, Limits, Mount
 from gateway.batch.engines.local import LocalEngine
 from gateway.batch.executor.command import command_of
+from gateway.batch.executor.containers import Containers
 from gateway.batch.executor.isolation import Isolation
 from gateway.batch.executor.mounts import CannotLaunch
 from tests.batch.executor.executors import (
@@ -20,6 +22,7 @@ from tests.batch.executor.executors import (
     local_engine,
     processes_that_say,
     sleeper,
+    spawn,
     until,
 )
 from tests.support.attempts import Watch, launch
@@ -196,6 +199,21 @@ async def test_a_container_that_takes_too_long_is_killed(engine: LocalEngine) ->
 
 
 @pytest.mark.anyio
+async def test_nothing_in_the_work_folder_is_run_before_the_container(
+    engine: LocalEngine, root: Path
+) -> None:
+    attempt = contained("echo ran")
+    work = engine.attempt_path(attempt.folder) / "work"
+    (work / "gateway").mkdir(parents=True)
+    mark = root.parent / "escaped"
+    for name in ("gateway/__init__.py", "json.py", "subprocess.py"):
+        (work / name).write_text(f"open({str(mark)!r}, 'w')\nraise SystemExit(9)\n")
+    ended, out, _ = await run(engine, attempt)
+    assert (ended.cause, out) == (None, "ran\n")
+    assert not mark.exists()
+
+
+@pytest.mark.anyio
 async def test_one_containers_end_leaves_another_alone(engine: LocalEngine) -> None:
     attempt = contained("touch begun; while ! test -e go; do sleep 0.05; done; echo well")
     watch = Watch(engine)
@@ -271,3 +289,47 @@ def test_without_a_runtime_a_launch_with_a_container_ends_at_once(tmp_path: Path
     with pytest.raises(CannotLaunch, match="no containers") as refused:
         command_of(contained("true"), Isolation("none"), root=tmp_path, work=str(tmp_path / "work"))
     assert refused.value.cause is Cause.STORAGE
+
+
+DOCKER = """#!/bin/sh
+export CONTAINERS_CONF={0}/containers.conf CONTAINERS_STORAGE_CONF={0}/storage.conf
+exec podman --cgroup-manager cgroupfs --events-backend none --runtime runc "$@"
+"""
+
+
+def test_docker_is_asked_in_words_that_it_knows(root: Path, store: ImageStore) -> None:
+    """A docker that is podman behind the scenes: it must be spoken to in docker's way."""
+    root.mkdir(mode=0o711)
+    docker = root.parent / "docker"
+    docker.write_text(DOCKER.format(store.folder))
+    docker.chmod(0o755)
+    containers = Containers((str(docker),), "24", {}, is_podman=False)
+    share = root.parent / "share"
+    share.mkdir(mode=0o755)
+    (share / "given").write_text("from outside\n")
+    attempt = contained(
+        "cat /data/given; echo $A; id -u; exit 4",
+        environment={"A": "1"},
+        mounts=(Mount(str(share), "/data"),),
+    )
+    work = root / "attempts" / attempt.folder / "work"
+    command = command_of(
+        attempt, Isolation("none"), root=root, work=str(work), containers=containers
+    )
+    done = spawn(command, work)
+    assert (done.returncode, done.stdout) == (4, "from outside\n1\n65534\n")
+    assert len(store.containers()) == 1
+    removed = subprocess.run(command.remover, env=command.environment, check=False)
+    assert removed.returncode == 0
+    assert store.containers() == []
+
+
+def test_docker_mounts_nothing_that_others_can_put_elsewhere(root: Path) -> None:
+    containers = Containers(("/usr/bin/docker",), "24", {}, is_podman=False)
+    shared = root.parent / "shared"
+    (shared / "deep").mkdir(parents=True)
+    shared.chmod(0o777)
+    attempt = contained("true", mounts=(Mount(str(shared / "deep"), "/data"),))
+    work = str(root / "attempts" / attempt.folder / "work")
+    with pytest.raises(CannotLaunch, match="others can change"):
+        command_of(attempt, Isolation("none"), root=root, work=work, containers=containers)

@@ -1,7 +1,6 @@
 """What a command sees besides its work folder, and what nobody can make it see."""
 
 import os
-import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +9,10 @@ import pytest
 
 from gateway.batch.engines import Cause, Ended, Launch, Mount
 from gateway.batch.engines.local import LocalEngine
-from gateway.batch.executor.command import SCRIPT_FD, Command, command_of, open_script
+from gateway.batch.executor.command import command_of
 from gateway.batch.executor.isolation import isolation_named
 from gateway.batch.executor.mounts import CannotLaunch, place
+from tests.batch.executor.executors import spawn
 from tests.support.attempts import Watch, launch
 
 sandboxed = pytest.mark.parametrize("isolation", ["sandbox"])
@@ -217,19 +217,6 @@ def test_what_was_replaced_after_it_was_found_is_not_shown_to_the_command(
     swapped = spawn(command, work)
     assert (swapped.returncode, swapped.stdout) == (126, "")
     assert "replaced" in swapped.stderr
-
-
-def spawn(command: Command, work: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command as the executor would, its script in the place of SCRIPT_FD."""
-    assert command.script is not None
-    script = open_script(command.script)
-    words = ["/bin/bash", "-c", f'exec "$@" {SCRIPT_FD}<&{script}', "sh", *command.argv]
-    try:
-        return subprocess.run(
-            words, cwd=work, pass_fds=[script], capture_output=True, text=True, check=False
-        )
-    finally:
-        os.close(script)
 
 
 def test_two_mounts_have_two_targets(tmp_path: Path) -> None:

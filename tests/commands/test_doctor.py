@@ -1,0 +1,134 @@
+"""`doctor`: what it finds on this machine, and what it says about settings that cannot work."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.commands.diagnosis import Verdict, file_system_of, look_at_data, look_at_isolation
+from gateway.config import Settings
+from tests.support.running import Gateway, running_gateway
+from tests.support.services import LOOPBACK, RabbitMQ, free_port
+
+NAMES = {
+    "isolation.sandbox", "isolation.uid", "isolation.none", "isolation",
+    "limits.layout", "limits.cpu", "limits.memory", "limits.processes",
+    "containers", "capacity", "data.folder", "data.file_system", "data.room",
+    "database", "broker",
+}  # fmt: skip
+PASSWORD = "n0t-to-be-shown"
+
+
+def consult(folder: Path, **settings: str) -> tuple[int, dict[str, dict[str, Any]], str]:
+    """The exit code, the checks by name, and everything that was printed."""
+    gateway = Gateway(folder, settings=settings)
+    done = gateway.verb("doctor", "--json")
+    found = json.loads(done.stdout)
+    checks = {each["Name"]: each for each in found["Checks"]}
+    worst = [v for v in ("ok", "degraded", "wrong") if v in {c["Verdict"] for c in checks.values()}]
+    assert found["Verdict"] == worst[-1]
+    return done.returncode, checks, done.stdout + done.stderr
+
+
+def test_everything_is_looked_at_and_nothing_is_left_behind(tmp_path: Path) -> None:
+    code, checks, _ = consult(tmp_path)
+    assert code == 0
+    assert set(checks) == NAMES
+    assert checks["database"]["Verdict"] == "ok"
+    assert checks["isolation.none"]["Verdict"] == "ok"
+    assert not (tmp_path / "var").exists()
+    assert not list(tmp_path.glob(".doctor-*"))
+
+
+def test_what_is_worse_than_it_could_be_says_what_to_do(tmp_path: Path) -> None:
+    code, checks, _ = consult(tmp_path, QCS_GATEWAY_ISOLATION="none")
+    assert code == 0
+    assert checks["isolation"]["Verdict"] == "degraded"
+    assert all(
+        each["Advice"] for each in checks.values() if each["Verdict"] in {"degraded", "wrong"}
+    )
+
+
+def test_people_read_a_line_for_each(tmp_path: Path) -> None:
+    done = Gateway(tmp_path, settings={}).verb("doctor")
+    assert done.returncode == 0
+    said = [line.split()[:2] for line in done.stdout.splitlines() if not line.startswith(" ")]
+    assert {name for _, name in said} == NAMES
+    assert {verdict for verdict, _ in said} <= {"ok", "degraded"}
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "scheme"),
+    [("database", "DATABASE_URL", "postgresql"), ("broker", "AMQP_URL", "amqp")],
+)
+def test_a_server_that_is_not_there_is_wrong_and_no_password_is_shown(
+    tmp_path: Path, name: str, setting: str, scheme: str
+) -> None:
+    url = f"{scheme}://somebody:{PASSWORD}@{LOOPBACK}:{free_port()}/place"
+    code, checks, said = consult(tmp_path, **{f"QCS_GATEWAY_{setting}": url})
+    assert code == 1
+    assert checks[name]["Verdict"] == "wrong"
+    assert checks[name]["Advice"]
+    assert PASSWORD not in said
+
+
+def test_a_broker_that_is_there_is_reached(tmp_path: Path, rabbitmq: RabbitMQ) -> None:
+    _, checks, _ = consult(tmp_path, QCS_GATEWAY_AMQP_URL=rabbitmq.url)
+    assert (checks["broker"]["Verdict"], checks["broker"]["Found"]) == ("ok", "reached")
+
+
+def test_a_postgresql_that_is_there_is_asked(tmp_path: Path, migrated_postgresql_url: str) -> None:
+    _, checks, _ = consult(tmp_path, QCS_GATEWAY_DATABASE_URL=migrated_postgresql_url)
+    assert checks["database"]["Verdict"] == "ok"
+    assert "revision" in checks["database"]["Found"]
+
+
+def test_it_runs_beside_a_server_and_disturbs_nothing(tmp_path: Path) -> None:
+    with running_gateway(tmp_path) as gateway:
+        before = executors_of(gateway)
+        done = gateway.verb("doctor", "--json")
+        assert done.returncode == 0, done.stdout
+        assert before
+        assert executors_of(gateway) == before
+        assert gateway.management("/readyz")[0] == 200
+        assert not list((gateway.data / "engine").glob(".doctor-*"))
+
+
+def executors_of(gateway: Gateway) -> list[str]:
+    """The pids of the executors of an installation."""
+    words = ["pgrep", "-f", f"gateway.batch.executor --detach --root {gateway.data}/engine "]
+    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.split()
+
+
+def test_a_data_folder_that_is_a_file_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    [found] = look_at_data(Settings(data=tmp_path / "file"))
+    assert found.verdict is Verdict.WRONG
+
+
+def test_an_isolation_that_does_not_work_is_wrong_only_if_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bubblewrap is hidden from the probes by a PATH that does not hold it."""
+    tmp_path.chmod(0o711)
+    monkeypatch.setattr("gateway.batch.executor.isolation.PATH", str(tmp_path))
+    asked = {each.name: each for each in look_at_isolation(tmp_path, asked="sandbox")}
+    assert asked["isolation.sandbox"].verdict is Verdict.DEGRADED
+    assert "bwrap" in asked["isolation.sandbox"].words
+    assert asked["isolation"].verdict is Verdict.WRONG
+    assert "bubblewrap" in asked["isolation"].advice
+
+
+def test_a_file_system_is_that_of_the_nearest_mount(tmp_path: Path) -> None:
+    real = os.path.realpath(tmp_path)
+    mounts = "\n".join([
+        "21 1 0:1 / / rw - ext4 /dev/vda rw",
+        f"22 21 0:2 / {real} rw - nfs4 server:/share rw",
+        f"23 21 0:3 / {real}/deep rw - tmpfs tmpfs rw",
+    ])  # fmt: skip
+    assert file_system_of(tmp_path / "x", mounts) == "nfs4"
+    assert file_system_of(tmp_path / "deep", mounts) == "tmpfs"
+    assert file_system_of(Path("/somewhere"), mounts) == "ext4"

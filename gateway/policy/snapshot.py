@@ -89,14 +89,15 @@ class Rights:
     def enforced(self) -> "Rights":
         """The same without the policies that are only watched.
 
-        A boundary that is only watched is no boundary.
+        A boundary that is only watched is no boundary. A session whose policy cannot be read has
+        none either, and keeps the layer in which nothing allows.
         """
         if not self.has_shadow:
             return self
         layers = []
         for layer, policies in self.layers:
             kept = tuple(held for held in policies if held.policy.mode is Mode.ENFORCE)
-            if kept or layer is Layer.IDENTITY:
+            if kept or layer is not Layer.BOUNDARY:
                 layers.append((layer, kept))
         return replace(self, layers=tuple(layers))
 

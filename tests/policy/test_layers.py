@@ -226,6 +226,12 @@ def test_a_shadow_boundary_is_none_and_says_what_it_would_do() -> None:
     assert explanation.shadow.decision.reason is Reason.BOUNDARY
 
 
+def test_a_session_without_a_readable_policy_stays_shut_beside_a_shadow_policy() -> None:
+    unreadable = replace(ANN, session="s", session_policy="{")
+    watched = point(user=[allow()], group=[allow("cos:*")], shadow=("group",))
+    assert watched.decide(ask(unreadable)).reason is Reason.SESSION_POLICY
+
+
 def test_a_shadow_policy_that_changes_nothing_of_a_list_says_so() -> None:
     one = allow("batch:DescribeJobs", "qcs::batch:::job/job-1")
     asked = Query(ANN, "batch:DescribeJobs", (batch("job/*"),))

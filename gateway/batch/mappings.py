@@ -70,7 +70,8 @@ def check_local_path(name: str, path: str) -> str:
         )
     clean = "/" + "/".join(part for part in parts if part not in {"", "."})
     top = clean.split("/")[1]
-    if not top or top in _OF_THE_SYSTEM or top.startswith("lib") or clean.startswith("/var/run"):
+    is_run = f"{clean}/".startswith("/var/run/")  # which is /run
+    if not top or top in _OF_THE_SYSTEM or top.startswith("lib") or is_run:
         raise InvalidParameterValue(
             f"{name} `{path}` belongs to the node's own system.", detail="LocalPath"
         )

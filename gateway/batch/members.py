@@ -6,6 +6,8 @@ from gateway.batch import datatypes
 from gateway.errors import InvalidParameterValue
 
 TAGS_MAX = 10
+TAG_KEY_MAX = 127  # as the vendor's tag service has it
+TAG_VALUE_MAX = 255  # likewise
 
 
 def check_range(
@@ -39,9 +41,15 @@ def check_text(name: str, value: str | None, *, most: int, least: int = 0) -> No
 
 
 def check_tags(tags: Sequence[datatypes.Tag] | None) -> None:
-    """Refuse more than ten tags, an empty key and a key named twice."""
+    """Refuse more than ten tags, an empty key, a key named twice and what is too long."""
     keys = [tag.key for tag in tags or ()]
     if len(keys) > TAGS_MAX:
         raise InvalidParameterValue(f"There are more than {TAGS_MAX} Tags.")
     if len(set(keys)) != len(keys) or "" in keys:
         raise InvalidParameterValue("Every tag needs a key of its own.")
+    for tag in tags or ():
+        if len(tag.key) > TAG_KEY_MAX or len(tag.value) > TAG_VALUE_MAX:
+            raise InvalidParameterValue(
+                f"The tag `{tag.key[:TAG_KEY_MAX]}` is too long: a key has at most {TAG_KEY_MAX}"
+                f" characters, a value {TAG_VALUE_MAX}."
+            )

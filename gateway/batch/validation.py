@@ -28,6 +28,7 @@ NAME_MAX = 60
 DESCRIPTION_MAX = 200
 INSTANCES_MAX = 100_000  # our limit, for one job
 TASKS_MAX = 5_000  # our limit
+DEPENDENCES_MAX = 20_000  # our limit
 RETRIES_MAX = 100  # our limit for MaxRetryCount; the API's for ResourceMaxRetryCount
 TIMEOUT_MAX_S = 365 * 86_400  # our limit
 TIMEOUT_DEFAULT_S = 86_400
@@ -155,8 +156,10 @@ def check_task_name(name: str) -> None:
 
 
 def _dependences(
-    dependences: Iterable[datatypes.Dependence], names: Sequence[str]
+    dependences: Sequence[datatypes.Dependence], names: Sequence[str]
 ) -> tuple[tuple[int, int], ...]:
+    if len(dependences) > DEPENDENCES_MAX:
+        raise InvalidParameterValue(f"There are more than {DEPENDENCES_MAX} Dependences.")
     positions = {name: position for position, name in enumerate(names)}
     pairs: dict[tuple[int, int], None] = {}
     for dependence in dependences:

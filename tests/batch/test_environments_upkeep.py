@@ -1,5 +1,9 @@
 """What the keeper does: nodes made, not made, made again, lost, restarted and gone."""
 
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -144,20 +148,48 @@ async def test_a_node_restarts_with_an_empty_folder(store: Store, batch: Batch) 
 
 
 async def test_a_node_whose_folder_stays_is_not_used_again(store: Store, batch: Batch) -> None:
+    """What cannot be removed here is where something is mounted."""
     env_id = await batch.create_env(2)
     await batch.tend()
     first, second = await ids_of(batch, env_id)
-    in_the_way = batch.engine.node_path(first)
-    in_the_way.parent.mkdir(parents=True, exist_ok=True)
-    in_the_way.write_text("no folder, so that nobody can remove it as one")
-    for node_id in (first, second):
-        await set_fate(store, node_id, "RESTART")
-    await batch.tend()
-    free = [n["ComputeNodeId"] for n in await nodes_of(batch, env_id) if _is_free(n)]
-    assert free == [second]
-    in_the_way.unlink()
+    in_the_way = batch.engine.node_path(first) / "disk"
+    in_the_way.mkdir(parents=True)
+    with mounted(in_the_way):
+        for node_id in (first, second):
+            await set_fate(store, node_id, "RESTART")
+        await batch.tend()
+        free = [n["ComputeNodeId"] for n in await nodes_of(batch, env_id) if _is_free(n)]
+        assert free == [second]
     await batch.tend()
     assert all(_is_free(node) for node in await nodes_of(batch, env_id))
+
+
+async def test_a_folder_deeper_than_python_can_recurse_is_cleared(
+    store: Store, batch: Batch
+) -> None:
+    env_id = await batch.create_env(1)
+    await batch.tend()
+    [node_id] = await ids_of(batch, env_id)
+    folder = batch.engine.node_path(node_id)
+    folder.mkdir(parents=True)
+    dig = ["sh", "-c", "for n in $(seq 1500); do mkdir d && cd -P d; done"]
+    await anyio.run_process(dig, cwd=folder)
+    await set_fate(store, node_id, "RESTART")
+    await batch.tend()
+    assert all(_is_free(node) for node in await nodes_of(batch, env_id))
+    assert not folder.exists()
+
+
+@contextmanager
+def mounted(folder: Path) -> Iterator[None]:
+    """Something is mounted at a folder meanwhile; it takes root, or the test is left out."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("nothing can be mounted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
 
 
 def _is_free(node: dict[str, Any]) -> bool:

@@ -17,7 +17,7 @@ from gateway.batch.datatypes import (
 from gateway.batch.environments.requests import check_env
 from gateway.batch.instance_types import find_size
 from gateway.batch.placement import node_size
-from gateway.batch.validation import INSTANCES_MAX, TASKS_MAX, JobPlan, plan_job
+from gateway.batch.validation import DEPENDENCES_MAX, INSTANCES_MAX, TASKS_MAX, JobPlan, plan_job
 from gateway.errors import ApiError
 from gateway.service import decode
 from tests.batch.test_datatypes import EXAMPLES, read_example
@@ -54,6 +54,7 @@ def env_vars(**variables: str) -> dict[str, Any]:
 
 
 VALUE = "InvalidParameterValue"
+CVM = "InvalidParameter.CvmParameters"
 REFUSED_JOBS: list[tuple[str, dict[str, Any]]] = [
     ("InvalidParameter.JobNameTooLong", a_job(JobName="x" * 61)),
     ("InvalidParameter.JobDescriptionTooLong", a_job(JobDescription="x" * 201)),
@@ -66,6 +67,9 @@ REFUSED_JOBS: list[tuple[str, dict[str, Any]]] = [
     (VALUE, a_job(Tags=[{"Key": str(n), "Value": ""} for n in range(11)])),
     (VALUE, a_job(Tags=[{"Key": "k", "Value": "1"}, {"Key": "k", "Value": "2"}])),
     (VALUE, a_job(Tags=[{"Key": "", "Value": "1"}])),
+    (VALUE, a_job(Tags=[{"Key": "k" * 128, "Value": "1"}])),
+    (VALUE, a_job(Tags=[{"Key": "k", "Value": "v" * 256}])),
+    (VALUE, a_job(a_task("a"), a_task("b"), after=["a b"] * (DEPENDENCES_MAX + 1))),
     ("InvalidParameter.TaskName", a_job(a_task("a"), a_task("a"))),
     ("InvalidParameter.TaskName", a_job({**a_task(), "TaskName": None}, a_task("Task1"))),
     ("InvalidParameter.TaskName", a_job(a_task(""))),
@@ -106,7 +110,7 @@ REFUSED_JOBS: list[tuple[str, dict[str, Any]]] = [
     (f"{VALUE}.Negative", with_env_data(DataDisks=[{"DiskSize": -10}])),
     (f"{VALUE}.Negative", with_env_data(SystemDisk={"DiskSize": -1})),
     (f"{VALUE}.Negative", with_env_data(InternetAccessible={"InternetMaxBandwidthOut": -1})),
-    (VALUE, with_env_data(SystemDisk={"DiskSize": 2**21})),
+    (CVM, with_env_data(SystemDisk={"DiskSize": 2**21})),
     (
         f"{VALUE}.ComputeEnv",
         with_env_data(
@@ -142,7 +146,7 @@ REFUSED_JOBS: list[tuple[str, dict[str, Any]]] = [
     ),
     (
         "InvalidParameter.InvalidParameterCombination",
-        with_env_data(Zones=[ZONE], VirtualPrivateCloud={"VpcId": "v", "SubnetId": "s"}),
+        with_env_data(Zones=[ZONE], VirtualPrivateCloud={"VpcId": "vpc-1", "SubnetId": "subnet-1"}),
     ),
     ("InvalidParameter.InvalidParameterCombination", runs(Command="")),
     (VALUE, runs(Command="true\0")),

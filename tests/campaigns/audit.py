@@ -12,7 +12,14 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, create_engine, func, select
 
-from gateway.batch.tables import compute_env, compute_node, job, task, task_instance
+from gateway.batch.tables import (
+    compute_env,
+    compute_env_activity,
+    compute_node,
+    job,
+    task,
+    task_instance,
+)
 from gateway.events.tables import event, message
 from gateway.store.postgresql import driver_url
 from tests.campaigns.witness import Run, Subject
@@ -86,6 +93,14 @@ class Books:
 
     def nodes(self) -> list[Row[Any]]:
         return self._all(select(compute_node))
+
+    def made(self) -> Counter[str]:
+        """How many nodes were made in each environment, those made again among them."""
+        made = select(compute_env_activity.c.env_id).where(
+            compute_env_activity.c.type == "CREATE_COMPUTE_NODE",
+            compute_env_activity.c.state == "SUCCEED",
+        )
+        return Counter(row.env_id for row in self._all(made))
 
     def events(self) -> dict[str, list[Row[Any]]]:
         """The ledger by job or environment, in the order of its numbers."""
@@ -196,8 +211,12 @@ def expected_events(books: Books) -> dict[str, Counter[str]]:
         expected[row.id][f"JOB_{row.state}"] += 1
         expected[row.id]["JOB_RUNNING"] += row.id in began
     expected |= {env_id: Counter(COMPUTE_ENV_CREATED=1) for env_id in books.envs()}
-    for row in books.nodes():
-        expected[row.env_id].update(["COMPUTE_NODE_CREATED", "COMPUTE_NODE_RUNNING"])
+    there = Counter(row.env_id for row in books.nodes())
+    for env_id, made in books.made().items():
+        for state in ("CREATED", "RUNNING"):
+            expected[env_id][f"COMPUTE_NODE_{state}"] += made
+        for state in ("ABNORMAL", "DELETING"):  # whoever is made again was lost
+            expected[env_id][f"COMPUTE_NODE_{state}"] += made - there[env_id]
     return {stream_id: +names for stream_id, names in expected.items()}
 
 

@@ -40,8 +40,8 @@ class Around:
 PLACES = {
     "sqlite commit": Around(
         "gateway",
-        "sqlalchemy.engine.base",
-        "Connection.exec_driver_sql",
+        "gateway.store.prepared",
+        "PreparedLine.say",
         often=True,
         only=("COMMIT", "sqlite-writer"),
     ),

@@ -4,7 +4,6 @@ One read finds all that is due; each environment then has one transaction for up
 nodes. What is due can be read from the rows, so nothing is kept in memory.
 """
 
-import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from anyio.abc import TaskStatus
 from gateway.batch.catalogue import Catalogue
 from gateway.batch.environments import ENVIRONMENTS
 from gateway.batch.environments.upkeep import Due, list_due, tend
+from gateway.batch.staging.folders import remove_trees
 from gateway.clock import Clock
 from gateway.ids import NewId
 from gateway.store import Store, StoreUnavailable
@@ -22,6 +22,7 @@ from gateway.telemetry import log
 
 IDLE_S = 5.0
 ENVS_AT_ONCE = 32
+REMOVALS_AT_ONCE = 4
 
 
 class Keeper:
@@ -45,64 +46,85 @@ class Keeper:
         self._clock = clock
         self._new_id = new_id
         self._places = anyio.CapacityLimiter(ENVS_AT_ONCE)
+        self._removals = anyio.CapacityLimiter(REMOVALS_AT_ONCE)
+        self._busy: set[str] = set()
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Keep environments until cancelled. What fails is logged and tried again later."""
-        task_status.started()
-        while True:
-            seen = self._store.signals.count(ENVIRONMENTS)
-            if not await self.tend_all():
+        """Keep environments until cancelled. What fails is logged and tried again later.
+
+        Why each environment in a task of its own: to remove what a node kept may take minutes, and
+        the others must not wait for it.
+        """
+        async with anyio.create_task_group() as tasks:
+            task_status.started()
+            while True:
+                seen = self._store.signals.count(ENVIRONMENTS)
+                for due in await self._list_due():
+                    self._busy.add(due.env_id)
+                    tasks.start_soon(self._tend_beside, due)
                 await self._store.signals.wait(ENVIRONMENTS, seen=seen, at_most_s=IDLE_S)
 
     async def tend_all(self) -> bool:
         """Do all that is due now; True if more may be due at once."""
-        now = self._clock()
-        try:
-            due = await self._store.read_list(partial(list_due, now=now))
-        except StoreUnavailable:
-            log.exception("environments_not_read")
-            return False
         more: list[bool] = []
+
+        async def tend_one(due: Due) -> None:
+            more.append(await self._tend(due))
+
         async with anyio.create_task_group() as tasks:
-            for each in due:
-                tasks.start_soon(self._tend, each, more)
+            for due in await self._list_due():
+                tasks.start_soon(tend_one, due)
         return any(more)
 
-    async def _tend(self, due: Due, more: list[bool]) -> None:
-        """Look after one environment. What is wrong with it stops no other."""
+    async def _list_due(self) -> list[Due]:
+        """What is due in environments that nobody looks after just now."""
+        try:
+            due = await self._store.read_list(partial(list_due, now=self._clock()))
+        except StoreUnavailable:
+            log.exception("environments_not_read")
+            return []
+        return [each for each in due if each.env_id not in self._busy]
+
+    async def _tend_beside(self, due: Due) -> None:
+        more = False
+        try:
+            more = await self._tend(due)
+        finally:
+            self._busy.discard(due.env_id)
+        if more:
+            self._store.signals.wake([ENVIRONMENTS])
+
+    async def _tend(self, due: Due) -> bool:
+        """Look after one environment; True if more may be due. What is wrong stops no other."""
         async with self._places:
             try:
                 cleared = await self._clear(due.to_clear)
-                more.append(
-                    await self._store.write(
-                        partial(
-                            tend,
-                            env_id=due.env_id,
-                            cleared=cleared,
-                            catalogue=self._catalogue,
-                            now=self._clock(),
-                            new_id=self._new_id,
-                        )
+                return await self._store.write(
+                    partial(
+                        tend,
+                        env_id=due.env_id,
+                        cleared=cleared,
+                        catalogue=self._catalogue,
+                        now=self._clock(),
+                        new_id=self._new_id,
                     )
                 )
             except Exception:
                 log.exception("environment_not_tended", env_id=due.env_id)
+                return False
 
     async def _clear(self, node_ids: Sequence[str]) -> frozenset[str]:
         """Remove what nodes keep between attempts; returns those of which nothing is left."""
-        if not node_ids:
+        paths = {node_id: self._node_path(node_id) for node_id in node_ids}
+        if not paths:
             return frozenset()
-        return await anyio.to_thread.run_sync(self._remove_folders, node_ids)
+        await anyio.to_thread.run_sync(_remove, list(paths.values()), limiter=self._removals)
+        cleared = frozenset(node_id for node_id, path in paths.items() if not path.exists())
+        for node_id in paths.keys() - cleared:
+            log.warning("node_not_cleared", node_id=node_id)
+        return cleared
 
-    def _remove_folders(self, node_ids: Sequence[str]) -> frozenset[str]:
-        cleared = []
-        for node_id in node_ids:
-            try:
-                shutil.rmtree(self._node_path(node_id))
-            except FileNotFoundError:
-                pass
-            except OSError as error:
-                log.warning("node_not_cleared", node_id=node_id, error=str(error))
-                continue
-            cleared.append(node_id)
-        return frozenset(cleared)
+
+def _remove(paths: Sequence[Path]) -> None:
+    """Remove folders; most nodes never had one."""
+    remove_trees([path for path in paths if path.exists()])

@@ -63,11 +63,15 @@ class Depot:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some unsent messages of one topic, and what the broker must have and lose before them."""
+    """Some unsent messages of one topic, and what the broker must have and lose before them.
+
+    is_overtaken: a message before them has been committed since the pass went by its position.
+    """
 
     route: Route | None
     removals: tuple[outbox.Removal, ...]
     waiting: outbox.Waiting
+    is_overtaken: bool = False
 
 
 @dataclass(slots=True)
@@ -98,12 +102,14 @@ class Lane:
         self._room = Room(ROOM_OF_ONE_BYTES)
         self._failed = False
         self._failed_shards: set[int] = set()
+        self._passed: set[int] = set()
 
     async def run(self, *, may_go_on: Callable[[], bool]) -> Ending:
         """Publish until nothing is left, or others need the place, or something fails.
 
         A pass begins at the oldest unsent message and goes on from there while there is something
-        to do. Why it ends after a second: a smaller position may be committed after a larger one.
+        to do. Why it ends after a second: a smaller position may be committed after a larger one;
+        before anything is published that may come after it, see `_is_overtaken`.
         may_go_on: asked after each page.
         """
         signals = self._depot.store.signals
@@ -134,12 +140,16 @@ class Lane:
         ends_at = anyio.current_time() + PASS_S
         before: Passage | None = None
         after, size = 0, SMALL
+        self._passed.clear()
         while anyio.current_time() < ends_at:
             seen = signals.count(self._signal)
             async with AsyncExitStack() as place:
                 keep = await place.enter_async_context(self._place(size))
                 page = await self._read(after=after, size=size)
+                if page.is_overtaken:
+                    return False
                 keep(sum(len(message.body) for message in page.waiting.messages))
+                self._passed.update(message.position for message in page.waiting.messages)
                 if before is not None:
                     await before.written.wait()
                 if self._failed:
@@ -205,10 +215,24 @@ class Lane:
                 at_least_one=size is LARGE,
             )
             removals = () if after else tuple(outbox.list_removals(tx, self._topic))
-            return Page(self._depot.subscribers.find_route(tx, self._topic), removals, waiting)
+            route = self._depot.subscribers.find_route(tx, self._topic)
+            overtaken = self._is_overtaken(tx, after=after, unmarked=unmarked)
+            return Page(route, removals, waiting, overtaken)
 
         store = self._depot.store
         return await (store.read_point(read) if size is SMALL else store.read_list(read))
+
+    def _is_overtaken(self, tx: Tx, *, after: int, unmarked: frozenset[int]) -> bool:
+        """Whether there is an unsent message up to a position that this pass has not seen there.
+
+        On PostgreSQL a position is taken before its transaction is committed, so it may appear
+        behind the place where the pass is; what follows of the same job is in front of it. Read in
+        the same view as the page: whoever sees what follows sees what went before.
+        """
+        if not after or tx.dialect == "sqlite":  # which has one writer
+            return False
+        unsent = outbox.list_positions_unsent(tx, self._topic, upto=after)
+        return not unsent <= self._passed | unmarked
 
     async def _publish(
         self, page: Page, passage: Passage, before: Passage | None, place: AsyncExitStack

@@ -162,9 +162,10 @@ def list_unexpanded(tx: Tx, topic_key: str, *, after: int, limit: int, bytes_max
     return Waiting(_read(tx, chosen), chosen[-1].position if chosen else after, more)
 
 
-def mark_expanded(tx: Tx, positions: Sequence[int], *, now: datetime) -> None:
-    """Note that the deliveries of messages are written."""
-    tx.execute(tables.MARK_EXPANDED, {"positions": positions, "now": now})
+def mark_expanded(tx: Tx, positions: Sequence[int], *, now: datetime, final: bool) -> None:
+    """Note that the deliveries of messages are written. final: they need no publishing, too."""
+    statement = tables.MARK_TOLD if final else tables.MARK_EXPANDED
+    tx.execute(statement, {"positions": positions, "now": now})
 
 
 def list_unsent(
@@ -191,6 +192,12 @@ def list_unsent(
         return Waiting(_read(tx, chosen), meant[len(chosen)].position - 1, more=True)
     last = rows[-1].position if rows else after
     return Waiting(_read(tx, chosen), last, more=len(rows) == limit)
+
+
+def list_positions_unsent(tx: Tx, topic_key: str, *, upto: int) -> set[int]:
+    """The positions, up to one, of the unsent messages of a topic."""
+    which = {"topic_key": topic_key, "upto": upto}
+    return set(tx.execute(tables.UNSENT_UNTIL, which).scalars())
 
 
 def mark_sent(tx: Tx, positions: Sequence[int], *, now: datetime) -> None:

@@ -89,7 +89,5 @@ def expand(tx: Tx, subscribers: Subscribers, *, now: datetime, final: bool) -> E
         return Expanded(0, more=False)
     count = subscribers.deliver(tx, waiting.messages, now=now)
     positions = [message.position for message in waiting.messages[:count]]
-    outbox.mark_expanded(tx, positions, now=now)
-    if final:
-        outbox.mark_sent(tx, positions, now=now)
+    outbox.mark_expanded(tx, positions, now=now, final=final)
     return Expanded(count, more=waiting.more or count < len(waiting.messages))

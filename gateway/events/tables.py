@@ -167,6 +167,12 @@ MARK_EXPANDED = (
     .where(message.c.position.in_(bindparam("positions", expanding=True)))
     .values(expanded_at=bindparam("now"))
 )
+MARK_TOLD = (
+    update(message)
+    .where(message.c.position.in_(bindparam("positions", expanding=True)))
+    .values(expanded_at=bindparam("now"), sent_at=bindparam("now"))
+)
+"""Expanded, and never to be published: there is no bus."""
 MARK_SENT = (
     update(message)
     .where(message.c.position.in_(bindparam("positions", expanding=True)))
@@ -194,6 +200,12 @@ Why two: of a topic that is equal PostgreSQL knows that it orders nothing, and m
 messages by their positions, most of which were sent, until it has found enough. SQLite compares
 only the first of two columns by an index.
 """
+
+UNSENT_UNTIL = select(message.c.position).where(
+    message.c.topic_key == bindparam("topic_key"),
+    message.c.position <= bindparam("upto"),
+    message.c.sent_at.is_(None),
+)
 
 COUNT_UNSENT = select(func.count()).select_from(message).where(message.c.sent_at.is_(None))
 _unsent = message.alias()

@@ -1,11 +1,12 @@
 """The lanes over a bus in memory: turns, room, care after a refusal, topics that are held."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 
 import anyio
 import pytest
+from sqlalchemy import text
 from structlog.testing import capture_logs
 
 from gateway import clock
@@ -13,7 +14,7 @@ from gateway.events import outbox, relay
 from gateway.events.bus import Binding, Message, Outcome, Route, TopicAddress
 from gateway.events.lane import LARGE, ROOM_OF_ALL_BYTES
 from gateway.events.publisher import LANES_MAX
-from gateway.store import Store, Tx
+from gateway.store import Store, Tx, open_store
 from gateway.telemetry import TOPICS_HELD
 from tests.support.events import NOW, OWNER, REGION, Routed, asks, eventually, job_event, stream
 from tests.support.fake_bus import FakeBus
@@ -45,17 +46,16 @@ def routed(*names: str) -> Routed:
 
 @pytest.fixture
 def relaying(store: Store) -> Relaying:
-    @asynccontextmanager
-    async def run(bus: FakeBus, *names: str) -> AsyncIterator[None]:
-        async with anyio.create_task_group() as tasks:
-            subscribers = routed(*names)
-            await tasks.start(
-                partial(relay.run, store, bus, subscribers=subscribers, clock=clock.now)
-            )
-            yield
-            tasks.cancel_scope.cancel()
+    return partial(relaying_on, store)
 
-    return run
+
+@asynccontextmanager
+async def relaying_on(store: Store, bus: FakeBus, *names: str) -> AsyncIterator[None]:
+    async with anyio.create_task_group() as tasks:
+        subscribers = routed(*names)
+        await tasks.start(partial(relay.run, store, bus, subscribers=subscribers, clock=clock.now))
+        yield
+        tasks.cancel_scope.cancel()
 
 
 async def publish(store: Store, name: str, *, count: int, size: int = 10) -> None:
@@ -193,6 +193,53 @@ async def test_a_topic_that_makes_progress_is_not_left_alone_for_longer_each_tim
     async with relaying(bus, "job"):
         await eventually(lambda: len({each.id for each in bus.held[queue_of("job")]}) == 25)
         await eventually(lambda: numbers(bus.held[queue_of("job")])[-1] == 25)
+
+
+class Overtaken(FakeBus):
+    """While the first message is under way, others are committed: one with a smaller position."""
+
+    def __init__(self, commit: Callable[[], Awaitable[None]]) -> None:
+        super().__init__()
+        self._commit = commit
+
+    async def publish(
+        self,
+        route: Route,
+        messages: Sequence[Message],
+        *,
+        written: Callable[[], None] = lambda: None,
+    ) -> list[Outcome]:
+        if not self.held[queue_of("busy")]:
+            written()
+            await self._commit()
+        return await super().publish(route, messages, written=written)
+
+
+async def test_a_job_is_told_in_order_though_its_first_position_was_committed_late(
+    migrated_postgresql_url: str,
+) -> None:
+    taken = text("SELECT nextval(pg_get_serial_sequence('event_message', 'position'))")
+    place = text("UPDATE event_message SET position = :early WHERE stream_id = :job AND seq = 1")
+    async with open_store(migrated_postgresql_url) as store:
+        early = await store.write(lambda tx: tx.execute(taken).scalar_one())
+
+        async def commit() -> None:
+            told = stream(JOB_ID)
+
+            def add(tx: Tx) -> None:
+                for number in range(2):
+                    event = job_event(number, job_id=JOB_ID)
+                    outbox.append(tx, told, [event], notifications=[asks("busy")], now=NOW)
+                tx.execute(place, {"early": early, "job": JOB_ID})
+
+            await store.write(add)
+
+        bus = Overtaken(commit)
+        await happen(store, "busy", count=1, job_id="job-00000002")
+        async with relaying_on(store, bus, "busy"):
+            await eventually(lambda: len(bus.held[queue_of("busy")]) >= 3)
+        of_job = [each for each in bus.held[queue_of("busy")] if each.id.startswith(JOB_ID)]
+        assert numbers(of_job) == [1, 2]
 
 
 def held_now() -> float:

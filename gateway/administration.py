@@ -1,5 +1,6 @@
 """What the command's administrative verbs do, beside a running server and on the same settings."""
 
+import os
 import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
@@ -9,6 +10,8 @@ from typing import Any, TypeVar
 import anyio
 from sqlalchemy.exc import ArgumentError, OperationalError
 
+from gateway.batch.executor.folders import ATTEMPTS
+from gateway.batch.executor.samples import bytes_below
 from gateway.call import Principal
 from gateway.cam import keys
 from gateway.cam.decisions import log, proofs, queries
@@ -28,6 +31,11 @@ T = TypeVar("T")
 ShowNew = Callable[[Store], Coroutine[Any, Any, None]]
 FOLLOW_S = 0.2
 """How often new decisions are looked for."""
+DATA_MODE = 0o711
+ENGINE = "engine"
+LEFT_AS_THEY_ARE = frozenset({ENGINE, "sealing.key", "root.env"})
+ROOM_BYTES_MIN = 1_048_576
+LARGEST_SHOWN = 3
 
 OPERATOR_ERRORS = (
     ApiError,
@@ -43,6 +51,10 @@ OPERATOR_ERRORS = (
 
 class NoSuchUser(SettingsError):
     """The account declares no user of that name."""
+
+
+class DiskFull(SettingsError):
+    """There is no room for anything that has to be remembered."""
 
 
 class DatabaseNotReady(SettingsError):
@@ -170,8 +182,48 @@ async def _show_new(
 def migrate_database(settings: Settings) -> None:
     """Bring the database to the newest revision, made if there is none."""
     settings.data.mkdir(parents=True, exist_ok=True)
-    settings.data.chmod(0o700)
+    _check_room(settings.data)
+    shut_data(settings)
     migrate(settings.resolved_database_url)
+
+
+def shut_data(settings: Settings) -> None:
+    """Shut all that is in the data folder to other users, except the way to the work folders.
+
+    What others must not see is there from now on, with the rights it is to have: what SQLite puts
+    beside its file has the rights of that file. Raises OSError.
+
+    Key files are left as they are: one that others could read is no start, see `cam/keys.py`.
+
+    Why the folder itself may be passed through: under the isolation `uid`, or in a container, a
+    command is another user, and its work folder is below.
+    """
+    data = settings.data
+    data.chmod(DATA_MODE)
+    folders = ["cos"] * (not settings.cos_endpoint) + ["nfs"] * (not settings.mount_root)
+    for name in folders:
+        (data / name).mkdir(mode=0o700, exist_ok=True)
+    files = ["lock"] + ["gateway.db"] * (not settings.database_url)
+    for name in files:
+        os.close(os.open(data / name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    for entry in os.scandir(data):
+        is_ours = entry.name in folders or entry.name in files or not entry.is_symlink()
+        # What is mounted there may be a file server's, whose folders are not ours to change.
+        if entry.name not in LEFT_AS_THEY_ARE and is_ours and not os.path.ismount(entry.path):
+            os.chmod(entry.path, 0o700 if entry.is_dir() else 0o600)
+
+
+def _check_room(data: Path) -> None:
+    """Raise DiskFull where nothing could be journalled; say what takes the room."""
+    found = os.statvfs(data)
+    blocks = found.f_bfree if os.geteuid() == 0 else found.f_bavail
+    if blocks * found.f_frsize >= ROOM_BYTES_MIN:
+        return
+    sizes = {path: bytes_below(str(path)) for path in (data / ENGINE / ATTEMPTS).glob("*")}
+    largest = sorted(sizes, key=lambda path: sizes[path], reverse=True)[:LARGEST_SHOWN]
+    shown = ", ".join(f"{path} ({sizes[path] / 2**20:.0f} MiB)" for path in largest)
+    advice = f"the largest folders of jobs are {shown}; remove one" if shown else "make room"
+    raise DiskFull(f"the disk of {data} is full: {advice}, then start again")
 
 
 def with_store(settings: Settings, work: Callable[[Store], Awaitable[T]]) -> T:

@@ -185,7 +185,11 @@ async def _open_engine(settings: Settings) -> AsyncIterator[Engine]:
     root = settings.data.resolve() / "engine"
     mem_gib = settings.memory_gib or max(1, int(machine_memory_gib()))
     async with open_local_engine(
-        root, isolation=settings.isolation or None, capacity=capacity, mem_gib=mem_gib
+        root,
+        isolation=settings.isolation or None,
+        capacity=capacity,
+        mem_gib=mem_gib,
+        sandbox_folders=settings.split_sandbox_folders,
     ) as engine:
         yield engine
 

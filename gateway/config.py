@@ -50,6 +50,8 @@ class Settings:
     take only `cos://<bucket>-<appid>.cos.<region>.myqcloud.com/`, as the user guide asks.
     mount_root: folder with one folder for each host of `cfs://` and `nfs://`; empty means `nfs`
     inside `data`. logs_keep_days: how long the logs of a job that is over are kept; 0: for ever.
+    sandbox_folders: absolute paths, separated by blanks or commas, of more folders of the machine
+    that a sandboxed command sees, read-only.
     """
 
     host: str = "127.0.0.1"
@@ -89,6 +91,12 @@ class Settings:
     cos_forms: str = "all"
     mount_root: str = ""
     logs_keep_days: int = 30
+    sandbox_folders: str = ""
+
+    @property
+    def split_sandbox_folders(self) -> tuple[str, ...]:
+        """The folders of `sandbox_folders`, each once."""
+        return tuple(dict.fromkeys(self.sandbox_folders.replace(",", " ").split()))
 
     @property
     def resolved_database_url(self) -> str:
@@ -117,6 +125,9 @@ FORMS: Mapping[str, tuple[re.Pattern[str], str]] = {
     "amqp_url": (re.compile(r"|amqps?://[^/?#]+.*"), "amqp://… or amqps://…"),
 }
 """How a text must look, and how that is said: never with the value, which may hold a password."""
+
+SANDBOX_OWN = frozenset({"bin", "dev", "etc", "proc", "sbin", "sys", "tmp", "usr", "work"})
+"""The folders at the top of a sandbox."""
 
 LIMITS: Mapping[str, tuple[int, int]] = {
     "port": (0, 65_535),
@@ -149,6 +160,7 @@ def load(path: Path | None = None, *, environ: Mapping[str, str] | None = None) 
     }
     settings = _apply(settings, from_environ, source="the environment")
     _check_pairs(settings)
+    _check_sandbox_folders(settings)
     return settings
 
 
@@ -159,6 +171,18 @@ def _check_pairs(settings: Settings) -> None:
     ):
         if bool(getattr(settings, name)) != bool(getattr(settings, other)):
             raise SettingsError(f"`{name}` and `{other}` are set together or not at all")
+
+
+def _check_sandbox_folders(settings: Settings) -> None:
+    """Refuse what would hide the sandbox's own folders, or show our data."""
+    for name in settings.split_sandbox_folders:
+        folder = Path(name)
+        if not folder.is_absolute() or ".." in folder.parts or len(folder.parts) == 1:
+            raise SettingsError(f"`sandbox_folders`: {name} is not an absolute path of a folder")
+        if folder.parts[1] in SANDBOX_OWN or folder.parts[1].startswith("lib"):
+            raise SettingsError(f"`sandbox_folders`: {name} is what a sandbox has already")
+        if settings.data.resolve().is_relative_to(folder.resolve()):
+            raise SettingsError(f"`sandbox_folders`: {name} holds the folder `data`")
 
 
 def _read_file(path: Path | None) -> dict[str, Any]:

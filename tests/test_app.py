@@ -37,7 +37,7 @@ def test_the_first_start_makes_a_root_key_that_works_and_the_next_keeps_it(
     root = installation.root
     assert call(installation, root, "DescribeJobs").code == ""
     assert stat.S_IMODE((installation.data / "root.env").stat().st_mode) == 0o600
-    assert stat.S_IMODE(installation.data.stat().st_mode) == 0o700
+    assert stat.S_IMODE(installation.data.stat().st_mode) == 0o711
     assert installation.stop() == 0
     installation.start()
     assert installation.root == root

@@ -90,7 +90,7 @@ def test_a_third_key_is_refused_until_one_is_deleted(installation: Gateway) -> N
 
 def test_all_state_is_for_its_owner_alone(installation: Gateway) -> None:
     run_process(installation, "keys", "create", "--user", "ann")
-    assert stat.S_IMODE(installation.data.stat().st_mode) == 0o700
+    assert stat.S_IMODE(installation.data.stat().st_mode) == 0o711
     assert stat.S_IMODE((installation.data / "sealing.key").stat().st_mode) == 0o600
 
 

@@ -46,6 +46,7 @@ SAMPLES: dict[str, str] = {
     "cos_forms": "xml",
     "mount_root": "/srv/nfs",
     "logs_keep_days": "7",
+    "sandbox_folders": "/opt/tools, /srv/models",
 }
 TOGETHER = {
     "root_secret_id": "AKIDroot",
@@ -82,6 +83,7 @@ BAD: dict[str, list[str]] = {
     "cos_endpoint": ["cos.example", "s3://cos", "http://", "http://u@cos/", "http://cos/path?"],
     "cos_forms": ["", "XML", "json"],
     "logs_keep_days": ["-1", "36501", "7d"],
+    "sandbox_folders": ["/", "tools", "/opt/../etc", "/etc/ssl", "/lib64", "/work"],
 }
 
 
@@ -184,6 +186,19 @@ def test_a_file_that_is_not_text_or_not_there_is_refused(tmp_path: Path) -> None
 def test_other_names_in_the_environment_are_somebody_elses() -> None:
     names = {"QCS_GATEWAY_SERVICE_HOST": "10.0.0.1", "PORT": "1", "QCS_GATEWAY_PORT_80_TCP": "x"}
     assert load(environ=names).port == 8080
+
+
+def test_folders_for_the_sandbox_are_parted_by_blanks_or_commas() -> None:
+    settings = load(environ=environ(sandbox_folders="/opt/a, /opt/b /opt/a"))
+    assert settings.split_sandbox_folders == ("/opt/a", "/opt/b")
+
+
+def test_no_command_is_shown_the_gateways_own_data() -> None:
+    data = {"data": "/var/lib/qcs"}
+    assert load(environ=environ(**data, sandbox_folders="/var/lib/qcs-tools"))
+    for folder in ("/var/lib/qcs", "/var"):
+        with pytest.raises(SettingsError, match="holds the folder `data`"):
+            load(environ=environ(**data, sandbox_folders=folder))
 
 
 @pytest.mark.parametrize("name", TOGETHER)

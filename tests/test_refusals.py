@@ -181,9 +181,7 @@ async def test_every_action_has_a_handler_or_is_listed_as_unbuilt_and_never_both
 ) -> None:
     async with open_store(f"sqlite:///{tmp_path / 'gateway.db'}") as store:
         vault = Vault(SEALER.encrypt, SEALER.decrypt)
-        batch = BatchApi(
-            store, FakeEngine(tmp_path), never, clock=now, new_id=new_id, vault=vault
-        )
+        batch = BatchApi(store, FakeEngine(tmp_path), never, clock=now, new_id=new_id, vault=vault)
         actions = {
             "batch": frozenset(batch.operations),
             "cam": cam_api.build_service(

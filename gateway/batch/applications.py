@@ -130,10 +130,13 @@ def _check_docker(docker: datatypes.Docker) -> None:
 
 _NUMBER = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,6})?")
 _BYTES = re.compile(r"[0-9]{1,15}[bkmgBKMG]?")
-_ABSOLUTE = re.compile(r"/[^\x00-\x1f\x7f,:]*")
+# Not where the kernel shows its own: a runtime could be led out of the container from there.
+_WORKDIR = re.compile(
+    r"(?!(?:/\.?)*/(?:proc|sys|dev)(?:/|$))(?!.*/\.\.(?:/|$))/[^\x00-\x1f\x7f,:]*"
+)
 _VALUES: Mapping[str, re.Pattern[str]] = {
     "env": re.compile(r"(?!BATCH_)[A-Za-z_][A-Za-z0-9_]*=[^\x00\n\r]*"),
-    "workdir": _ABSOLUTE,
+    "workdir": _WORKDIR,
     "user": re.compile(r"[A-Za-z0-9_.-]{1,64}(?::[A-Za-z0-9_.-]{1,64})?"),
     "hostname": re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,61}[A-Za-z0-9])?"),
     "memory": _BYTES,

@@ -9,12 +9,13 @@ from sqlalchemy import Row, bindparam, select
 
 from gateway.batch import datatypes
 from gateway.batch.applications import docker_options
-from gateway.batch.attempts import Attempt
+from gateway.batch.attempts import Attempt, parse_attempt
 from gateway.batch.engines import Container, Engine, Launch, Limits, Mount
-from gateway.batch.secrets import Secrets, Vault
+from gateway.batch.records import Node
+from gateway.batch.secrets import Secrets, Vault, is_masked
 from gateway.batch.staging.places import EnvStorage, Order, needs_staging
 from gateway.batch.storage import Keys
-from gateway.batch.tables import compute_env, compute_node, task
+from gateway.batch.tables import compute_env, compute_node, job, task
 from gateway.batch.validation import TIMEOUT_DEFAULT_S
 from gateway.store import Conflict, Store, Tx
 
@@ -22,12 +23,18 @@ TASKS_MAX: Final = 10_000
 NODES_PER_QUERY: Final = 500
 GIB: Final = 2**30
 
-TASK_AT = select(task.c.spec, task.c.env_id, task.c.cpu, task.c.mem_gib).where(
-    task.c.job_id == bindparam("job_id"), task.c.position == bindparam("position")
+TASK_AT = (
+    select(task.c.spec, task.c.env_id, task.c.cpu, task.c.mem_gib, job.c.owner_uin)
+    .join(job, job.c.id == task.c.job_id)
+    .where(task.c.job_id == bindparam("job_id"), task.c.position == bindparam("position"))
 )
 ENV_AS_CREATED = select(compute_env.c.created).where(compute_env.c.id == bindparam("env_id"))
 NODES_BUSY_WITH = select(
-    compute_node.c.busy_with, compute_node.c.id, compute_node.c.cpu, compute_node.c.mem_gib
+    compute_node.c.busy_with,
+    compute_node.c.id,
+    compute_node.c.instance_id,
+    compute_node.c.cpu,
+    compute_node.c.mem_gib,
 ).where(
     compute_node.c.env_id == bindparam("env_id"),
     compute_node.c.busy_with.in_(bindparam("attempt_ids", expanding=True)),
@@ -35,30 +42,29 @@ NODES_BUSY_WITH = select(
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
-    """Where an attempt runs. id: of a node that stays; "" for an elastic one."""
-
-    id: str
-    cpu: int
-    mem_gib: int
-
-
-@dataclass(frozen=True, slots=True)
 class Known:
-    """What does not change of a task. node: the size of its elastic nodes. needs_staging: whether
-    anything must be there before its command can run.
+    """What does not change of a task. node: an elastic one, of which only the size is known.
+    owner_uin: the account whose job it is.
+
+    needs_staging: whether anything must be there before its command can run. variables: the
+    environment of its commands, but for what differs from instance to instance.
     """
 
     task: datatypes.Task
+    owner_uin: str
     env_id: str | None
     env: EnvStorage
     node: Node
     needs_staging: bool
+    variables: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """One attempt, with all that was submitted and created for it, secrets apart."""
+    """One attempt, with all that was submitted and created for it, secrets apart.
+
+    node: where it runs; without an id if it is an elastic one.
+    """
 
     attempt: Attempt
     known: Known
@@ -86,19 +92,26 @@ class Assignments:
         self._processes_max = processes_max
         self._known: dict[tuple[str, int], Known] = {}
 
-    async def read(self, attempts: Sequence[Attempt]) -> list[Assignment]:
-        """What is known of attempts, in their order. Raises Conflict if a task is gone."""
+    async def read(self, attempts: Mapping[Attempt, Node | None]) -> list[Assignment]:
+        """What is known of attempts, in their order. Raises Conflict if a task is gone.
+
+        attempts: each with its node, or None if that must be looked up, too.
+        """
         known = {}
-        on_env: dict[str, list[str]] = {}
-        for attempt in attempts:
-            found = known[attempt] = await self._know(attempt)
-            if found.env_id is not None:
-                on_env.setdefault(found.env_id, []).append(attempt.id)
-        nodes: dict[str, Node] = {}
-        for env_id, attempt_ids in on_env.items():
-            nodes |= await self._nodes(env_id, attempt_ids)
+        nodes: dict[Attempt, Node] = {}
+        to_look_up: dict[str, list[Attempt]] = {}
+        for attempt, node in attempts.items():
+            found = known[attempt] = self.find_known(attempt) or await self._know(attempt)
+            if found.env_id is None:
+                continue
+            if node is None:
+                to_look_up.setdefault(found.env_id, []).append(attempt)
+            else:
+                nodes[attempt] = node
+        for env_id, lost in to_look_up.items():
+            nodes |= await self._nodes(env_id, lost)
         return [
-            Assignment(attempt, found, nodes.get(attempt.id, found.node))
+            Assignment(attempt, found, nodes.get(attempt, found.node))
             for attempt, found in known.items()
         ]
 
@@ -107,29 +120,27 @@ class Assignments:
         return self._known.get((attempt.job_id, attempt.position))
 
     async def _know(self, attempt: Attempt) -> Known:
-        key = attempt.job_id, attempt.position
-        if key not in self._known:
-            known = await self._store.read_point(lambda tx: _read_known(tx, attempt))
-            while len(self._known) >= TASKS_MAX:
-                del self._known[next(iter(self._known))]
-            self._known[key] = known
-        return self._known[key]
+        known = await self._store.read_point(lambda tx: _read_known(tx, attempt))
+        while len(self._known) >= TASKS_MAX:
+            del self._known[next(iter(self._known))]
+        self._known[attempt.job_id, attempt.position] = known
+        return known
 
-    async def _nodes(self, env_id: str, attempt_ids: Sequence[str]) -> Mapping[str, Node]:
+    async def _nodes(self, env_id: str, attempts: Sequence[Attempt]) -> Mapping[Attempt, Node]:
         """The nodes of an environment that have these attempts. An end that comes again finds its
         node given back, or gone: it is not there.
         """
 
         def read(tx: Tx) -> list[Row[Any]]:
             rows: list[Row[Any]] = []
-            for begin in range(0, len(attempt_ids), NODES_PER_QUERY):
-                portion = list(attempt_ids[begin : begin + NODES_PER_QUERY])
+            for begin in range(0, len(attempts), NODES_PER_QUERY):
+                portion = [each.id for each in attempts[begin : begin + NODES_PER_QUERY]]
                 keys = {"env_id": env_id, "attempt_ids": portion}
                 rows += tx.execute(NODES_BUSY_WITH, keys).all()
             return rows
 
         rows = await self._store.read_list(read)
-        return {row.busy_with: Node(row.id, row.cpu, row.mem_gib) for row in rows}
+        return {parse_attempt(row.busy_with): Node._make(row[1:]) for row in rows}
 
     async def order(self, assignment: Assignment) -> Order:
         """What must be brought for an attempt, and with which keys.
@@ -138,7 +149,7 @@ class Assignments:
         """
         known, node = assignment.known, assignment.node
         own = env = Secrets()
-        if known.task.authentications:
+        if known.task.authentications or is_masked(known.task.application.package_path or ""):
             own = await self._secrets(assignment)
         if known.env.authentications and known.env_id is not None:
             env_id = known.env_id
@@ -150,6 +161,8 @@ class Assignments:
             node=self._engine.node_path(node.id) if node.id else None,
             keys=_keys(own),
             env_keys=_keys(env),
+            package_path=own.package_path,
+            owner_uin=known.owner_uin,
         )
 
     async def launch(self, assignment: Assignment, *, mounts: Sequence[Mount] = ()) -> Launch:
@@ -157,29 +170,32 @@ class Assignments:
 
         Raises StoreUnavailable; StagingFailed if its secrets cannot be read.
         """
+        docker = assignment.task.application.docker
+        container = None if docker is None else await self._container(assignment, docker)
+        return self.launch_plainly(assignment, mounts=mounts, container=container)
+
+    def launch_plainly(
+        self,
+        assignment: Assignment,
+        *,
+        mounts: Sequence[Mount] = (),
+        container: Container | None = None,
+    ) -> Launch:
+        """The launch of an attempt that needs nothing more to be read."""
         spec, attempt, node = assignment.task, assignment.attempt, assignment.node
-        variables = {variable.name: variable.value for variable in spec.env_vars}
+        number = {"BATCH_TASK_INSTANCE_INDEX": str(attempt.number)}
         return Launch(
             attempt_id=attempt.id,
             command=_command(spec.application, attempt.number),
-            environment={
-                **variables,
-                "BATCH_JOB_ID": attempt.job_id,
-                "BATCH_TASK_NAME": spec.task_name or "",
-                "BATCH_TASK_INSTANCE_NUM": str(spec.task_instance_num or 1),
-                "BATCH_TASK_INSTANCE_INDEX": str(attempt.number),
-            },
+            environment={**assignment.known.variables, **number},
             folder=attempt.folder,
             timeout_s=TIMEOUT_DEFAULT_S if spec.timeout is None else spec.timeout,
             limits=Limits(node.cpu, node.mem_gib * GIB, self._processes_max),
             mounts=tuple(mounts),
-            container=await self._container(assignment),
+            container=container,
         )
 
-    async def _container(self, assignment: Assignment) -> Container | None:
-        docker = assignment.task.application.docker
-        if docker is None:
-            return None
+    async def _container(self, assignment: Assignment, docker: datatypes.Docker) -> Container:
         secrets = await self._secrets(assignment) if docker.password else Secrets()
         return Container(
             image=docker.image,
@@ -210,10 +226,17 @@ def _read_known(tx: Tx, attempt: Attempt) -> Known:
     env = msgspec.json.decode(created, type=EnvStorage) if created else EnvStorage()
     return Known(
         task=spec,
+        owner_uin=row.owner_uin,
         env_id=row.env_id,
         env=env,
-        node=Node("", row.cpu, row.mem_gib),
+        node=Node("", "", row.cpu, row.mem_gib),
         needs_staging=needs_staging(spec, env),
+        variables={
+            **{variable.name: variable.value for variable in spec.env_vars},
+            "BATCH_JOB_ID": attempt.job_id,
+            "BATCH_TASK_NAME": spec.task_name or "",
+            "BATCH_TASK_INSTANCE_NUM": str(spec.task_instance_num or 1),
+        },
     )
 
 

@@ -26,8 +26,12 @@ class Attempt(NamedTuple):
 
     @property
     def folder(self) -> str:
-        """Its folder, relative to the engine's root of attempts."""
-        return f"{self.job_id}/{self.position}/{self.number}/{self.attempt}"
+        """Its folder, relative to the engine's root of attempts.
+
+        Why no folder for the instance: most have one attempt, and to make a folder costs a command
+        more than anything else but its process.
+        """
+        return f"{self.job_id}/{self.position}/{self.number}.{self.attempt}"
 
 
 @lru_cache(maxsize=10_000)

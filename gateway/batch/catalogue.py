@@ -51,7 +51,9 @@ from gateway.policy.strict_toml import PolicySetRefused, Table
 
 CORES_MAX = 1_024  # our limit
 MEM_MAX_GIB = 65_536  # our limit
-ENTRIES_MAX = 1_000  # our limit, of each kind: every type is told in every zone
+ENTRIES_MAX = 1_000  # our limit, of each kind
+OFFERS_MAX = 4_000
+"""Our limit of types times zones in one region: one answer tells them all."""
 SYSTEMS = ("linux", "windows")
 ZONES_PER_REGION = 4
 """How many zones a region shows when none are declared: `<region>-1` and on."""
@@ -187,13 +189,25 @@ def parse_catalogue(text: str, *, where: str) -> Catalogue:
         missing = [zone for zone in each.zones if zones and zone not in zones]
         if missing:
             raise file.refused(f"{each.name} is offered in {missing[0]}, which is no [[zone]]")
-    offered = MappingProxyType(types) if types else Catalogue().instance_types
-    return Catalogue(
+    made = Catalogue(
         images=MappingProxyType(images),
         machines=MappingProxyType(machines),
-        instance_types=offered,
+        instance_types=MappingProxyType(types) if types else Catalogue().instance_types,
         zones=MappingProxyType(zones),
     )
+    for region in sorted({region_of(zone) for zone in zones}):
+        if _count_offers(made, region) > OFFERS_MAX:
+            raise file.refused(
+                f"in {region} there are more than {OFFERS_MAX} [[instance_type]] times [[zone]]"
+            )
+    return made
+
+
+def _count_offers(catalogue: Catalogue, region: str) -> int:
+    """How many types its zones offer together. Undeclared zones are too few to matter."""
+    zones = set(catalogue.zones_of(region))
+    types = catalogue.instance_types.values()
+    return sum(len(zones.intersection(each.zones) if each.zones else zones) for each in types)
 
 
 K = TypeVar("K", Image, Zone, InstanceType, Machine)

@@ -218,7 +218,7 @@ class JobChanges:
         """Nodes of an environment that run nothing, those given back here included."""
         self._write_nodes()
         rows = self._tx.execute(sql.FREE_NODES, {"env_id": env_id, "most": most})
-        return [Node(row.id, row.instance_id, row.mem_gib) for row in rows]
+        return [Node._make(row) for row in rows]
 
     def count_task_states(self) -> Counts:
         """How many tasks of the job are in each state now."""
@@ -304,7 +304,9 @@ class JobChanges:
 
 def _move_row(before: State, after: Instance) -> dict[str, Any]:
     return {
-        **_place_of(after),
+        "of_job": after.job_id,
+        "at_position": after.position,
+        "at_number": after.number,
         "old": before.value,
         "new": after.state.value,
         "now_attempt": after.attempt,

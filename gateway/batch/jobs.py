@@ -10,8 +10,10 @@ from sqlalchemy import Row
 
 from gateway.batch import datatypes
 from gateway.batch import statements as sql
+from gateway.batch.mappings import check_kept_places
 from gateway.batch.notices import dump_notifications, unknown_topic
 from gateway.batch.secrets import Vault, drop_secrets, encode_masked, secrets_of
+from gateway.batch.staging.places import EnvStorage
 from gateway.batch.states import FINAL, State
 from gateway.batch.validation import JobPlan, TaskPlan
 from gateway.call import Principal
@@ -127,10 +129,17 @@ def _check_envs(tx: Tx, plan: JobPlan, *, principal: Principal, region: str) -> 
     named = {task.spec.env_id for task in plan.tasks if task.spec.env_id is not None}
     for env_id in sorted(named):  # in one order, so that two jobs never wait for each other
         keys = {"env_id": env_id, "owner_uin": principal.owner_uin, "region": region}
-        if tx.execute(sql.LOCK_OWN_ENV, keys).first() is None:
+        row = tx.execute(sql.LOCK_OWN_ENV, keys).first()
+        if row is None:
             raise ResourceNotFound(
                 f"The environment `{env_id}` does not exist.", detail="ComputeEnv"
             )
+        env = msgspec.json.decode(row.created, type=EnvStorage)
+        for task in plan.tasks:
+            if task.spec.env_id == env_id:
+                check_kept_places(
+                    task.spec, env_inputs=env.input_mappings, env_disks=env.mount_data_disks
+                )
 
 
 def _job_row(

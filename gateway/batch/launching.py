@@ -5,7 +5,7 @@ does is prepared in the background first. Nothing of that is written down: whoev
 leaves an instance STARTING, which is started again, and prepared from the beginning.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from subprocess import SubprocessError
 from typing import Final
@@ -18,19 +18,21 @@ from gateway.batch.assignments import Assignment, Assignments
 from gateway.batch.attempts import Attempt, parse_attempt
 from gateway.batch.engines import Cause, Ended, Engine
 from gateway.batch.executor.folders import WORK
+from gateway.batch.records import Node
 from gateway.batch.secrets import Vault
 from gateway.batch.staging import StagingFailed, in_words
 from gateway.batch.staging.folders import remove_empty, remove_trees
-from gateway.batch.staging.keeping import Keeper, leaves_files, not_kept
+from gateway.batch.staging.keeping import Keeper, Tell, leaves_files, not_kept
 from gateway.batch.staging.places import OF_THE_ATTEMPT
 from gateway.batch.staging.preparing import FileServers, Preparer
 from gateway.batch.storage import Storage
 from gateway.clock import Clock
-from gateway.errors import ApiError
+from gateway.errors import InvalidParameterValue
 from gateway.store import Conflict, Store, StoreUnavailable
 from gateway.telemetry import log
 
 RETRY_S: Final = 1.0
+GATHER_S: Final = 0.1
 Report = Callable[[Ended], None]
 
 
@@ -67,6 +69,8 @@ class Launcher:
         self._preparing: dict[str, Preparation] = {}
         self._failed: dict[str, Ended] = {}
         self._removals = anyio.CapacityLimiter(1)
+        self._ended: set[str] = set()
+        self._some_ended = anyio.Event()
 
     async def run(
         self, report: Report, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
@@ -76,17 +80,18 @@ class Launcher:
             async with anyio.create_task_group() as self._group:
                 self._report = report
                 task_status.started()
-                await anyio.sleep_forever()
+                await self._finish_forever()
         finally:
             self._group = None  # who is in the middle of something leaves it to the next one
 
     # Before ------------------------------------------------------------------------------------
 
-    async def start(self, attempts: Sequence[Attempt]) -> None:
-        """Have the engine run attempts. One that is known already is left alone.
+    async def start(self, attempts: Mapping[Attempt, Node | None]) -> None:
+        """Have the engine run attempts, each given with its node, or None if that is not at hand.
 
-        One that can never be launched, because its secrets cannot be read, say, ends, and stops no
-        other. Raises Conflict if a task is gone.
+        One that is known already is left alone. One that can never be launched, because its secrets
+        cannot be read, say, ends, and stops no other. Raises Conflict if a task is gone, and
+        StoreUnavailable; what was not launched because of that is to be started again.
         """
         launches = []
         for assignment in await self._assignments.read(attempts):
@@ -95,10 +100,12 @@ class Launcher:
                 self._report(self._failed[attempt.id])
             elif assignment.known.needs_staging:
                 self._begin(assignment)
+            elif assignment.task.application.docker is None:
+                launches.append(self._assignments.launch_plainly(assignment))
             else:
                 try:
                     launches.append(await self._assignments.launch(assignment))
-                except (StagingFailed, ApiError) as error:
+                except (StagingFailed, InvalidParameterValue) as error:
                     self._fail(attempt.id, str(error))
         await self._engine.start(launches)
 
@@ -132,16 +139,17 @@ class Launcher:
     def _fail(self, attempt_id: str, words: str) -> None:
         """End an attempt that cannot be prepared; said again until `finish`, never tried again."""
         log.info("preparation_failed", attempt_id=attempt_id, error=words)
-        ended = Ended(attempt_id, self._clock(), exit_code=None, cause=Cause.STORAGE, detail=words)
+        ended = Ended(attempt_id, self._clock(), None, Cause.STORAGE, words, started=False)
         self._failed[attempt_id] = ended
         self._report(ended)
 
     async def stop(self, attempt_ids: Sequence[str]) -> None:
         """Have attempts end, those too that are only being prepared: they will never start."""
         self._cancel(attempt_ids)
+        self._keeper.stop(attempt_ids)
         await self._engine.stop(attempt_ids)
 
-    def _cancel(self, attempt_ids: Sequence[str]) -> None:
+    def _cancel(self, attempt_ids: Collection[str]) -> None:
         for attempt_id in self._preparing.keys() & set(attempt_ids):
             self._preparing[attempt_id].scope.cancel()
 
@@ -152,16 +160,19 @@ class Launcher:
         known = self._assignments.find_known(parse_attempt(ended.attempt_id))
         return known is None or leaves_files(known.task)
 
-    async def keep_files(self, ended: Ended) -> Ended:
-        """Keep what an ended attempt leaves where its task asks; it may become a failure."""
+    async def keep_files(self, ended: Ended, *, tell: Tell) -> Ended:
+        """Keep what an ended attempt leaves where its task asks; it may become a failure.
+
+        tell: is told why it takes long.
+        """
         attempt = parse_attempt(ended.attempt_id)
         while True:
             try:
-                [assignment] = await self._assignments.read([attempt])
+                [assignment] = await self._assignments.read({attempt: None})
                 if not leaves_files(assignment.task):
                     return ended
                 order = await self._assignments.order(assignment)
-                return await self._keeper.keep(ended, attempt, order=order)
+                return await self._keeper.keep(ended, attempt, order=order, tell=tell)
             except Conflict:
                 return ended  # its job is gone
             except StagingFailed as error:
@@ -169,9 +180,12 @@ class Launcher:
             except StoreUnavailable:
                 log.warning("task_not_read", attempt_id=ended.attempt_id, retry_s=RETRY_S)
                 await anyio.sleep(RETRY_S)
+            except Exception:  # a fault of our own: one attempt may not stop the others
+                log.exception("not_kept", attempt_id=ended.attempt_id)
+                return not_kept(ended, "The gateway could not keep its files.")
 
-    async def finish(self, attempt_ids: Sequence[str]) -> None:
-        """Remove what ended attempts left, their logs apart, and let the engine forget them.
+    def finish(self, attempt_ids: Collection[str]) -> None:
+        """Have what ended attempts left removed, their logs apart, and the engine forget them.
 
         Call it once their ends are stored. Why the engine forgets last: it tells of them again
         until then, and so nothing stays behind after a crash.
@@ -179,6 +193,20 @@ class Launcher:
         self._cancel(attempt_ids)
         for attempt_id in attempt_ids:
             self._failed.pop(attempt_id, None)
+        self._ended.update(attempt_ids)
+        self._some_ended.set()
+
+    async def _finish_forever(self) -> None:
+        """Finish what has ended, with what else ends in a moment: nobody waits for it."""
+        while True:
+            await self._some_ended.wait()
+            await anyio.sleep(GATHER_S)
+            self._some_ended = anyio.Event()
+            ended = sorted(self._ended)
+            await self._finish(ended)
+            self._ended.difference_update(ended)
+
+    async def _finish(self, attempt_ids: Sequence[str]) -> None:
         later = await anyio.to_thread.run_sync(self._remove_empty, attempt_ids)
         if later and self._group is not None:
             self._group.start_soon(self._finish_slowly, later)

@@ -4,7 +4,7 @@ Limits and codes: the API's own where documented; "our limit" where the vendor g
 Source: user guide, "COS & CFS path"; data types of API 2017-03-12.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from gateway.batch import datatypes
 from gateway.batch.members import check_choice, check_range, check_text
@@ -41,6 +41,7 @@ def check_task_storage(spec: datatypes.Task, *, xml_only: bool) -> None:
     _check_authentications(spec.authentications)
     _check_redirection(spec.redirect_info, xml_only=xml_only)
     _check_local_redirection(spec.redirect_local_info)
+    check_kept_places(spec)
 
 
 def check_env_storage(env: datatypes.NamedComputeEnv, *, xml_only: bool = False) -> None:
@@ -53,6 +54,44 @@ def check_env_storage(env: datatypes.NamedComputeEnv, *, xml_only: bool = False)
         *[disk.local_path for disk in env.mount_data_disks],
     )
     _check_authentications(env.authentications)
+
+
+def check_kept_places(
+    spec: datatypes.Task,
+    *,
+    env_inputs: Sequence[datatypes.InputMapping] = (),
+    env_disks: Sequence[datatypes.MountDataDisk] = (),
+) -> None:
+    """Refuse logs to be copied to, or output to be kept from, a folder of a file server.
+
+    env_inputs, env_disks: what the task's named environment brings, checked before.
+    Raises InvalidParameterValue.LocalPath.
+
+    Why: what is copied is copied by us, who may do more there than the command; and the command,
+    which may write there itself, could lead us elsewhere by links.
+    """
+    if not spec.output_mappings and spec.redirect_local_info is None:
+        return
+    on_server = {WORK_FOLDER: False}
+    for mapping in (*env_inputs, *spec.input_mappings):
+        is_cos = mapping.source_path.startswith("cos://")
+        on_server[check_local_path("DestinationPath", mapping.destination_path)] = not is_cos
+    own_disks = spec.compute_env.mount_data_disks if spec.compute_env else env_disks
+    taken = {check_local_path("DestinationPath", e.destination_path) for e in spec.input_mappings}
+    disks = {check_local_path("LocalPath", each.local_path) for each in own_disks}
+    on_server |= dict.fromkeys(disks - taken, False)
+    kept = [check_local_path("SourcePath", each.source_path) for each in spec.output_mappings]
+    on_server |= {each: False for each in kept if not each.startswith(f"{WORK_FOLDER}/")}
+    redirect = spec.redirect_local_info or datatypes.RedirectLocalInfo()
+    logs = _given([redirect.stdout_local_path, redirect.stderr_local_path])
+    for path in (*kept, *(check_local_path("RedirectLocalInfo", each) for each in logs)):
+        above = [each for each in on_server if f"{path}/".startswith(f"{each}/")]
+        if above and on_server[max(above, key=len)]:
+            raise InvalidParameterValue(
+                f"`{path}` is in a folder of a file server (`cfs://`, `nfs://`): the command can"
+                " write there itself, and nothing else is copied there or kept from there.",
+                detail="LocalPath",
+            )
 
 
 def check_local_path(name: str, path: str) -> str:
@@ -179,5 +218,5 @@ def _check_file_names(*names: str | None) -> None:
             raise InvalidParameterValue(f"`{name}` cannot be a file's name.", detail="LocalPath")
 
 
-def _given(texts: Iterable[str | None]) -> Iterable[str]:
+def _given(texts: Iterable[str | None]) -> Iterator[str]:
     return (text for text in texts if text)

@@ -16,6 +16,7 @@ NULLS_MAX: Final = 10
 PERCENT: Final = 100.0
 DISK_DIMENSION: Final = "diskname"
 DISK_DEFAULT: Final = "vdb"
+EXAMPLE: Final = "2018-06-15T14:43:17Z"
 _DISK_NAMES: Final = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -67,9 +68,11 @@ def parse_moment(text: str, *, member: str) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise InvalidParameterValue(f"{member} `{text}` is not a time.") from None
+        raise InvalidParameterValue(
+            f"{member} `{text}` is not a time, such as {EXAMPLE}."
+        ) from None
     if moment.tzinfo is None or moment.utcoffset():
-        raise InvalidParameterValue(f"{member} `{text}` is not in UTC, such as ...:17Z.")
+        raise InvalidParameterValue(f"{member} `{text}` is not in UTC, such as {EXAMPLE}.")
     return moment.astimezone(UTC)
 
 

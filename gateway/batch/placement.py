@@ -5,15 +5,12 @@ import math
 from gateway import ids
 from gateway.batch import datatypes
 from gateway.batch.catalogue import CORES_MAX, MEM_MAX_GIB, Catalogue, region_of
+from gateway.batch.hardware import check_hardware
 from gateway.batch.instance_types import CATEGORY_WORDS, CHARGE_TYPES, DEFAULT, Size
-from gateway.batch.members import check_range
 from gateway.errors import InvalidParameter, InvalidParameterValue, InvalidZone
 
 INSTANCE_TYPES_MAX = 10
 ZONES_MAX = 10  # our limit
-DISKS_MAX = 20  # the cloud's, of data disks on one machine
-DISK_MAX_GIB = 1_048_576  # our limit
-BANDWIDTH_MAX_MBPS = 1_048_576  # our limit
 ENV_TYPES = ("MANAGED", "THPC_QUEUE")
 _BUILT_IN = Catalogue()
 
@@ -89,7 +86,7 @@ def check_env_data(
     for zone in data.zones if region else ():
         check_zone(zone, region=region, catalogue=catalogue)
     _check_types(data, type_error=type_error, catalogue=catalogue)
-    _check_hardware(data)
+    check_hardware(data)
     _check_market(data)
 
 
@@ -121,22 +118,6 @@ def _check_types(
             raise InvalidParameterValue(
                 f"The instance category `{word}` does not exist.", detail="ComputeEnv"
             )
-
-
-def _check_hardware(data: datatypes.EnvData) -> None:
-    """Check what describes a cloud's machine; it is kept, given back, and means nothing here."""
-    disk, internet = data.system_disk, data.internet_accessible
-    if disk is not None:
-        check_range("SystemDisk.DiskSize", disk.disk_size, most=DISK_MAX_GIB)
-    if len(data.data_disks) > DISKS_MAX:
-        raise InvalidParameter(
-            f"There are more than {DISKS_MAX} DataDisks.", detail="CvmParameters"
-        )
-    for each in data.data_disks:
-        check_range("DataDisks.DiskSize", each.disk_size, most=DISK_MAX_GIB)
-    if internet is not None:
-        bandwidth = internet.internet_max_bandwidth_out
-        check_range("InternetMaxBandwidthOut", bandwidth, most=BANDWIDTH_MAX_MBPS)
 
 
 def _check_market(data: datatypes.EnvData) -> None:

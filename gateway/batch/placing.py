@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-from gateway.batch import statements as sql
 from gateway.batch import tidings
 from gateway.batch.attempts import Attempt
 from gateway.batch.catalogue import Catalogue
@@ -11,6 +10,7 @@ from gateway.batch.node_waits import wait_before
 from gateway.batch.records import Instance, Node, Task
 from gateway.batch.slots import Room
 from gateway.batch.states import OVER, State, Trigger, can
+from gateway.batch.waiting import TASKS_TO_PLACE
 from gateway.events.names import EventName
 
 
@@ -18,6 +18,7 @@ class Placed(NamedTuple):
     """An attempt that has a node now, and the memory that the node counts for."""
 
     attempt: Attempt
+    node: Node
     mem_gib: int
 
 
@@ -31,9 +32,11 @@ def place(changes: JobChanges, room: Room, *, catalogue: Catalogue) -> list[Plac
         "urgency": changes.job.priority,
         "since": changes.job.created_at,
         "moment": changes.now,
+        "most": room.places,
     }
-    for position in changes.positions(sql.TASKS_TO_PLACE, **keys):
-        changes.load_tasks([position])
+    positions = changes.positions(TASKS_TO_PLACE, **keys)
+    changes.load_tasks(positions)
+    for position in positions:
         task = changes.tasks[position]
         if task.env_id is None and not _can_be_made(changes, task, catalogue=catalogue):
             continue
@@ -93,7 +96,8 @@ def _place_task(changes: JobChanges, task: Task, room: Room, *, wanted: int) -> 
     placed = []
     for instance, node in zip(waiting, nodes, strict=False):
         taken = room.take(1, mem_gib=node.mem_gib)
-        placed.append(Placed(_place_instance(changes, task, instance, node), taken.mem_gib))
+        attempt = _place_instance(changes, task, instance, node)
+        placed.append(Placed(attempt, node, taken.mem_gib))
     return placed
 
 
@@ -101,7 +105,7 @@ def _nodes_for(changes: JobChanges, task: Task, room: Room, *, wanted: int) -> l
     """Free nodes of the task's environment, or new elastic ones, for which there is room."""
     if task.env_id is None:
         return [
-            Node(changes.new_id("node"), changes.new_id("ins"), task.mem_gib)
+            Node(changes.new_id("node"), changes.new_id("ins"), task.cpu, task.mem_gib)
             for _ in range(min(wanted, room.fits(task.mem_gib)))
         ]
     found = changes.free_nodes(task.env_id, most=min(wanted, room.places))

@@ -9,13 +9,15 @@ from gateway.batch.attempts import parse_attempt
 from gateway.batch.changes import JobChanges
 from gateway.batch.engines import Cause, Ended, Started
 from gateway.batch.node_waits import wait_before
-from gateway.batch.outcomes import Policy, judge, reason_of
+from gateway.batch.outcomes import Policy, end_in_words, judge, reason_of
 from gateway.batch.records import Instance, Task
 from gateway.batch.states import LAUNCHED, OVER, WAITING, Counts, State, Trigger, can, outcome
 from gateway.events.names import EventName as E
 
 FAILED_AT_ONCE_MAX = 2_000
 """How many instances one transaction fails at most; the rest follow in the next."""
+TASK_COSTS = 10
+"""For so many instances each task counts besides: it has statements of its own."""
 
 
 class Progress:
@@ -65,7 +67,8 @@ class Progress:
             instance = instances.get(key)
             if instance is None or instance.attempt != attempt.attempt:
                 continue
-            instance = self._see_started(instance, at=report.at)
+            if isinstance(report, Started) or report.started:
+                instance = self._see_started(instance, at=report.at)
             if isinstance(report, Ended):
                 instance = self._see_ended(instance, report, policies[attempt.position])
             instances[key] = instance
@@ -85,7 +88,7 @@ class Progress:
         return self._changes.move(instance, Trigger.STARTED, running_at=at)
 
     def _see_ended(self, instance: Instance, ended: Ended, policy: Policy) -> Instance:
-        if not can(instance.state, Trigger.SUCCEEDED):
+        if instance.state not in LAUNCHED:
             return instance
         verdict = judge(
             ended,
@@ -102,7 +105,7 @@ class Progress:
             losses=verdict.losses,
             exit_code=ended.exit_code,
             cause=ended.cause.value if ended.cause else None,
-            reason=reason_of(ended.cause, exit_code=ended.exit_code, detail=ended.detail),
+            reason=end_in_words(ended, verdict=verdict, policy=policy),
             ended_at=None if verdict.trigger is Trigger.RETRIED else ended.at,
         )
         task = self._changes.tasks[instance.position]
@@ -175,7 +178,8 @@ class Progress:
         present = sum(getattr(task.parts(), state.value.lower()) for state in states)
         if not present or self._room <= 0:
             return
-        for instance in self._changes.instances_in(task, states, most=self._room):
+        most, self._room = self._room, self._room - TASK_COSTS
+        for instance in self._changes.instances_in(task, states, most=most):
             self._room -= 1
             self._fail(instance, cause)
 

@@ -10,9 +10,11 @@ from sqlalchemy import Row, bindparam, case, func, select
 from gateway.batch import datatypes as wire
 from gateway.batch import statements as sql
 from gateway.batch import views
+from gateway.batch.attempts import parse_attempt
 from gateway.batch.jobs import find_job
 from gateway.batch.lists import Page
 from gateway.batch.reasons import (
+    NAMED_MAX,
     TAKEN_UP,
     TERMINATING,
     Capacity,
@@ -21,8 +23,9 @@ from gateway.batch.reasons import (
     why_task_waits,
 )
 from gateway.batch.records import read_counts, read_instance
-from gateway.batch.states import FINAL, WAITING, Counts, NodeState, State
-from gateway.batch.tables import compute_node, task, task_instance
+from gateway.batch.redirection import shown_redirection
+from gateway.batch.states import FINAL, OVER, WAITING, Counts, NodeState, State
+from gateway.batch.tables import compute_node, dependence, task, task_instance
 from gateway.batch.validation import TASKS_MAX
 from gateway.call import Principal
 from gateway.clock import optional_wire_time, wire_time
@@ -59,18 +62,45 @@ TASKS_SHOWN = (
     .limit(bindparam("most"))
 )
 """Tasks without what was submitted of them, which may be large."""
+_IS_IDLE = compute_node.c.busy_with + compute_node.c.fate == ""
 NODES_OF_ENV = (
     select(
         compute_node.c.state,
         func.count().label("n"),
-        func.sum(case((compute_node.c.busy_with + compute_node.c.fate == "", 1), else_=0)).label(
-            "idle"
-        ),
+        func.sum(case((_IS_IDLE, 1), else_=0)).label("idle"),
+        func.max(case((_IS_IDLE, compute_node.c.mem_gib), else_=0)).label("mem_gib"),
         func.max(compute_node.c.reason).label("reason"),
     )
     .where(compute_node.c.env_id == bindparam("env_id"))
     .group_by(compute_node.c.state)
 )
+BUSY_WITH = (
+    select(compute_node.c.busy_with)
+    .where(compute_node.c.env_id == bindparam("env_id"), compute_node.c.busy_with != "")
+    .limit(bindparam("most"))
+)
+COUNT_KEPT = select(func.count()).where(
+    task_instance.c.job_id == bindparam("job_id"),
+    task_instance.c.position == bindparam("position"),
+    task_instance.c.number.in_(bindparam("numbers", expanding=True)),
+    task_instance.c.state == State.FAILED_INTERRUPTED.value,
+)
+OPEN_BEFORE = (
+    select(task.c.name)
+    .join(
+        dependence, (dependence.c.job_id == task.c.job_id) & (dependence.c.start == task.c.position)
+    )
+    .where(
+        dependence.c.job_id == bindparam("job_id"),
+        dependence.c.end == bindparam("position"),
+        task.c.state.not_in([state.value for state in OVER]),
+    )
+    .order_by(task.c.position)
+    .limit(NAMED_MAX)
+)
+"""The tasks that one waits for."""
+HELD_LOOKED_AT = 100
+"""Of so many busy nodes it is found out whether they are kept."""
 
 
 def describe_job(
@@ -138,8 +168,28 @@ def _task_waiting(tx: Tx, task: Row[Any], *, capacity: Capacity) -> str:
         node_reason=task.node_reason,
         mem_gib=task.mem_gib,
         nodes=None if task.env_id is None else _env_nodes(tx, task.env_id),
+        waits_for=_open_before(tx, task) if task.blockers else (),
     )
     return why_task_waits(standing, capacity=capacity)
+
+
+def _open_before(tx: Tx, task: Row[Any]) -> tuple[str, ...]:
+    keys = {"job_id": task.job_id, "position": task.position}
+    return tuple(tx.execute(OPEN_BEFORE, keys).scalars())
+
+
+def _count_kept(tx: Tx, env_id: str) -> int:
+    """How many nodes are held by instances that are FAILED_INTERRUPTED."""
+    busy = tx.execute(BUSY_WITH, {"env_id": env_id, "most": HELD_LOOKED_AT}).scalars()
+    numbers: dict[tuple[str, int], list[int]] = {}
+    for attempt in map(parse_attempt, busy):
+        numbers.setdefault((attempt.job_id, attempt.position), []).append(attempt.number)
+    return sum(
+        tx.execute(
+            COUNT_KEPT, {"job_id": job_id, "position": position, "numbers": found}
+        ).scalar_one()
+        for (job_id, position), found in numbers.items()
+    )
 
 
 def _env_nodes(tx: Tx, env_id: str) -> EnvNodes:
@@ -152,6 +202,8 @@ def _env_nodes(tx: Tx, env_id: str) -> EnvNodes:
         running=running.n if running else 0,
         idle=running.idle if running else 0,
         reason=max(others, default=""),
+        mem_gib=running.mem_gib if running else 0,
+        kept=_count_kept(tx, env_id) if running and not running.idle else 0,
     )
 
 
@@ -213,6 +265,7 @@ def describe_task(
         .limit(page.limit)
     )
     redirect = msgspec.json.decode(task.spec, type=wire.Task).redirect_info
+    notes = capacity.load.notes
     waiting = _task_waiting(tx, task, capacity=capacity)
     return wire.DescribeTaskResponse(
         job_id=task.job_id,
@@ -222,8 +275,13 @@ def describe_task(
         end_time=optional_wire_time(task.ended_at),
         task_instance_total_count=total,
         task_instance_set=[
-            views.instance_view(read_instance(row), redirect=redirect, waiting=waiting)
-            for row in tx.execute(statement)
+            views.instance_view(
+                instance,
+                redirect=shown_redirection(redirect, attempt=instance.latest, task_name=task.name),
+                waiting=waiting,
+                note=notes.get(instance.latest.id, ""),
+            )
+            for instance in map(read_instance, tx.execute(statement))
         ],
         task_instance_metrics=views.instance_metrics(counts),
     )
@@ -235,7 +293,7 @@ class LogSource:
 
     number: int
     folder: str
-    redirect: wire.RedirectInfo | None
+    redirect: wire.RedirectInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,5 +318,12 @@ def log_sources(tx: Tx, task: Row[Any], *, numbers: Sequence[int], page: Page) -
     keys = {"job_id": task.job_id, "position": task.position, "numbers": wanted}
     found = {row.number: read_instance(row) for row in tx.execute(sql.INSTANCES_AT, keys)}
     redirect = msgspec.json.decode(task.spec, type=wire.Task).redirect_info
-    instances = [LogSource(n, found[n].latest.folder, redirect) for n in wanted]
+    instances = [
+        LogSource(
+            n,
+            found[n].latest.folder,
+            shown_redirection(redirect, attempt=found[n].latest, task_name=task.name),
+        )
+        for n in wanted
+    ]
     return LogSources(total, instances)

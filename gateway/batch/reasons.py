@@ -14,6 +14,9 @@ from gateway.clock import wire_time
 
 TERMINATING = "It is being terminated on request."
 TAKEN_UP = "It was submitted a moment ago and is taken up next."
+STARTING = "What it needs is being made ready: its node, package, image and files."
+NAMED_MAX = 3
+"""How many of the tasks that one waits for are named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,8 @@ class Capacity:
 class EnvNodes:
     """How many nodes an environment has, of these run, and of these run nothing.
 
-    reason: why one of those that do not run does not.
+    mem_gib: of the largest that runs nothing. kept: how many are held by instances that failed
+    and keep their node. reason: why one of those that do not run does not.
     """
 
     env_id: str
@@ -37,6 +41,8 @@ class EnvNodes:
     running: int
     idle: int
     reason: str
+    mem_gib: int = 0
+    kept: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,7 @@ class Standing:
     """How a task stands whose instances wait; the members are those of its row.
 
     busy: how many of its instances run. nodes: of its environment; None for elastic ones.
+    waits_for: the names of the first tasks that are to finish before it.
     """
 
     state: State
@@ -56,13 +63,14 @@ class Standing:
     node_reason: str
     mem_gib: int
     nodes: EnvNodes | None
+    waits_for: tuple[str, ...] = ()
 
 
 def why_task_waits(task: Standing, *, capacity: Capacity) -> str:
     """Say why a task's instances have not been started; "" if it is over."""
     if task.state in FINAL:
         return ""
-    mem_gib = task.mem_gib if task.nodes is None else 0
+    mem_gib = task.mem_gib if task.nodes is None else task.nodes.mem_gib
     return _why_not_ready(task) or _why_no_node(task) or _why_no_room(mem_gib, capacity=capacity)
 
 
@@ -70,10 +78,17 @@ def _why_not_ready(task: Standing) -> str:
     if task.doom:
         return f"It is about to fail: {WORDS[Cause(task.doom)]}"
     if task.state in WAITING and task.blockers:
-        return f"It waits for {task.blockers} task(s) that it depends on."
+        return f"It waits for {task.blockers} task(s) that it depends on{_named(task)}."
     if 0 < task.concurrent_max <= task.busy:
         return f"As many instances run as MaxConcurrentNum allows: {task.concurrent_max}."
     return ""
+
+
+def _named(task: Standing) -> str:
+    if not task.waits_for:
+        return ""
+    more = ", …" if task.blockers > len(task.waits_for) else ""
+    return ": " + ", ".join(f"`{name}`" for name in task.waits_for) + more
 
 
 def _why_no_node(task: Standing) -> str:
@@ -91,7 +106,13 @@ def _why_none_is_free(nodes: EnvNodes) -> str:
     if nodes.idle:
         return ""
     if nodes.running:
-        return f"No node of the environment {nodes.env_id} is free: all {nodes.running} are in use."
+        words = f"No node of the environment {nodes.env_id} is free: all {nodes.running} are in use"
+        if not nodes.kept:
+            return f"{words}."
+        return (
+            f"{words}, {nodes.kept} of them by instances that are FAILED_INTERRUPTED and keep"
+            " their node until they are terminated."
+        )
     if not nodes.total:
         return f"The environment {nodes.env_id} has no node."
     why = nodes.reason or f"{nodes.total} are being made."
@@ -99,7 +120,7 @@ def _why_none_is_free(nodes: EnvNodes) -> str:
 
 
 def _why_no_room(mem_gib: int, *, capacity: Capacity) -> str:
-    """mem_gib: of the node that is wanted; 0 if it could be any."""
+    """mem_gib: of the node that is wanted."""
     load = capacity.load
     if load.attempts >= capacity.attempts:
         return f"It waits for capacity: the engine runs {capacity.attempts} task instances at once."

@@ -88,10 +88,11 @@ class Instance(NamedTuple):
 
 
 class Node(NamedTuple):
-    """Where an instance runs: the node's id, the id of its machine, and its memory."""
+    """Where an instance runs: the node's id, the id of its machine, and its size."""
 
     id: str
     instance_id: str
+    cpu: int
     mem_gib: int
 
 

@@ -36,6 +36,29 @@ def local_redirections(task: datatypes.Task, attempt: Attempt) -> list[Redirecti
     )
 
 
+def shown_redirection(
+    info: datatypes.RedirectInfo | None, *, attempt: Attempt, task_name: str
+) -> datatypes.RedirectInfo:
+    """What one instance is told of its logs: each file by the name it has, "" where nothing is set.
+
+    Why also of a name without a path: it is what was asked for, although nothing is copied.
+    """
+    given = info or datatypes.RedirectInfo()
+    stdout = given.stdout_redirect_path, given.stdout_redirect_file_name
+    stderr = given.stderr_redirect_path, given.stderr_redirect_file_name
+    names = {
+        stream: file_name(name, stream=stream, attempt=attempt, task_name=task_name)
+        for stream, (path, name) in (("stdout", stdout), ("stderr", stderr))
+        if path or name
+    }
+    return datatypes.RedirectInfo(
+        stdout_redirect_path=stdout[0] or "",
+        stderr_redirect_path=stderr[0] or "",
+        stdout_redirect_file_name=names.get("stdout", ""),
+        stderr_redirect_file_name=names.get("stderr", ""),
+    )
+
+
 def _wanted(
     task: datatypes.Task,
     attempt: Attempt,

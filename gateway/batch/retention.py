@@ -4,6 +4,7 @@ The rows of a job stay until DeleteJob; DescribeTaskLogs then answers with empty
 left behind, the folders of jobs and nodes that no longer exist, is swept at the start and daily.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
@@ -31,6 +32,8 @@ PAGE: Final = 500
 FILES_PAGE: Final = 50
 DROPPED: Final = "dropped-"
 """How the folder of a job is called from when its time is up until it is removed."""
+SET_ASIDE: Final = "batch_files_set_aside"
+"""The signal that there is such a folder."""
 
 JOBS_LONG_OVER = (
     select(job.c.id)
@@ -78,18 +81,47 @@ async def run(
     """Remove what is old for ever. keep_days: of logs, after the end of their job; 0: no end."""
     task_status.started()
     swept_at: datetime | None = None
+    due_s = anyio.current_time()
     while True:
+        seen = store.signals.count(SET_ASIDE)
         now = clock()
         try:
-            if keep_days:
-                await drop_files(store, engine, before=now - timedelta(days=keep_days))
-            await drop_tokens(store, before=now - CLIENT_TOKEN_LIFE)
-            if swept_at is None or now - swept_at >= SWEEP_EVERY:
-                await sweep(store, engine)
-                swept_at = now
+            await remove_set_aside(engine)
+            if anyio.current_time() >= due_s:
+                due_s = anyio.current_time() + EVERY_S
+                if keep_days:
+                    await drop_files(store, engine, before=now - timedelta(days=keep_days))
+                await drop_tokens(store, before=now - CLIENT_TOKEN_LIFE)
+                if swept_at is None or now - swept_at >= SWEEP_EVERY:
+                    await sweep(store, engine)
+                    swept_at = now
         except (StoreUnavailable, OperationalError, OSError, SubprocessError) as error:
             log.warning("retention_failed", error=str(error), retry_s=EVERY_S)
-        await anyio.sleep(EVERY_S)
+        rest_s = max(0.0, due_s - anyio.current_time())
+        await store.signals.wait(SET_ASIDE, seen=seen, at_most_s=rest_s)
+
+
+def set_aside(engine: Engine, job_id: str) -> None:
+    """Take the folder of a job that is gone out of the way, to be removed later; blocks.
+
+    Why no error: the job is gone whatever becomes of its files, and the sweep finds them.
+    """
+    try:
+        engine.attempt_path(job_id).rename(engine.attempt_path(f"{DROPPED}{job_id}"))
+    except FileNotFoundError:
+        pass  # nothing of it ever ran
+    except OSError as error:
+        log.warning("files_not_set_aside", job_id=job_id, error=str(error))
+
+
+async def remove_set_aside(engine: Engine) -> None:
+    """Remove every folder that was set aside. One that cannot be removed holds nobody up."""
+    names = await anyio.to_thread.run_sync(_names_in, engine.attempt_path("job").parent, DROPPED)
+    for name in names:
+        try:
+            await engine.discard(name)
+        except (OSError, SubprocessError) as error:
+            log.warning("files_not_removed", folder=name, error=str(error))
 
 
 async def drop_files(store: Store, engine: Engine, *, before: datetime) -> int:
@@ -179,8 +211,11 @@ def _present(tx: Tx, *, statement: Select[Any], ids: Sequence[str]) -> set[str]:
     return set(tx.execute(statement, {"ids": ids}).scalars())
 
 
-def _names_in(folder: Path) -> Sequence[str]:
+def _names_in(folder: Path, prefix: str = "") -> Sequence[str]:
     try:
-        return sorted(each.name for each in folder.iterdir() if each.is_dir())
+        with os.scandir(folder) as found:
+            return sorted(
+                each.name for each in found if each.name.startswith(prefix) and each.is_dir()
+            )
     except FileNotFoundError:
         return []

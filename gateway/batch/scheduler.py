@@ -6,7 +6,7 @@ is, whenever the engine was lost or this process is new.
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -27,6 +27,7 @@ from gateway.batch.records import read_instance
 from gateway.batch.rules import DEFAULT_RULES
 from gateway.batch.slots import FreeNodes, Load, Room, Slots, Waiting, reserve
 from gateway.batch.states import State
+from gateway.batch.waiting import DUE_JOBS, JOBS_TO_FAIL, WAITING_TASKS
 from gateway.clock import Clock
 from gateway.ids import NewId
 from gateway.store import Conflict, Store, StoreUnavailable, Tx
@@ -140,7 +141,8 @@ class Scheduler:
             self._store.signals.wake([JOBS])
 
     async def _keep_files(self, ended: Ended) -> None:
-        ended = await self._launcher.keep_files(ended)
+        tell = partial(self._load.note, ended.attempt_id)
+        ended = await self._launcher.keep_files(ended, tell=tell)
         self._copying.discard(ended.attempt_id)
         self._hear(ended)
 
@@ -170,11 +172,9 @@ class Scheduler:
         self._inbox = [*unstored, *self._inbox]
         ended -= {fact.attempt_id for fact in unstored}
         if ended:
-            await self._launcher.finish(sorted(ended))
-        more_due = len(outlook.due) > JOBS_AT_ONCE
+            self._launcher.finish(ended)
         return bool(ended) or any(
-            each.placed or each.unfinished or (more_due and each.admitted)
-            for each in moved.values()
+            each.placed or each.unfinished or each.admitted for each in moved.values()
         )
 
     async def _look_ahead(self) -> Outlook:
@@ -194,16 +194,19 @@ class Scheduler:
 
     def _look(self, tx: Tx, *, terminations: bool) -> Outlook:
         now = self._clock()
-        due = [*tx.execute(sql.DUE_JOBS).scalars(), *tx.execute(sql.JOBS_TO_FAIL).scalars()]
+        sick = sorted(job_id for job_id in self._sick if self._is_sick(job_id, now=now))
+        keys = {"sick": sick, "most": JOBS_AT_ONCE}
+        due = [*tx.execute(DUE_JOBS, keys).scalars()]
+        due += tx.execute(JOBS_TO_FAIL, keys).scalars()
         free = self._engine.capacity - len(self._live)
-        keys = {"most": free, "moment": now}
-        rows = tx.execute(sql.WAITING_TASKS, keys).all() if free > 0 else []
-        waiting = [Waiting._make(row) for row in rows if not self._is_sick(row.job_id, now=now)]
+        keys = {"sick": sick, "most": free, "moment": now}
+        rows = tx.execute(WAITING_TASKS, keys).all() if free > 0 else []
+        waiting = [Waiting._make(row) for row in rows]
         env_ids = {task.env_id for task in waiting if task.env_id is not None}
         counted = tx.execute(sql.COUNT_FREE_NODES, {"env_ids": sorted(env_ids)}) if env_ids else ()
         rows = tx.execute(sql.TERMINATING).all() if terminations else []
         return Outlook(
-            due=[job_id for job_id in due if not self._is_sick(job_id, now=now)],
+            due=due,
             waiting=waiting,
             free_nodes={row.env_id: FreeNodes(row.n, row.mem_gib) for row in counted},
             terminating=[read_instance(row[:-1]).latest.id for row in rows],
@@ -227,7 +230,7 @@ class Scheduler:
         moved: dict[str, Moved] = {}
         slots = Slots(self._free_room())
         reserved = reserve(slots, outlook.waiting, free_nodes=outlook.free_nodes)
-        others = [*outlook.due[:JOBS_AT_ONCE], *reserved]
+        others = [*outlook.due, *reserved]
 
         async def move(job_id: str) -> None:
             function = partial(
@@ -271,14 +274,17 @@ class Scheduler:
         progress.learn(reports)
         stopping = progress.terminate()
         progress.settle()
-        room = slots.take_rest()
+        rest = slots.take_rest(changes.job.owner_uin)
+        room = replace(rest)
         if reserved is not None:
             room.add(reserved)
         try:
             placed = place(changes, room, catalogue=self._catalogue)
             changes.close()
-        finally:
-            slots.give_back(room)
+        except BaseException:  # the store may run this again, with what is reserved
+            slots.give_back(rest)
+            raise
+        slots.give_back(room)
         return Moved(placed, stopping, progress.unfinished, admitted)
 
     def _free_room(self) -> Room:
@@ -294,7 +300,7 @@ class Scheduler:
         placed = [each for job in moved.values() for each in job.placed]
         self._live.update((each.attempt.id, each.mem_gib) for each in placed)
         if placed:
-            await self._launcher.start([each.attempt for each in placed])
+            await self._launcher.start({each.attempt: each.node for each in placed})
         stopping = {id_ for each in moved.values() for id_ in each.stopping}
         stopping = stopping.union(terminating) - self._stopped
         if stopping:
@@ -316,7 +322,7 @@ class Scheduler:
         }
         self._stopped.clear()
         self._terminations_seen = -1
-        starting = [i.latest for i in instances if i.state is State.STARTING]
+        starting = {i.latest: None for i in instances if i.state is State.STARTING}
         await self._launcher.start(starting)
         running = [i.latest.id for i in instances if i.state is State.RUNNING]
         await self._engine.reconcile(running)

@@ -5,10 +5,14 @@ A template keeps masked ones alone. Why: it is shown to all who may describe it,
 refer to it; whoever copies a task out of it puts the keys in.
 
 LoginSettings.Password is kept nowhere: nobody logs in to a node here.
+
+A PackagePath may have a user or a signature in it. Why all of its query is masked: which of the
+values are keys, only the server knows that they are for.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 from cryptography.fernet import InvalidToken
@@ -24,7 +28,11 @@ SECRET_MEMBERS: Final = frozenset({"SecretId", "SecretKey", "Password"})
 EDGE_MAX: Final = 4
 STARS: Final = "*" * 12
 OF_THE_ENV: Final = 0
-_MARKS: Final = tuple(f'"{name}":'.encode() for name in sorted(SECRET_MEMBERS))
+PACKAGE_PATH: Final = "PackagePath"
+_MARKS: Final = (
+    *(f'"{name}":'.encode() for name in sorted(SECRET_MEMBERS)),
+    f'"{PACKAGE_PATH}":"'.encode(),
+)
 
 ADD_SECRET = insert(secret)
 FIND_SECRET = select(secret.c.sealed).where(
@@ -43,6 +51,31 @@ def mask(text: str) -> str:
     return text[:edge] + STARS + text[len(text) - edge :]
 
 
+def mask_address(url: str) -> str:
+    """An address as it may be shown: its user, the values of its query and its fragment masked."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # no address; nobody fetches it
+        return mask(url) if "@" in url or "?" in url else url
+    user, at, host = parts.netloc.rpartition("@")
+    query = "&".join(_mask_field(each) for each in parts.query.split("&")) if parts.query else ""
+    if not at and not query and not parts.fragment:
+        return url
+    fragment = mask(parts.fragment) if parts.fragment else ""
+    netloc = f"{mask(user)}@{host}" if at else host
+    return SplitResult(parts.scheme, netloc, parts.path, query, fragment).geturl()
+
+
+def _mask_field(field: str) -> str:
+    name, equals, value = field.partition("=")
+    return f"{name}={mask(value)}" if equals else mask(field)
+
+
+def is_masked(url: str) -> bool:
+    """Whether an address may be one that was masked, so that the real one is among the secrets."""
+    return STARS in url
+
+
 def encode_masked(value: msgspec.Struct) -> bytes:
     """JSON of anything a caller sent, every key and password in it masked.
 
@@ -58,10 +91,16 @@ def encode_masked(value: msgspec.Struct) -> bytes:
 def _masked(value: Any) -> Any:
     if isinstance(value, dict):
         return {
-            name: mask(part) if name in SECRET_MEMBERS and isinstance(part, str) else _masked(part)
+            name: _masked_member(name, part) if isinstance(part, str) else _masked(part)
             for name, part in value.items()
         }
     return [_masked(part) for part in value] if isinstance(value, list) else value
+
+
+def _masked_member(name: str, text: str) -> str:
+    if name in SECRET_MEMBERS:
+        return mask(text)
+    return mask_address(text) if name == PACKAGE_PATH else text
 
 
 class Secrets(Wire):
@@ -69,15 +108,21 @@ class Secrets(Wire):
 
     authentications: list[datatypes.Authentication] = []  # noqa: RUF012  # msgspec copies it
     docker_password: str = ""
+    package_path: str = ""
 
 
 def secrets_of(task: datatypes.Task) -> Secrets | None:
     """The secrets that running a task needs; None for none."""
     docker = task.application.docker
     password = (docker.password if docker else None) or ""
-    if not task.authentications and not password:
+    path = task.application.package_path or ""
+    if mask_address(path) == path:
+        path = ""
+    if not task.authentications and not password and not path:
         return None
-    return Secrets(authentications=task.authentications, docker_password=password)
+    return Secrets(
+        authentications=task.authentications, docker_password=password, package_path=path
+    )
 
 
 class Vault:

@@ -1,11 +1,10 @@
 """Who gets the engine's room: how many attempts of which size each job may start in a round.
 
 The rule: tasks are served by priority, then by the age of their job, then in the job's own order.
-An attempt needs a place and its node's memory. The first that finds too little memory is waited
-for: nothing behind it starts, so that what small attempts give back adds up until the large one
-fits, and it never starves. The price is that some memory, less than one of its nodes, lies idle
-meanwhile. A task that waits for a node of an environment, or for its own MaxConcurrentNum, holds
-nobody up.
+An attempt needs a place and its node's memory. The first of an account that finds too little memory
+is waited for: nothing of that account behind it starts, so that what its small attempts give back
+adds up until the large one fits. Other accounts go on: nobody can stop them by asking for much. A
+task that waits for a node of an environment, or for its own MaxConcurrentNum, holds nobody up.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,6 +20,7 @@ class Waiting(NamedTuple):
     """
 
     job_id: str
+    owner_uin: str
     env_id: str | None
     runnable: int
     concurrent_max: int
@@ -70,28 +70,39 @@ class Room:
 
 @dataclass(slots=True)
 class Load:
-    """How much of the engine is in use, as the scheduler last knew; for telling why others wait."""
+    """How much of the engine is in use, as the scheduler last knew; for telling why others wait.
+
+    notes: in words, what holds up the end of an attempt.
+    """
 
     attempts: int = 0
     mem_gib: int = 0
+    notes: dict[str, str] = field(default_factory=dict)
+
+    def note(self, attempt_id: str, words: str) -> None:
+        """Note what holds up an attempt's end; "" if nothing does any more."""
+        if words:
+            self.notes[attempt_id] = words
+        else:
+            self.notes.pop(attempt_id, None)
 
 
 @dataclass(slots=True)
 class Slots:
     """The engine's free room, shared by the transactions of one round.
 
-    held: somebody waits for more memory than is free, so that nobody else may take any.
+    held: the accounts in which something waits for more memory than is free.
     """
 
     free: Room
-    held: bool = False
+    held: set[str] = field(default_factory=set)
     _lock: Lock = field(default_factory=Lock)
 
-    def take_rest(self) -> Room:
-        """Take all that is left, unless it is held for somebody."""
+    def take_rest(self, owner_uin: str) -> Room:
+        """Take all that is left for a job of an account, unless it must wait for another."""
         with self._lock:
             rest = self.free
-            if self.held:
+            if owner_uin in self.held:
                 return Room(0, 0, rest.whole_gib)
             self.free = Room(0, 0, rest.whole_gib)
             return rest
@@ -114,6 +125,8 @@ def reserve(
     nodes = {env_id: free.number for env_id, free in free_nodes.items()}
     free = slots.free
     for task in waiting:
+        if task.owner_uin in slots.held:
+            continue
         mine = reserved.setdefault(task.job_id, Room(0, 0, free.whole_gib))
         wanted, mem_gib = task.runnable, task.mem_gib
         if task.concurrent_max:
@@ -126,6 +139,5 @@ def reserve(
         if task.env_id is not None:
             nodes[task.env_id] = nodes.get(task.env_id, 0) - taken
         if taken < wanted:
-            slots.held = True
-            break
+            slots.held.add(task.owner_uin)
     return reserved

@@ -1,17 +1,12 @@
 """The statements of the Batch service, built once."""
 
-from typing import Any
-
 from sqlalchemy import (
-    ColumnElement,
-    Integer,
     LargeBinary,
     Text,
     and_,
     bindparam,
     case,
     delete,
-    exists,
     func,
     insert,
     or_,
@@ -33,7 +28,6 @@ from gateway.batch.tables import (
     task_instance,
     task_template,
 )
-from gateway.store import Moment
 
 COUNTERS = tuple(state.value.lower() for state in State)
 
@@ -116,68 +110,13 @@ TASK_NAMED = select(task).where(
 TASK_SPEC = select(task.c.spec, task.c.name).where(
     task.c.job_id == bindparam("job_id"), task.c.position == bindparam("position")
 )
-_OPEN = [state.value for state in State if state not in FINAL]
-_BELOW_LIMIT = or_(
-    task.c.concurrent_max == 0, task.c.starting + task.c.running < task.c.concurrent_max
-)
-_node_is_free = exists().where(
-    compute_node.c.env_id == task.c.env_id,
-    compute_node.c.state == NodeState.RUNNING.value,
-    compute_node.c.busy_with == "",
-    compute_node.c.fate == "",
-)
-_elastic_node_is_due = and_(
-    task.c.env_id.is_(None),
-    or_(task.c.node_failures == 0, task.c.node_retry_at <= bindparam("moment", type_=Moment)),
-)
-
-
-def _placeable(*, urgency: ColumnElement[int], since: ColumnElement[Any]) -> ColumnElement[bool]:
-    """A task of which an instance could be started now, as far as its own limits go.
-
-    urgency, since: priority and time of its job. A node of an environment goes to the most urgent
-    job that waits for one, whichever transaction looks first. The parameter `moment`: now.
-    """
-    rival, rival_job = task.alias(), job.alias()
-    outdone = exists().where(
-        rival.c.env_id == task.c.env_id,
-        rival.c.runnable > 0,
-        rival.c.doom == "",
-        or_(
-            rival.c.concurrent_max == 0,
-            rival.c.starting + rival.c.running < rival.c.concurrent_max,
-        ),
-        rival_job.c.id == rival.c.job_id,
-        ~rival_job.c.terminating,
-        or_(
-            rival_job.c.priority > urgency,
-            and_(rival_job.c.priority == urgency, rival_job.c.created_at < since),
-        ),
-    )
-    return and_(
-        task.c.runnable > 0,
-        task.c.doom == "",
-        _BELOW_LIMIT,
-        or_(_elastic_node_is_due, and_(_node_is_free, ~outdone)),
-    )
-
-
-TASKS_TO_PLACE = (
-    select(task.c.position)
-    .where(
-        task.c.job_id == bindparam("job_id"),
-        _placeable(
-            urgency=bindparam("urgency", type_=Integer), since=bindparam("since", type_=Moment)
-        ),
-    )
-    .order_by(task.c.position)
-)
-_HAS_SOME_TO_FAIL = or_(
+OPEN = [state.value for state in State if state not in FINAL]
+HAS_SOME_TO_FAIL = or_(
     and_(task.c.doom != "", task.c.submitted + task.c.pending + task.c.runnable > 0),
     and_(task.c.runnable > 0, task.c.node_failures > 0, task.c.node_retry_at.is_(None)),
 )
 TASKS_TO_FAIL = select(task.c.position).where(
-    task.c.job_id == bindparam("job_id"), _HAS_SOME_TO_FAIL
+    task.c.job_id == bindparam("job_id"), HAS_SOME_TO_FAIL
 )
 """Those that are doomed, and those whose nodes could not be made often enough to count as a run."""
 TASKS_NOT_OVER = (
@@ -239,7 +178,7 @@ LAUNCHED = (
         .outerjoin(compute_node, compute_node.c.id == task_instance.c.node_id)
     )
     .where(
-        job.c.state.in_(_OPEN),
+        job.c.state.in_(OPEN),
         task.c.starting + task.c.running > 0,
         task_instance.c.state.in_([state.value for state in LAUNCHED_STATES]),
     )
@@ -319,44 +258,6 @@ MOVE_INSTANCE = (
     )
 )
 
-DUE_JOBS = (
-    select(job.c.id)
-    .where(
-        job.c.state.in_(_OPEN),  # has an index, `terminating` has none
-        (job.c.state == State.SUBMITTED.value) | job.c.terminating,
-    )
-    .order_by(job.c.state != State.SUBMITTED.value, job.c.priority.desc(), job.c.created_at)
-)
-"""New ones first: those that are terminating may take long, and nobody is to wait for them."""
-JOBS_TO_FAIL = (
-    select(task.c.job_id)
-    .join(job, job.c.id == task.c.job_id)
-    .where(
-        job.c.state.in_(_OPEN),
-        _HAS_SOME_TO_FAIL,
-    )
-    .distinct()
-)
-WAITING_TASKS = (
-    select(
-        task.c.job_id,
-        task.c.env_id,
-        task.c.runnable,
-        task.c.concurrent_max,
-        (task.c.starting + task.c.running).label("busy"),
-        task.c.mem_gib,
-    )
-    .join(job, job.c.id == task.c.job_id)
-    .where(
-        _placeable(urgency=job.c.priority, since=job.c.created_at),
-        job.c.state != State.SUBMITTED.value,
-        ~job.c.terminating,
-    )
-    .order_by(job.c.priority.desc(), job.c.created_at, job.c.id, task.c.position)
-    .limit(bindparam("most"))
-)
-"""Tasks of which an instance could be started now, the most urgent first."""
-
 COUNT_FREE_NODES = (
     select(
         compute_node.c.env_id,
@@ -384,7 +285,12 @@ LOCK_OWN_ENV = (
 )
 """For a job to use it: one that is being deleted is not there any more."""
 FREE_NODES = (
-    select(compute_node.c.id, compute_node.c.instance_id, compute_node.c.mem_gib)
+    select(
+        compute_node.c.id,
+        compute_node.c.instance_id,
+        compute_node.c.cpu,
+        compute_node.c.mem_gib,
+    )
     .where(
         compute_node.c.env_id == bindparam("env_id"),
         compute_node.c.state == NodeState.RUNNING.value,

@@ -5,7 +5,7 @@ glosses of the documented states.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import Enum
 
 from gateway.events.names import EventName
@@ -202,15 +202,31 @@ class Counts:
     @property
     def total(self) -> int:
         """All parts."""
-        return sum(getattr(self, field.name) for field in fields(self))
+        return (
+            self.submitted
+            + self.pending
+            + self.runnable
+            + self.starting
+            + self.running
+            + self.succeed
+            + self.failed
+            + self.failed_interrupted
+        )
 
     def plus(self, changes: Mapping[State, int]) -> "Counts":
         """The counts after `changes`, which may be negative."""
+        if not changes:
+            return self
+        more = changes.get
         return Counts(
-            **{
-                field.name: getattr(self, field.name) + changes.get(State[field.name.upper()], 0)
-                for field in fields(self)
-            }
+            submitted=self.submitted + more(S.SUBMITTED, 0),
+            pending=self.pending + more(S.PENDING, 0),
+            runnable=self.runnable + more(S.RUNNABLE, 0),
+            starting=self.starting + more(S.STARTING, 0),
+            running=self.running + more(S.RUNNING, 0),
+            succeed=self.succeed + more(S.SUCCEED, 0),
+            failed=self.failed + more(S.FAILED, 0),
+            failed_interrupted=self.failed_interrupted + more(S.FAILED_INTERRUPTED, 0),
         )
 
 

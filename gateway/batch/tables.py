@@ -78,6 +78,7 @@ task = Table(
     PrimaryKeyConstraint("job_id", "position"),
     UniqueConstraint("job_id", "name"),
     Index("ix_batch_task_runnable", "runnable"),
+    Index("ix_batch_task_env", "env_id", "runnable"),
 )
 """`spec`: the `Task` as JSON, its secrets masked. `cpu`, `mem_gib`: the size of its elastic nodes.
 `node_failures`: how often in a row an elastic node could not be made, `node_reason` why, and

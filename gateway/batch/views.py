@@ -8,7 +8,7 @@ import msgspec
 from sqlalchemy import Row
 
 from gateway.batch import datatypes
-from gateway.batch.reasons import TERMINATING
+from gateway.batch.reasons import STARTING, TERMINATING
 from gateway.batch.records import Instance
 from gateway.batch.states import LAUNCHED, WAITING, Counts, State
 from gateway.clock import optional_wire_time, wire_time
@@ -95,10 +95,13 @@ def job_view(
 
 
 def instance_view(
-    instance: Instance, *, redirect: datatypes.RedirectInfo | None, waiting: str
+    instance: Instance, *, redirect: datatypes.RedirectInfo, waiting: str, note: str = ""
 ) -> datatypes.TaskInstanceView:
-    """An instance as DescribeTask shows it. waiting: why it has not been started, if it has not."""
-    reason, detailed = _why(instance, waiting=waiting)
+    """An instance as DescribeTask shows it. waiting: why it has not been started, if it has not.
+
+    redirect: with the names that its own files have. note: what holds up its end.
+    """
+    reason, detailed = _why(instance, waiting=waiting, note=note)
     return datatypes.TaskInstanceView(
         task_instance_index=instance.number,
         task_instance_state=instance.state.value,
@@ -109,12 +112,12 @@ def instance_view(
         launch_time=optional_wire_time(instance.launched_at),
         running_time=optional_wire_time(instance.running_at),
         end_time=optional_wire_time(instance.ended_at),
-        redirect_info=redirect or datatypes.RedirectInfo(),
+        redirect_info=redirect,
         state_detailed_reason=detailed,
     )
 
 
-def _why(instance: Instance, *, waiting: str) -> tuple[str, str]:
+def _why(instance: Instance, *, waiting: str, note: str) -> tuple[str, str]:
     """StateReason and StateDetailedReason: of what waits why, of what failed the cause, in both
     words; of what is tried again also why it was not enough the last time.
     """
@@ -122,8 +125,9 @@ def _why(instance: Instance, *, waiting: str) -> tuple[str, str]:
         last = f" The last attempt: {instance.reason}" if instance.reason else ""
         return waiting, waiting + last
     if instance.state in LAUNCHED:
-        words = TERMINATING if instance.terminating else ""
+        words = STARTING if instance.state is State.STARTING else note
+        words = TERMINATING if instance.terminating else words
         return words, words
     if instance.state is State.SUCCEED:
-        return "", "successful"
+        return "", f"successful; {instance.reason}" if instance.reason else "successful"
     return instance.cause or "", instance.reason

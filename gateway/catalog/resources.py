@@ -146,7 +146,8 @@ def fill(
     """Name the resources of one call.
 
     Every id counts once. Raises MissingParameter for an id that is needed and absent,
-    InvalidParameter for one of the wrong type, InvalidParameterValue for too many.
+    InvalidParameter for one of the wrong type, InvalidParameterValue for none or too many in a
+    list that is needed.
     """
     denied = [
         found
@@ -234,9 +235,11 @@ def _values(
         return [account.owner_uin]
     found = _find(params, placeholder.steps, at="")
     missing = [at for at, value in found if value is None]
-    if needed and (missing or not found):
-        name = missing[0] if missing else ".".join(step.name for step in placeholder.steps)
-        raise MissingParameter(f"The request is missing a required parameter `{name}`.")
+    if needed and missing:
+        raise MissingParameter(f"The request is missing a required parameter `{missing[0]}`.")
+    if needed and not found:  # it was given, as an empty list
+        name = ".".join(step.name for step in placeholder.steps)
+        raise InvalidParameterValue(f"`{name}` is empty; it must name at least one.")
     # An empty text names nothing that could be denied; where an id is needed, it is a bad id.
     return [
         _write(value, placeholder.form, at=at)

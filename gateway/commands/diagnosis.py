@@ -4,8 +4,11 @@ Each probe does what the executor or the server would do, in a folder or a group
 may run beside them and without them. Nothing of what it makes stays.
 """
 
+import http.client
+import logging
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,12 +16,15 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 import anyio
 import anyio.to_thread
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from gateway.administration import DATA_MODE, ENGINE
+from gateway.batch.catalogue import read_catalogue
 from gateway.batch.engines import Ability
 from gateway.batch.engines.local import machine_memory_gib
 from gateway.batch.executor.containers import (
@@ -28,9 +34,12 @@ from gateway.batch.executor.containers import (
 )
 from gateway.batch.executor.control_groups import open_control_groups
 from gateway.batch.executor.isolation import ISOLATIONS, IsolationUnavailable, isolation_named
+from gateway.batch.executor.mounted import mount_lines
+from gateway.cam.identities import PolicyFolder
 from gateway.config import Settings, SettingsError
 from gateway.events.bus import BusRefused, BusUnavailable
 from gateway.events.connection import Connection, tls_context
+from gateway.policy.strict_toml import PolicySetRefused
 from gateway.store.migrations import HEAD, find_revision
 
 ANSWER_S: Final = 10.0
@@ -38,6 +47,12 @@ FREE_BYTES_LOW: Final = 1_073_741_824
 FREE_BYTES_MIN: Final = 268_435_456
 GIBIBYTE: Final = 1_073_741_824
 NETWORK_FILE_SYSTEMS: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs"})
+ISOLATION_WORKS: Final = {"none": "works; only for who asks for it"}
+ISOLATION_ADVICE: Final = {
+    "sandbox": "Install bubblewrap, and allow user namespaces if the gateway is not root.",
+    "uid": "Run as root, with `data` where other users may pass through to it; or use `sandbox`.",
+    "none": "A shell must be able to work in `data`.",
+}
 MOUNTED: Final = Path("/proc/self/mountinfo")
 
 
@@ -61,31 +76,59 @@ class Finding:
 
 def diagnose(settings: Settings) -> list[Finding]:
     """Look at everything. Takes some seconds; whatever does not answer is given up."""
-    root = settings.data.absolute() / "engine"
-    with probing_folder(root) as folder:
-        found = [
+    data = settings.data.absolute()
+    with _libraries_silent(), probing_folder(data) as folder:
+        return [
             *look_at_isolation(folder, asked=settings.isolation),
             *look_at_limits(folder),
-            look_at_containers(root),
+            look_at_containers(data / ENGINE),
             look_at_capacity(settings),
+            look_at_catalogue(settings),
+            look_at_policies(settings),
+            *look_at_data(settings),
+            look_at_buckets(settings),
+            look_at_shares(settings),
+            look_at_database(settings),
+            look_at_broker(settings),
         ]
-    data = look_at_data(settings)
-    return [*found, *data, look_at_database(settings), look_at_broker(settings)]
 
 
 @contextmanager
-def probing_folder(root: Path) -> Iterator[Path]:
-    """A folder as near to the executor's as there is one, to be reached as it would be."""
-    above = next(each for each in (root, *root.parents) if each.is_dir())
+def _libraries_silent() -> Iterator[None]:
+    """Keep the libraries' own lines away: what they say is in a finding, in a sentence."""
+    handler = logging.NullHandler()
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+
+
+@contextmanager
+def probing_folder(data: Path) -> Iterator[Path]:
+    """A folder to be reached as the executor's will be.
+
+    As near to it as a folder is there already with the rights that a start would give it: an older
+    version shut the data folder, and the next start opens the way through it.
+    """
+    ours = [each for each in (data, data / ENGINE) if each.is_dir()]
+    if ours and all(_is_passable(each) for each in ours):
+        above = ours[-1]
+    else:
+        above = next(each for each in data.parents if each.is_dir())
     try:
         folder = Path(tempfile.mkdtemp(prefix=".doctor-", dir=above))
     except OSError:  # the folder that cannot be written to is told elsewhere
         folder = Path(tempfile.mkdtemp(prefix="qcs-gateway-doctor-"))
-    folder.chmod(0o711)
+    folder.chmod(DATA_MODE)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_passable(folder: Path) -> bool:
+    return stat.S_IMODE(folder.stat().st_mode) & DATA_MODE == DATA_MODE
 
 
 def look_at_isolation(folder: Path, *, asked: str) -> list[Finding]:
@@ -98,14 +141,9 @@ def look_at_isolation(folder: Path, *, asked: str) -> list[Finding]:
             failures[name] = str(error)
     used = asked or next((name for name in ("sandbox", "uid") if name not in failures), "")
     found = [
-        Finding(
-            f"isolation.{name}",
-            Verdict.DEGRADED if name == "sandbox" and name in failures else Verdict.OK,
-            failures.get(name, "works" if name != "none" else "works; only for who asks for it"),
-            "Install bubblewrap, and allow user namespaces if the gateway is not root."
-            if name == "sandbox" and name in failures
-            else "",
-        )
+        Finding(f"isolation.{name}", Verdict.DEGRADED, failures[name], ISOLATION_ADVICE[name])
+        if name in failures
+        else Finding(f"isolation.{name}", Verdict.OK, ISOLATION_WORKS.get(name, "works"))
         for name in ISOLATIONS
     ]
     return [*found, _used_isolation(used, failures)]
@@ -181,6 +219,57 @@ def look_at_capacity(settings: Settings) -> Finding:
     return Finding("capacity", Verdict.OK, words)
 
 
+def look_at_catalogue(settings: Settings) -> Finding:
+    """Read the operator's images, instance types and machines."""
+    name = "catalogue"
+    try:
+        read_catalogue(settings.catalogue)
+    except SettingsError as error:
+        return Finding(name, Verdict.WRONG, str(error), "Correct the file, or leave it out.")
+    return Finding(name, Verdict.OK, settings.catalogue or "the built-in one")
+
+
+def look_at_policies(settings: Settings) -> Finding:
+    """Read the folder of policies as a start does."""
+    name, folder = "policies", PolicyFolder.of(settings)
+    try:
+        folder.check_model()
+        folder.read_snapshot(generation=1)
+    except (PolicySetRefused, OSError) as error:
+        advice = f"Correct it in {settings.policies}; `qcs-gateway policy lint` tells more."
+        return Finding(name, Verdict.WRONG, str(error), advice)
+    return Finding(name, Verdict.OK, f"{settings.policies} can be used")
+
+
+def look_at_buckets(settings: Settings) -> Finding:
+    """Have the service that holds the buckets answer, whatever it answers."""
+    name, url = "buckets", settings.cos_endpoint
+    if not url:
+        return Finding(name, Verdict.OK, f"in {settings.data.absolute() / 'cos'}")
+    parts = urlsplit(url)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = kind(parts.hostname or "", parts.port, timeout=ANSWER_S)
+    try:
+        connection.request("HEAD", "/")
+        connection.getresponse()
+    except (OSError, http.client.HTTPException) as error:
+        advice = "Start it, or correct `cos_endpoint`: until then jobs with files of it fail."
+        return Finding(name, Verdict.WRONG, f"{url} cannot be reached: {error}", advice)
+    finally:
+        connection.close()
+    return Finding(name, Verdict.OK, f"{url} answers")
+
+
+def look_at_shares(settings: Settings) -> Finding:
+    """The folder in which the file servers of `cfs://` and `nfs://` are mounted."""
+    name = "shares"
+    folder = Path(settings.mount_root or settings.data / "nfs").absolute()
+    if settings.mount_root and not os.access(folder, os.R_OK | os.X_OK):
+        advice = "Make it, with a folder for each file server, or correct `mount_root`."
+        return Finding(name, Verdict.WRONG, f"{folder} is no folder that can be read", advice)
+    return Finding(name, Verdict.OK, f"in {folder}")
+
+
 def look_at_data(settings: Settings) -> list[Finding]:
     """The folder of all state: whether it can be written to, its file system, its room."""
     data = settings.data.absolute()
@@ -203,7 +292,7 @@ def look_at_data(settings: Settings) -> list[Finding]:
 
 
 def _look_at_file_system(settings: Settings, folder: Path) -> Finding:
-    kind = file_system_of(folder, MOUNTED.read_text(encoding="utf-8", errors="replace"))
+    kind = file_system_of(folder, MOUNTED.read_text(encoding="utf-8", errors="surrogateescape"))
     name = "data.file_system"
     if kind in NETWORK_FILE_SYSTEMS and not settings.database_url:
         advice = "Set `data` to a local disk, or `database_url` to PostgreSQL."
@@ -221,11 +310,10 @@ def file_system_of(folder: Path, mounts: str) -> str:
     """The kind of file system a folder is on, by the lines of `/proc/self/mountinfo`."""
     best, kind = Path(), "unknown"
     resolved = folder.resolve()
-    for line in mounts.splitlines():
-        left, _, right = line.partition(" - ")
-        point = Path(left.split(" ")[4].encode().decode("unicode_escape"))
+    for line in mount_lines(mounts):
+        point = Path(line.point)
         if resolved.is_relative_to(point) and len(point.parts) >= len(best.parts):
-            best, kind = point, right.split(" ")[0]
+            best, kind = point, line.kind
     return kind
 
 

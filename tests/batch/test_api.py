@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from gateway.batch.attempts import parse_attempt
 from gateway.batch.views import LOG_PREFIX
 from gateway.errors import ApiError
 from gateway.store import Store
@@ -13,6 +14,7 @@ from tests.support.batch import ELASTIC, START, Batch, Turns, a_job, a_task, che
 from tests.support.fake_engine import FakeEngine
 
 pytestmark = pytest.mark.anyio
+LOGS = ("Stdout", "Stderr")
 COS = "cos://batchdemo-1251783334.cos.ap-guangzhou.myqcloud.com/logs/"
 
 
@@ -23,7 +25,7 @@ async def code_of(batch: Batch, action: str, **params: Any) -> str:
 
 
 def write_log(engine: FakeEngine, attempt_id: str, stream: str, content: bytes) -> None:
-    path = engine.log_path(attempt_id.replace(".", "/"), stream)
+    path = engine.log_path(parse_attempt(attempt_id).folder, stream)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
 
@@ -138,6 +140,32 @@ async def test_logs_are_the_last_2048_bytes_of_the_newest_attempt(
     assert [each["TaskInstanceIndex"] for each in asked["TaskInstanceLogSet"]] == [1]
 
 
+@pytest.mark.parametrize(
+    ("redirect", "expected"),
+    [
+        (None, ["", "", "", ""]),
+        ({"StdoutRedirectPath": COS}, [COS, "stdout.{job}.a.1.log", "", ""]),
+        (
+            {
+                "StdoutRedirectPath": COS,
+                "StderrRedirectPath": COS,
+                "StderrRedirectFileName": "${BATCH_JOB_ID}-${BATCH_TASK_INSTANCE_INDEX}.${X}",
+            },
+            [COS, "stdout.{job}.a.1.log", COS, "{job}-1.${{X}}"],
+        ),
+    ],
+)
+async def test_an_instance_tells_the_names_of_its_own_logs(
+    batch: Batch, redirect: dict[str, str] | None, expected: list[str]
+) -> None:
+    job_id = await batch.submit(a_task(instances=2, RedirectInfo=redirect))
+    names = [f"{stream}Redirect{what}" for stream in LOGS for what in ("Path", "FileName")]
+    shown = (await batch.instances(job_id))[1]["RedirectInfo"]
+    answer = await batch.call("DescribeTaskLogs", JobId=job_id, TaskName="a")
+    for found in (shown, answer["TaskInstanceLogSet"][1]):
+        assert [found[name] for name in names] == [each.format(job=job_id) for each in expected]
+
+
 async def test_wrong_questions_about_tasks_have_their_codes(batch: Batch) -> None:
     job_id = await batch.submit()
     about = {"JobId": job_id, "TaskName": "a"}
@@ -182,6 +210,7 @@ async def test_many_tasks_and_instances_are_stored_and_described(
     turns = Turns(store, job_id)
     placed = await turns.turn(slots=9)
     await turns.turn(turns.ended(placed[0], 1), turns.ended(placed[1], 1))
+    await turns.turn()  # so many tasks are failed by more than one transaction
     answer = await batch.call("DescribeJob", JobId=job_id)
     assert (answer["JobState"], answer["TaskMetrics"]["FailedCount"]) == ("FAILED", 300)
     assert answer["TaskInstanceMetrics"]["FailedCount"] == 600

@@ -9,7 +9,7 @@ from sqlalchemy import update
 
 from gateway.batch.engines import Cause
 from gateway.batch.outcomes import LOSSES_MAX, WORDS
-from gateway.batch.reasons import Capacity, EnvNodes, Standing, why_task_waits
+from gateway.batch.reasons import STARTING, Capacity, EnvNodes, Standing, why_task_waits
 from gateway.batch.slots import Load
 from gateway.batch.states import State
 from gateway.batch.tables import compute_node
@@ -55,6 +55,16 @@ FAILED = {"node_failures": 2, "node_reason": "There is no image img-00000000."}
             FULL,
             "As many instances run as MaxConcurrentNum allows: 3.",
         ),
+        (
+            {"state": State.PENDING, "blockers": 2, "waits_for": ("a", "b")},
+            IDLE,
+            "It waits for 2 task(s) that it depends on: `a`, `b`.",
+        ),
+        (
+            {"state": State.PENDING, "blockers": 9, "waits_for": ("a", "b", "c")},
+            IDLE,
+            "It waits for 9 task(s) that it depends on: `a`, `b`, `c`, ….",
+        ),
         ({"nodes": NODES}, IDLE, f"The environment {ENV} has no node."),
         (
             {"nodes": replace(NODES, total=2)},
@@ -70,6 +80,22 @@ FAILED = {"node_failures": 2, "node_reason": "There is no image img-00000000."}
             {"nodes": replace(NODES, total=3, running=2)},
             IDLE,
             f"No node of the environment {ENV} is free: all 2 are in use.",
+        ),
+        (
+            {"nodes": replace(NODES, total=3, running=2, kept=1)},
+            IDLE,
+            f"No node of the environment {ENV} is free: all 2 are in use, 1 of them by instances"
+            " that are FAILED_INTERRUPTED and keep their node until they are terminated.",
+        ),
+        (
+            {"nodes": replace(NODES, total=2, running=2, idle=1, mem_gib=4), "mem_gib": 1},
+            CROWDED,
+            "It waits for memory: its node has 4 GiB, and 2 of the engine's 8 GiB are free.",
+        ),
+        (
+            {"nodes": replace(NODES, total=2, running=2, idle=1, mem_gib=2)},
+            CROWDED,
+            "It waits for its turn: what is more urgent, or older, is started first.",
         ),
         (
             {"nodes": replace(NODES, total=2, running=2, idle=1)},
@@ -122,7 +148,7 @@ async def test_every_reason_to_wait_is_shown_where_it_belongs(store: Store, batc
     await Turns(store, job_id).turn(slots=1)
     for name, why in [
         ("limited", "As many instances run as MaxConcurrentNum allows: 1."),
-        ("follower", "It waits for 1 task(s) that it depends on."),
+        ("follower", "It waits for 1 task(s) that it depends on: `limited`."),
         ("nodeless", f"The environment {env_id} has no node."),
         ("next", "It waits for its turn: what is more urgent, or older, is started first."),
     ]:
@@ -193,13 +219,16 @@ ENDS = [cause for cause in Cause if cause not in {Cause.NODE_CREATION, Cause.PRE
 async def test_what_failed_says_the_cause_and_what_it_means(
     store: Store, batch: Batch, cause: Cause
 ) -> None:
-    job_id = await batch.submit(a_task("first"), a_task("second"), after=["first second"])
+    first = a_task("first", Timeout=600)
+    job_id = await batch.submit(first, a_task("second"), after=["first second"])
     turns = Turns(store, job_id)
     placed = await turns.turn(slots=1)
     for _ in range(LOSSES_MAX + 1 if cause is Cause.INFRA_LOST else 1):
         placed = await turns.turn(turns.ended(placed[0], 7, cause=cause), slots=1)
     [instance] = await batch.instances(job_id, "first")
-    words = WORDS[cause].format(exit_code=7)
+    words = WORDS[cause].format(exit_code=7, timeout_s=600)
+    if cause is Cause.INFRA_LOST:
+        words += f" It was tried {LOSSES_MAX + 1} times."
     assert (instance["StateReason"], instance["StateDetailedReason"]) == (cause.value, words)
     [follower] = await batch.instances(job_id, "second")
     assert follower["StateReason"] == "PREDECESSOR_FAILED"
@@ -236,6 +265,62 @@ async def test_what_is_tried_again_says_what_was_wrong_the_last_time(
     assert instance["StateDetailedReason"] == (
         f"{instance['StateReason']} The last attempt: The command ended with exit code 9."
     )
+
+
+@pytest.mark.anyio
+async def test_what_has_no_try_left_says_how_many_there_were(store: Store, batch: Batch) -> None:
+    turns = Turns(store, await batch.submit(a_task(MaxRetryCount=2)))
+    placed = await turns.turn(slots=1)
+    [instance] = await batch.instances(turns.job_id)
+    assert instance["TaskInstanceState"] == "STARTING"
+    assert instance["StateReason"] == instance["StateDetailedReason"] == STARTING
+    for _ in range(3):
+        placed = await turns.turn(turns.ended(placed[0], 9), slots=1)
+    [instance] = await batch.instances(turns.job_id)
+    assert instance["TaskInstanceState"] == "FAILED"
+    words = "The command ended with exit code 9. It was tried 3 times."
+    assert instance["StateDetailedReason"] == words
+
+
+@pytest.mark.anyio
+async def test_a_node_that_a_failed_instance_keeps_is_told_of(store: Store, batch: Batch) -> None:
+    env_id = await batch.create_env(1)
+    await batch.tend()
+    keeper = Turns(store, await batch.submit(a_task(EnvId=env_id, **KEEPS)))
+    [placed] = await keeper.turn(slots=1)
+    waiting = await batch.submit(a_task(EnvId=env_id))
+    await Turns(store, waiting).turn(slots=1)
+
+    async def why() -> str:
+        return str((await batch.call("DescribeJob", JobId=waiting))["StateReason"])
+
+    assert await why() == f"No node of the environment {env_id} is free: all 1 are in use."
+    await keeper.turn(keeper.ended(placed, 9))
+    assert "1 of them by instances that are FAILED_INTERRUPTED" in await why()
+
+
+@pytest.mark.anyio
+async def test_a_task_on_an_environment_waits_for_its_nodes_memory(
+    store: Store, tmp_path: Path
+) -> None:
+    engine = FakeEngine(tmp_path, capacity=3, mem_gib=3)
+    batch = Batch(store, engine, folder=tmp_path)
+    env_id = await batch.create_env(2, EnvData={"InstanceType": "S1.SMALL2"})
+    async with batch.scheduling():
+        await batch.tend()
+        await batch.submit(a_task(EnvId=env_id))
+
+        async def one_runs() -> bool:
+            return len(engine.running) == 1
+
+        await eventually(one_runs)
+        waiting = await batch.submit(a_task(EnvId=env_id))
+        words = "It waits for memory: its node has 2 GiB, and 1 of the engine's 3 GiB are free."
+
+        async def said() -> bool:
+            return bool((await batch.call("DescribeJob", JobId=waiting))["StateReason"] == words)
+
+        await eventually(said)
 
 
 @pytest.mark.anyio

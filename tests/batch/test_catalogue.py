@@ -78,6 +78,25 @@ async def answer(
     return members
 
 
+def large(*, types: int, zones: int, at: str = "") -> str:
+    """A catalogue of so many types and zones. at: the TOML list of the zones of each type."""
+    its_zones = f"zones = {at}\n" if at else ""
+    return "".join(
+        [
+            f'[[instance_type]]\nname = "t{n}"\nfamily = "b"\ncpu = 1\nmem_gib = 1\n{its_zones}'
+            for n in range(types)
+        ]
+        + [f'[[zone]]\nid = "ap-guangzhou-{n}"\n' for n in range(1, zones + 1)]
+    )
+
+
+def test_a_region_offers_no_more_than_one_answer_can_tell() -> None:
+    parsed(large(types=80, zones=50))
+    parsed(large(types=1_000, zones=99, at='["ap-guangzhou-1"]'))
+    with pytest.raises(PolicySetRefused, match="in ap-guangzhou there are more than 4000"):
+        parsed(large(types=81, zones=50))
+
+
 async def types(*filters: tuple[str, list[str]], text: str = "") -> list[tuple[str, str]]:
     found = (await answer(TYPES, *filters, text=text))["InstanceTypeConfigSet"]
     return [(each["Zone"], each["InstanceType"]) for each in found]

@@ -6,9 +6,10 @@ from typing import Any
 import anyio
 import pytest
 
+from gateway.call import Principal
 from gateway.errors import ApiError
 from gateway.store import Store
-from tests.support.batch import Batch, Turns, a_task, events_of
+from tests.support.batch import ZONE, Batch, Turns, a_task, an_env, events_of
 from tests.support.environments import (
     MACHINES,
     WINDOWS,
@@ -160,3 +161,31 @@ async def test_the_image_of_a_machine_counts_and_a_lost_one_stays_the_same_machi
     await batch.call("DetachInstances", EnvId=env_id, InstanceIds=[FIRST, SECOND])
     await batch.tend()
     assert await nodes_of(batch, env_id) == []
+
+
+async def test_whoever_has_the_machine_is_named_to_its_own_account_only(batch: Batch) -> None:
+    mine, other = await batch.create_env(0), await batch.create_env(0)
+    await attach(batch, mine, FIRST)
+    with pytest.raises(ApiError, match=f"is attached already to the environment `{mine}`"):
+        await attach(batch, other, FIRST)
+    stranger = Principal("999", "999", "root")
+    placement = {"Zone": ZONE}
+    made = await batch.call(
+        "CreateComputeEnv", who=stranger, Placement=placement, ComputeEnv=an_env(0)
+    )
+    with pytest.raises(ApiError, match=r"is attached already\.$"):
+        await batch.call(
+            "AttachInstances", who=stranger, EnvId=made["EnvId"], Instances=named(FIRST)
+        )
+
+
+async def test_what_must_go_before_an_environment_can_is_said(batch: Batch) -> None:
+    env_id = await batch.create_env(1)
+    await attach(batch, env_id, FIRST)
+    await batch.tend()
+    with pytest.raises(ApiError, match="still has nodes; terminate and detach them first"):
+        await batch.call("DeleteComputeEnv", EnvId=env_id)
+    await batch.call("ModifyComputeEnv", EnvId=env_id, DesiredComputeNodeCount=0)
+    await batch.tend()
+    with pytest.raises(ApiError, match="still has nodes; detach them first"):
+        await batch.call("DeleteComputeEnv", EnvId=env_id)

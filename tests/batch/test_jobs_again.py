@@ -9,6 +9,7 @@ from sqlalchemy import select, update
 from gateway.batch.engines import Cause
 from gateway.batch.interventions import RETRIED_MAX
 from gateway.batch.jobs import JOBS, TERMINATIONS
+from gateway.batch.reasons import STARTING
 from gateway.batch.rules import Rules
 from gateway.batch.tables import compute_node, job, task_instance
 from gateway.call import Principal
@@ -274,7 +275,7 @@ async def test_an_instance_that_the_engine_has_is_stopped_first(
     [instance, other] = await batch.instances(turns.job_id)
     assert instance["TaskInstanceState"] == ("RUNNING" if is_running else "STARTING")
     assert instance["StateReason"] == "It is being terminated on request."
-    assert other["StateReason"] == ""
+    assert other["StateReason"] == STARTING
     await turns.turn(turns.ended(first, cause=Cause.TERMINATED))
     assert await states_of(batch, turns.job_id) == ["FAILED", "STARTING"]
     assert (await batch.instances(turns.job_id))[0]["StateReason"] == "TERMINATED"

@@ -12,7 +12,7 @@ from gateway.batch import datatypes
 from gateway.batch.abilities import check_abilities, check_env_abilities
 from gateway.batch.engines import Ability
 from gateway.batch.validation import plan_job
-from gateway.errors import UnsupportedOperation
+from gateway.errors import InvalidParameterValue, UnsupportedOperation
 from gateway.store import Store
 from tests.batch.executor.conftest import root
 from tests.batch.executor.executors import local_engine
@@ -24,6 +24,7 @@ __all__ = ["root"]  # a fixture
 pytestmark = pytest.mark.anyio
 OVER = ("SUCCEED", "FAILED")
 ALL = frozenset(Ability)
+LOG_READ_MAX = 10_000
 IN = {"SourcePath": f"{COS}in/", "DestinationPath": "/data/"}
 OUT = {"SourcePath": "/data/out", "DestinationPath": f"{COS}out/"}
 DISK = {"EnvData": {"InstanceType": "S1.SMALL1"}, "MountDataDisks": [{"LocalPath": "/disk"}]}
@@ -42,8 +43,14 @@ async def run(store: Store, top: Path, *, isolation: str | None, **members: Any)
             job_id = await batch.submit(a_task(**members))
             await batch.until_state(job_id, *OVER)
         [instance] = await batch.instances(job_id)
-        logs = [engine.log_path(f"{job_id}/0/0/1", each) for each in ("stdout", "stderr")]
-        return {**instance, "Log": [log.read_text() if log.exists() else "" for log in logs]}
+        logs = [engine.log_path(f"{job_id}/0/0.1", each) for each in ("stdout", "stderr")]
+        return {**instance, "Log": [beginning(log) if log.exists() else "" for log in logs]}
+
+
+def beginning(log: Path) -> str:
+    """What a log begins with; a command can make it as long as it likes."""
+    with log.open() as file:
+        return file.read(LOG_READ_MAX)
 
 
 @pytest.mark.parametrize("isolation", ["sandbox", "uid", "none"])
@@ -69,6 +76,66 @@ async def test_a_package_runs_where_it_was_unpacked_and_its_output_is_kept(
     )
     assert instance["TaskInstanceState"] == "SUCCEED", instance
     assert (bucket(root) / "out/said").read_text().startswith("hello from job-")
+
+
+@pytest.mark.parametrize("of_env", [False, True])
+async def test_no_log_is_written_where_a_command_swapped_a_shares_folder_for_a_link(
+    store: Store, root: Path, monkeypatch: pytest.MonkeyPatch, of_env: bool
+) -> None:
+    """Refused when it is submitted; and what was accepted before is not copied."""
+    share, victim = root.parent / "nfs" / "10.66.1.2", root.parent / "victim"
+    (share / "pub" / "a").mkdir(parents=True)
+    victim.mkdir()
+    (victim / "passwd").write_text("root")
+    for folder in (share / "pub", share / "pub" / "a"):
+        folder.chmod(0o777)
+    mappings = [
+        {"SourcePath": "nfs://10.66.1.2/", "DestinationPath": "/mnt"},
+        {"SourcePath": "nfs://10.66.1.2/pub/a/", "DestinationPath": "/data/a"},
+    ]
+    swap = f"mv /mnt/pub/a /mnt/pub/b && ln -s {victim} /mnt/pub/a && echo evil"
+    members: dict[str, Any] = {
+        "Application": {"DeliveryForm": "LOCAL", "Command": swap},
+        "RedirectLocalInfo": {"StdoutLocalPath": "/data/a", "StdoutLocalFileName": "passwd"},
+    }
+    async with local_engine(root, isolation="sandbox") as engine:
+        batch = Batch(store, cast(FakeEngine, engine), folder=root.parent)
+        async with batch.scheduling():
+            if of_env:
+                members["EnvId"] = await batch.create_env(InputMappings=mappings)
+            else:
+                members["InputMappings"] = mappings
+            with pytest.raises(InvalidParameterValue) as caught:
+                await batch.submit(a_task(**members))
+            assert caught.value.detail == "LocalPath"
+            monkeypatch.setattr("gateway.batch.mappings.check_kept_places", lambda *_, **__: None)
+            monkeypatch.setattr("gateway.batch.jobs.check_kept_places", lambda *_, **__: None)
+            job_id = await batch.submit(a_task(**members))
+            assert await batch.until_state(job_id, *OVER) == "SUCCEED"
+    assert (share / "pub" / "a").is_symlink(), "the command did what it could"
+    assert (victim / "passwd").read_text() == "root"
+    assert list((share / "pub" / "b").iterdir()) == [], "nor anything of ours in a share"
+
+
+async def test_holes_that_a_command_makes_take_no_room_in_the_bucket(
+    store: Store, root: Path
+) -> None:
+    instance = await run(
+        store,
+        root,
+        isolation="sandbox",
+        Application={
+            "DeliveryForm": "LOCAL",
+            "Command": "truncate -s 3G /proc/self/fd/1 /data/out/big",
+        },
+        OutputMappings=[OUT],
+        RedirectInfo={"StdoutRedirectPath": f"{COS}out/", "StdoutRedirectFileName": "log"},
+    )
+    assert instance["TaskInstanceState"] == "SUCCEED", instance
+    for name in ("big", "log"):
+        found = (bucket(root) / "out" / name).stat()
+        assert found.st_size == 3 * 2**30
+        assert found.st_blocks * 512 < 1_000_000
 
 
 async def test_a_command_reads_its_input_and_leaves_output_and_files_on_its_disk(

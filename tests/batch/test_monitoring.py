@@ -133,8 +133,10 @@ def test_the_time_asked_for_is_cut_to_the_instances_life() -> None:
     "text", ["", "yesterday", "2025-06-11T21:12:50", "2025-06-11T21:12:50+08:00"]
 )
 def test_a_time_that_is_not_in_utc_is_refused(text: str) -> None:
-    with pytest.raises(InvalidParameterValue, match="StartTime"):
+    with pytest.raises(InvalidParameterValue, match="StartTime") as caught:
         parse_moment(text, member="StartTime")
+    example = caught.value.message.partition("such as ")[2].removesuffix(".")
+    assert parse_moment(example, member="StartTime")  # the words help if they can be copied
 
 
 def test_a_time_in_utc_is_read() -> None:

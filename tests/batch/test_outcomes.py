@@ -1,5 +1,6 @@
 """What an attempt's end means."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import msgspec
@@ -66,6 +67,19 @@ def test_a_command_is_run_once_more_than_it_may_be_retried(policy: Policy) -> No
         failures, trigger, runs = verdict.failures, verdict.trigger, runs + 1
     assert runs == policy.retries_max + 1
     assert trigger is (Trigger.KEPT if policy.keeps_node else Trigger.FAILED)
+
+
+@given(policy=policies, failures=tries)
+def test_files_that_cannot_be_brought_are_tried_for_again_and_those_not_kept_are_final(
+    policy: Policy, failures: int
+) -> None:
+    never_ran = replace(ended(Cause.STORAGE), started=False)
+    for end, may_retry in (
+        (never_ran, failures < policy.retries_max),
+        (ended(Cause.STORAGE, 0), 0),
+    ):
+        verdict = judge(end, failures=failures, losses=0, policy=policy, terminating=False)
+        assert verdict.trigger is (Trigger.RETRIED if may_retry else Trigger.FAILED)
 
 
 @given(policy=policies)

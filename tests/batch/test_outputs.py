@@ -1,19 +1,24 @@
 """What is kept of an attempt: output folders, logs in local folders; and what is never kept."""
 
+import errno
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway.batch import datatypes
 from gateway.batch.attempts import Attempt
-from gateway.batch.engines import Cause, Launch, Mount
-from gateway.batch.staging.places import find_spot
-from gateway.batch.storage import RemotePath
+from gateway.batch.engines import Cause, Ended, Launch, Mount
+from gateway.batch.staging.keeping import Keeper
+from gateway.batch.staging.places import Order, Spot, find_spot
+from gateway.batch.storage import Halted, RemotePath, never, trees
 from gateway.batch.storage.local import LocalStorage
+from gateway.service import decode
 from gateway.store import Store
-from tests.support.batch import Batch, a_task
+from tests.support.batch import START, Batch, a_task, eventually
 from tests.support.staging import BUCKET, COS, Machine
 
 pytestmark = pytest.mark.anyio
@@ -170,11 +175,26 @@ async def test_a_log_for_a_place_that_goes_with_the_attempt_is_no_failure(
     assert instance["TaskInstanceState"] == "SUCCEED"
 
 
-class FullStorage(LocalStorage):
+class ShutStorage(LocalStorage):
     """Takes no output folder."""
 
     def put_tree(self, source: Path, **_: Any) -> tuple[str, ...]:
-        raise OSError(28, "No space left on device")
+        raise PermissionError(errno.EACCES, "The storage refused access")
+
+
+class AwayStorage(LocalStorage):
+    """Is full, or away, at first; `tries` counts."""
+
+    def __init__(self, root: Path, *, fails: int, number: int = errno.ENOSPC) -> None:
+        super().__init__(root)
+        self.tries = 0
+        self._fails, self._number = fails, number
+
+    def put_tree(self, source: Path, **how: Any) -> tuple[str, ...]:
+        self.tries += 1
+        if self.tries <= self._fails:
+            raise OSError(self._number, os.strerror(self._number))
+        return super().put_tree(source, **how)
 
 
 @pytest.mark.parametrize(("code", "cause"), [(0, Cause.STORAGE), (3, Cause.USER_EXIT)])
@@ -182,7 +202,7 @@ async def test_output_that_cannot_be_kept_makes_a_success_a_failure(
     store: Store, tmp_path: Path, code: int, cause: Cause
 ) -> None:
     batch = Batch(store, Machine(tmp_path, lambda *_: code), folder=tmp_path)
-    batch.storage = FullStorage(tmp_path / "cos")
+    batch.storage = ShutStorage(tmp_path / "cos")
     logs = {"StdoutRedirectPath": f"{COS}logs/"}
     async with batch.scheduling():
         job_id = await batch.submit(a_task(OutputMappings=[OUTPUT], RedirectInfo=logs))
@@ -190,7 +210,7 @@ async def test_output_that_cannot_be_kept_makes_a_success_a_failure(
     [instance] = await batch.instances(job_id)
     assert instance["StateReason"] == cause.value
     if cause is Cause.STORAGE:
-        assert "`/data/out/`: No space left on device." in instance["StateDetailedReason"]
+        assert "`/data/out/`: The storage refused access." in instance["StateDetailedReason"]
     assert list(kept(tmp_path, "logs")) == [f"stdout.{job_id}.a.0.log"], "the logs all the same"
 
 
@@ -244,29 +264,152 @@ async def test_a_global_workspace_stays_on_the_node_and_a_batch_workspace_is_new
 
 
 @pytest.mark.parametrize(
-    ("path", "root", "parts"),
+    ("path", "root", "parts", "given"),
     [
-        ("/work", "/a/work", ()),
-        ("/work/x/y/", "/a/work", ("x", "y")),
-        ("/data/out/x", "/out", ("x",)),
-        ("/data//./out/", "/out", ()),
-        ("/data/other", "/disk", ("other",)),
-        ("/data/in/x", None, ()),
-        ("/workspace", None, ()),
-        ("/elsewhere", None, ()),
+        ("/work", "/a", ("work",), 1),
+        ("/work/x/y/", "/a", ("work", "x", "y"), 1),
+        ("/data/out/x", "/a", ("outputs", "1", "x"), 2),
+        ("/data//./out/", "/a", ("outputs", "1"), 2),
+        ("/data/other", "/node", ("disks", "other"), 1),
+        ("/data/in/x", None, (), 0),
+        ("/data/share/x", None, (), 0),
+        ("/workspace", None, (), 0),
+        ("/elsewhere", None, (), 0),
     ],
 )
-def test_a_path_of_the_node_is_found_in_the_nearest_mount(
-    path: str, root: str | None, parts: tuple[str, ...]
+def test_a_path_of_the_node_is_found_in_the_nearest_mount_if_that_is_ours(
+    path: str, root: str | None, parts: tuple[str, ...], given: int
 ) -> None:
     mounts = [
-        Mount("/disk", "/data", writable=True),
-        Mount("/out", "/data/out", writable=True),
-        Mount("/in", "/data/in"),
+        Mount("/node/disks", "/data", writable=True),
+        Mount("/a/outputs/1", "/data/out", writable=True),
+        Mount("/a/inputs/1", "/data/in"),
+        Mount("/share/a", "/data/share", writable=True),
     ]
-    spot = find_spot(path, work=Path("/a/work"), mounts=mounts)
-    assert (spot and (str(spot.root), spot.parts)) == (root and (root, parts))
+    spot = find_spot(path, work=Path("/a/work"), mounts=mounts, within=[Path("/a"), Path("/node")])
+    assert spot == (Spot(Path(root), parts, given) if root else None)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.ECONNABORTED, errno.EREMOTEIO])
+async def test_a_storage_that_is_away_is_asked_again_and_says_so_meanwhile(
+    store: Store, tmp_path: Path, number: int
+) -> None:
+    def command(machine: Machine, launch: Launch) -> int:
+        (machine.seen_at(launch, "/data/out") / "x").write_text("result")
+        return 0
+
+    batch = Batch(store, Machine(tmp_path, command), folder=tmp_path)
+    batch.storage = storage = AwayStorage(tmp_path / "cos", fails=1, number=number)
+    async with batch.scheduling():
+        job_id = await batch.submit(a_task(OutputMappings=[OUTPUT]))
+
+        async def is_told() -> bool:
+            [instance] = await batch.instances(job_id)
+            return "cannot be kept yet: `/data/out/`" in instance["StateDetailedReason"]
+
+        await eventually(is_told)
+        assert await batch.until_state(job_id, *OVER) == "SUCCEED"
+        [instance] = await batch.instances(job_id)
+    assert storage.tries == 2
+    assert kept(tmp_path) == {"x": "result"}
+    assert instance["StateDetailedReason"] == "successful"
+
+
+async def test_a_job_that_waits_for_its_storage_can_be_terminated(
+    store: Store, tmp_path: Path
+) -> None:
+    batch = Batch(store, Machine(tmp_path, lambda *_: 0), folder=tmp_path)
+    batch.storage = storage = AwayStorage(tmp_path / "cos", fails=1_000_000)
+    async with batch.scheduling():
+        job_id = await batch.submit(a_task(OutputMappings=[OUTPUT]))
+
+        async def has_tried() -> bool:
+            return storage.tries > 0
+
+        await eventually(has_tried)
+        await batch.call("TerminateJob", JobId=job_id)
+        assert await batch.until_state(job_id, *OVER) == "FAILED"
+    [instance] = await batch.instances(job_id)
+    assert instance["StateReason"] == Cause.TERMINATED.value, instance
+
+
+async def test_a_long_copy_ends_when_its_job_is_terminated(store: Store, tmp_path: Path) -> None:
+    copying = threading.Event()
+
+    class Endless(LocalStorage):
+        def put_tree(self, source: Path, *, halted: Halted = never, **_: Any) -> tuple[str, ...]:
+            copying.set()
+            while True:
+                trees.check_wanted(halted)
+
+    batch = Batch(store, Machine(tmp_path, lambda *_: 0), folder=tmp_path)
+    batch.storage = Endless(tmp_path / "cos")
+    async with batch.scheduling():
+        job_id = await batch.submit(a_task(OutputMappings=[OUTPUT], MaxRetryCount=3))
+
+        async def is_copying() -> bool:
+            return copying.is_set()
+
+        await eventually(is_copying)
+        await batch.call("TerminateJob", JobId=job_id)
+        assert await batch.until_state(job_id, *OVER) == "FAILED"
+    [instance] = await batch.instances(job_id)
+    assert instance["StateReason"] == Cause.TERMINATED.value
+    assert "not all kept" in instance["StateDetailedReason"]
+
+
+@pytest.mark.parametrize("cause", [None, Cause.TERMINATED])
+async def test_a_storage_is_given_up_in_the_end_and_at_once_after_a_termination(
+    tmp_path: Path, cause: Cause | None
+) -> None:
+    attempt = Attempt("job-00000001", 0, 0, 1)
+    machine = Machine(tmp_path, lambda *_: 0)
+    folder = machine.attempt_path(attempt.folder)
+    (folder / "work" / "out").mkdir(parents=True)
+    storage = AwayStorage(tmp_path / "cos", fails=1_000_000, number=errno.ETIMEDOUT)
+    keeper = Keeper(machine, storage, pause_s=0.001, give_up_s=0 if cause else 0.1)
+    mapping = {"SourcePath": "/work/out", "DestinationPath": f"{COS}out/"}
+    task = decode(a_task(OutputMappings=[mapping]), datatypes.Task)
+    told: list[str] = []
+    ended = await keeper.keep(
+        Ended(attempt.id, START, 0, cause),
+        attempt,
+        order=Order(task, folder),
+        tell=told.append,
+    )
+    assert ended.cause is (cause or Cause.STORAGE)
+    assert (storage.tries > 1) is (cause is None)
+    assert told[-1] == ""
+
+
+async def test_what_no_storage_takes_is_told_of_a_success(store: Store, tmp_path: Path) -> None:
+    def command(machine: Machine, launch: Launch) -> int:
+        out = machine.seen_at(launch, "/data/out")
+        (out / ".qcs-part-5").write_text("mine")
+        (out / "gone").symlink_to("nowhere")
+        os.mkfifo(os.fsencode(out) + b"/pipe\xff\n")
+        return 0
+
+    _, instance = await run(store, tmp_path, command, OutputMappings=[OUTPUT])
+    assert kept(tmp_path) == {".qcs-part-5": "mine"}
+    assert instance["TaskInstanceState"] == "SUCCEED"
+    words = instance["StateDetailedReason"]
+    assert words.startswith("successful; not kept: `gone`, `pipe\\udcff\\n` (")
+
+
+async def test_one_odd_name_is_told_and_keeps_no_other_file_away(
+    store: Store, tmp_path: Path
+) -> None:
+    def command(machine: Machine, launch: Launch) -> int:
+        for name in ("a", "c\nd", "z"):
+            (machine.seen_at(launch, "/data/out") / name).write_text(name)
+        return 0
+
+    _, instance = await run(store, tmp_path, command, OutputMappings=[OUTPUT])
+    assert kept(tmp_path) == {"a": "a", "z": "z"}
+    assert instance["StateReason"] == Cause.STORAGE.value
+    assert "c\\nd" in instance["StateDetailedReason"]
 
 
 def test_an_attempts_folder_is_not_one_that_staging_uses() -> None:
-    assert Attempt("job-00000001", 0, 0, 1).folder == "job-00000001/0/0/1"
+    assert Attempt("job-00000001", 0, 0, 1).folder == "job-00000001/0/0.1"

@@ -1,6 +1,7 @@
 """Jobs moved on transaction by transaction, on every kind of database."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 
 import anyio
@@ -120,6 +121,25 @@ async def test_the_commands_failures_and_lost_nodes_are_counted_apart(
     assert events.count("COMPUTE_NODE_ABNORMAL") == LOSSES_MAX
     assert events.count("TASK_INSTANCE_RUNNING") == len(ends)
     assert events.count("TASK_RUNNING") == events.count("JOB_RUNNING") == 1
+
+
+async def test_what_never_ran_is_announced_as_failed_and_never_as_running(
+    store: Store, batch: Batch
+) -> None:
+    job = Turns(store, await batch.submit(a_task(MaxRetryCount=1, **KEEPS)))
+    for _ in range(2):
+        [placed] = await job.turn(slots=1)
+        assert await batch.state(job.job_id) == "STARTING"
+        failed = replace(job.ended(placed, cause=Cause.STORAGE), started=False)
+        await job.turn(failed, slots=0)
+        await job.turn(failed, slots=0)
+    [instance] = await batch.instances(job.job_id)
+    assert (instance["TaskInstanceState"], instance["StateReason"]) == ("FAILED", "STORAGE")
+    assert instance["RunningTime"] is None
+    events = await events_of(store, job.job_id)
+    assert [name for name in events if name.endswith("_RUNNING")] == []
+    assert only(events, "JOB", "TASK") == ["TASK_INSTANCE_FAILED", "TASK_FAILED", "JOB_FAILED"]
+    await check_rows(store, job.job_id)
 
 
 async def test_an_instance_that_loses_too_many_nodes_fails(store: Store, batch: Batch) -> None:

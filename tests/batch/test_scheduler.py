@@ -11,6 +11,7 @@ import anyio.lowlevel
 import pytest
 from sqlalchemy import text, update
 
+from gateway.batch.attempts import parse_attempt
 from gateway.batch.engines import Cause, Launch
 from gateway.batch.storage.local import LocalStorage
 from gateway.batch.tables import compute_node
@@ -64,7 +65,7 @@ async def test_a_command_is_launched_with_its_variables_and_limits(batch: Batch)
         await running(batch.engine, 2)
     launch = sorted(batch.engine.started, key=lambda each: each.attempt_id)[1]
     assert (launch.command, launch.timeout_s) == ("echo a", 60)
-    assert launch.folder == f"{job_id}/0/1/1"
+    assert launch.folder == f"{job_id}/0/1.1"
     assert launch.environment == {
         "COLOUR": "blue",
         "BATCH_JOB_ID": job_id,
@@ -302,7 +303,7 @@ async def test_output_goes_to_the_bucket_before_the_end_is_told(
         job_id = await batch.submit(a_task("render", RedirectInfo=redirect))
         [attempt] = await running(engine, 1)
         for stream in ("stdout", "stderr"):
-            path = engine.log_path(attempt.replace(".", "/"), stream)
+            path = engine.log_path(parse_attempt(attempt).folder, stream)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(stream)
         engine.exit(attempt, 0)
@@ -334,7 +335,7 @@ async def test_output_that_is_slow_to_store_holds_up_no_other_job(
     async with batch.scheduling():
         slow = await batch.submit(a_task(RedirectInfo={"StdoutRedirectPath": COS}))
         [attempt] = await running(engine, 1)
-        path = engine.log_path(attempt.replace(".", "/"), "stdout")
+        path = engine.log_path(parse_attempt(attempt).folder, "stdout")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("at last")
         engine.exit(attempt, 0)
@@ -358,7 +359,7 @@ async def test_output_that_cannot_be_stored_fails_its_instance(
             a_task(RedirectInfo={"StdoutRedirectPath": COS}, MaxRetryCount=3)
         )
         [attempt] = await running(engine, 1)
-        path = engine.log_path(attempt.replace(".", "/"), "stdout")
+        path = engine.log_path(parse_attempt(attempt).folder, "stdout")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("x")
         engine.exit(attempt, 0)
@@ -375,7 +376,7 @@ async def test_a_timeout_is_told_as_such(batch: Batch) -> None:
         batch.engine.end(attempt, exit_code=None, cause=Cause.TIMEOUT)
         assert await batch.until_state(job_id, *OVER) == "FAILED"
     [instance] = await batch.instances(job_id)
-    assert instance["StateDetailedReason"] == "The command ran longer than its Timeout."
+    assert instance["StateDetailedReason"] == "The command ran longer than its Timeout of 1 s."
 
 
 async def test_deleting_a_job_removes_its_files_and_no_others(store: Store, tmp_path: Path) -> None:
@@ -385,7 +386,7 @@ async def test_deleting_a_job_removes_its_files_and_no_others(store: Store, tmp_
         jobs = [await batch.submit() for _ in range(2)]
         for job_id in jobs:
             await batch.until_state(job_id, *OVER)
-    paths = [engine.log_path(f"{job_id}/0/0/1", "stdout") for job_id in jobs]
+    paths = [engine.log_path(f"{job_id}/0/0.1", "stdout") for job_id in jobs]
     for path in paths:
         path.parent.mkdir(parents=True)
         path.write_text("x")

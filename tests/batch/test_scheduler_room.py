@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import text, update
 
 from gateway.batch.engines import Cause
+from gateway.batch.jobs import JOBS
 from gateway.batch.slots import FreeNodes, Room, Slots, Waiting, reserve
 from gateway.batch.tables import compute_node
 from gateway.store import Store
@@ -36,9 +37,15 @@ def room(places: int, mem_gib: int = 1_000, *, whole_gib: int = 1_000) -> Room:
 
 
 def waits(
-    job_id: str, count: int, mem_gib: int = 1, *, env_id: str | None = None, at_most: int = 0
+    job_id: str,
+    count: int,
+    mem_gib: int = 1,
+    *,
+    owner: str = "1",
+    env_id: str | None = None,
+    at_most: int = 0,
 ) -> Waiting:
-    return Waiting(job_id, env_id, count, at_most, 1 if at_most else 0, mem_gib)
+    return Waiting(job_id, owner, env_id, count, at_most, 1 if at_most else 0, mem_gib)
 
 
 def test_places_are_reserved_for_the_most_urgent_first() -> None:
@@ -64,8 +71,16 @@ def test_memory_is_reserved_in_the_same_order_and_held_for_a_large_one() -> None
     waiting = [waits("job-a", 1, 8), waits("job-b", 2, 10), waits("job-c", 5, 1)]
     reserved = reserve(slots, waiting, free_nodes={})
     assert [each.mem_gib for each in reserved.values()] == [8, 10]
-    assert slots.held
-    assert slots.take_rest().places == 0, "what is left waits for the second of job-b"
+    assert slots.held == {"1"}
+    assert slots.take_rest("1").places == 0, "what is left waits for the second of job-b"
+
+
+def test_who_waits_for_much_memory_stops_no_other_account() -> None:
+    slots = Slots(room(10, 15, whole_gib=16))
+    waiting = [waits("job-a", 1, 99), waits("job-b", 1), waits("job-c", 1, owner="2")]
+    reserved = reserve(slots, waiting, free_nodes={})
+    assert {job_id: each.places for job_id, each in reserved.items()} == {"job-a": 0, "job-c": 1}
+    assert slots.take_rest("2").mem_gib == 14
 
 
 def test_a_task_that_waits_for_a_node_holds_nobody_up() -> None:
@@ -85,11 +100,11 @@ def test_a_node_larger_than_the_whole_counts_as_the_whole() -> None:
 
 def test_the_rest_is_taken_once_and_given_back() -> None:
     slots = Slots(room(5))
-    mine = slots.take_rest()
-    assert (mine.places, slots.take_rest().places) == (5, 0)
+    mine = slots.take_rest("1")
+    assert (mine.places, slots.take_rest("1").places) == (5, 0)
     mine.take(2, mem_gib=3)
     slots.give_back(mine)
-    assert slots.take_rest() == Room(3, 994, 1_000)
+    assert slots.take_rest("1") == Room(3, 994, 1_000)
 
 
 @pytest.mark.parametrize("on_env", [False, True])
@@ -229,6 +244,42 @@ async def test_a_sick_job_takes_no_room_from_the_others(store: Store, tmp_path: 
             engine.exit(other, 0)
         assert await batch.until_state(well, *OVER) == "SUCCEED"
         assert await batch.state(sick) == "RUNNING"
+
+
+async def test_a_sick_job_that_waits_takes_no_place_in_the_line(
+    store: Store, tmp_path: Path
+) -> None:
+    engine = FakeEngine(tmp_path, capacity=1)
+    batch = Batch(store, engine, folder=tmp_path)
+    async with batch.scheduling():
+        filler = await batch.submit(Priority=100)
+        [attempt] = await running(engine, 1)
+        sick = await batch.submit(Priority=50)
+        well = await batch.submit()
+        await batch.until_state(sick, "RUNNABLE")
+        await batch.until_state(well, "RUNNABLE")
+        unreadable = text("UPDATE batch_job SET notifications = :broken WHERE id = :id")
+        await store.write(lambda tx: tx.execute(unreadable, {"id": sick, "broken": b"{"}))
+        engine.exit(attempt, 0)
+        [other] = await running(engine, 1)
+        assert other == f"{well}.0.0.1"
+        assert await batch.state(filler) == "SUCCEED"
+
+
+async def test_a_job_that_is_more_urgent_than_one_that_waits_starts_at_once(
+    store: Store, tmp_path: Path
+) -> None:
+    engine = FakeEngine(tmp_path, capacity=9, mem_gib=16)
+    batch = Batch(store, engine, folder=tmp_path)
+    large = a_task(ComputeEnv={"EnvData": {"InstanceType": "M2.8XLARGE256"}})
+    async with batch.scheduling():
+        await batch.submit()
+        await running(engine, 1)
+        await batch.until_state(await batch.submit(large), "RUNNABLE")
+        rounds = store.signals.count(JOBS)
+        await batch.submit(Priority=100)
+        await running(engine, 2)
+        assert store.signals.count(JOBS) <= rounds + 3, "nothing else had to wake the scheduler"
 
 
 async def test_lost_nodes_of_environments_are_made_again_before_they_take_work(

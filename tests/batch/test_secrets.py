@@ -7,18 +7,27 @@ from typing import Any
 import msgspec
 import pytest
 import structlog
+from aiohttp import encode_basic_auth, web
 from cryptography.fernet import Fernet
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import select, update
 
 from gateway.batch import datatypes
-from gateway.batch.secrets import STARS, Secrets, Vault, encode_masked, mask
+from gateway.batch.secrets import (
+    STARS,
+    Secrets,
+    Vault,
+    encode_masked,
+    is_masked,
+    mask,
+    mask_address,
+)
 from gateway.batch.staging import StagingFailed
 from gateway.batch.tables import secret
-from gateway.store import Store, Tx, metadata
-from tests.support.batch import VAULT, Batch, a_task
-from tests.support.staging import COS, Machine
+from gateway.store import Store, StoreUnavailable, Tx, metadata
+from tests.support.batch import SEALER, VAULT, Batch, a_task, eventually
+from tests.support.staging import COS, Machine, package, put, web_server
 
 pytestmark = pytest.mark.anyio
 OVER = ("SUCCEED", "FAILED")
@@ -27,6 +36,7 @@ SECRET_KEY = "Gu5t9xGARNpq86cd98joQYCN3EXAMPLEkey"
 PASSWORD = "correct-horse-battery"
 LOGIN = "Aa12345678-login"
 ALL = (SECRET_ID, SECRET_KEY, PASSWORD, LOGIN)
+INPUT = {"SourcePath": f"{COS}input/", "DestinationPath": "/data/input/"}
 KEYS = [{"Scene": "COS", "SecretId": SECRET_ID, "SecretKey": SECRET_KEY}]
 DOCKER = {
     "DeliveryForm": "LOCAL",
@@ -51,6 +61,27 @@ async def everything_stored(store: Store) -> str:
         return repr(rows)
 
     return await store.read_list(read)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("cos://b-1.cos.ap-guangzhou.myqcloud.com/a/p.tgz", None),
+        ("http://host/p.tgz", None),
+        ("", None),
+        ("http://me:secret@host:81/p.tgz", f"http://m{STARS}t@host:81/p.tgz"),
+        ("https://h/p.tgz?sign=secret&t=&x", f"https://h/p.tgz?sign={STARS}&t={STARS}&{STARS}"),
+        ("https://h/p.tgz#secret", f"https://h/p.tgz#{STARS}"),
+        ("nowhere?x=secret", f"nowhere?x={STARS}"),
+        ("http://[::1/p.tgz?x", f"ht{STARS}?x"),
+        ("http://me@[::1/", f"h{STARS}/"),
+    ],
+)
+def test_an_address_is_shown_without_its_user_and_the_values_of_its_query(
+    url: str, shown: str | None
+) -> None:
+    assert mask_address(url) == (shown or url)
+    assert is_masked(mask_address(url)) == (shown is not None)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +145,73 @@ async def test_no_secret_is_stored_shown_or_logged(
     assert launch.container is not None
     assert launch.container.password == PASSWORD, "the engine has the real one"
     assert PASSWORD not in repr(launch)
+
+
+async def test_the_keys_in_an_address_of_a_package_are_for_its_server_alone(
+    store: Store, tmp_path: Path
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    async def serve(request: web.Request) -> web.StreamResponse:
+        asked.append((request.query["sign"], request.headers["Authorization"]))
+        return web.Response(body=package(x=b"x"))
+
+    batch = Batch(store, Machine(tmp_path, lambda *_: 0), folder=tmp_path)
+    with structlog.testing.capture_logs() as logged:
+        async with web_server(serve) as address, batch.scheduling():
+            host = address.removeprefix("http://")
+            url = f"http://me:{PASSWORD}@{host}/p.tgz?sign={SECRET_KEY}"
+            application = {"DeliveryForm": "PACKAGE", "PackagePath": url, "Command": "true"}
+            task = a_task(Application=application)
+            job_id = await batch.submit(task)
+            assert await batch.until_state(job_id, *OVER) == "SUCCEED"
+            await batch.call("CreateTaskTemplate", TaskTemplateName="t", TaskTemplateInfo=task)
+    assert asked == [(SECRET_KEY, encode_basic_auth("me", PASSWORD))]
+    shown = await batch.call("DescribeJobSubmitInfo", JobId=job_id)
+    text = await everything_stored(store) + repr(shown) + repr(logged)
+    assert [each for each in ALL if each in text] == []
+    path = shown["Tasks"][0]["Application"]["PackagePath"]
+    assert path == mask_address(url)
+    assert f"{host}/p.tgz?sign=" in path
+
+
+class Stumbling(Vault):
+    """Its database does not answer the first time that something is read."""
+
+    stumbled = False
+
+    def read(self, tx: Tx, owner_id: str, *, position: int = 0) -> Secrets:
+        if not self.stumbled:
+            self.stumbled = True
+            raise StoreUnavailable("The database does not answer. Try again.")
+        return super().read(tx, owner_id, position=position)
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"Application": DOCKER},
+        {"Authentications": KEYS, "InputMappings": [INPUT]},
+    ],
+    ids=["at once", "prepared"],
+)
+async def test_a_database_that_stumbles_over_a_secret_fails_no_job(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, members: dict[str, Any]
+) -> None:
+    put(tmp_path, "input/x")
+    vault = Stumbling(SEALER.encrypt, SEALER.decrypt)
+    monkeypatch.setattr("tests.support.batch.VAULT", vault)
+    machine = Machine(tmp_path, lambda *_: 0)
+    batch = Batch(store, machine, folder=tmp_path)
+    async with batch.scheduling():
+        job_id = await batch.submit(a_task(**members))
+
+        async def has_stumbled() -> bool:
+            return vault.stumbled
+
+        await eventually(has_stumbled)
+        machine.reconnect()  # it is asked again then, or before long
+        assert await batch.until_state(job_id, *OVER) == "SUCCEED"
 
 
 async def test_secrets_go_with_the_job_and_the_environment(store: Store, tmp_path: Path) -> None:

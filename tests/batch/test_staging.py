@@ -1,9 +1,6 @@
 """What a command finds: packages, mapped folders, disks, limits; and what happens if it cannot."""
 
-import io
-import tarfile
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,55 +12,22 @@ from aiohttp import web
 from gateway.batch import datatypes
 from gateway.batch.engines import Cause, Launch, Limits, Mount
 from gateway.batch.staging import StagingFailed, fetching
-from gateway.batch.staging.fetching import fetch_http
+from gateway.batch.staging.fetching import Patience, fetch_http
 from gateway.batch.staging.places import Order
-from gateway.batch.staging.preparing import AT_ONCE, Preparer
+from gateway.batch.staging.preparing import AT_ONCE_OF_ONE, Preparer
 from gateway.batch.storage.local import LocalStorage
 from gateway.batch.storage.nfs import NfsRoot
 from gateway.store import Store
 from tests.support.batch import PROCESSES_MAX, Batch, a_task, eventually
 from tests.support.fake_engine import FakeEngine
-from tests.support.staging import BUCKET, COS, FarStorage, Machine
+from tests.support.staging import BUCKET, COS, FarStorage, Machine, package, put, web_server
 
 pytestmark = pytest.mark.anyio
 OVER = ("SUCCEED", "FAILED")
 INPUT = {"SourcePath": f"{COS}input/", "DestinationPath": "/data/input/"}
 ELASTIC = {"EnvData": {"InstanceType": "S1.SMALL1"}}
+EAGER = Patience(pause_s=0)
 Command = Callable[[Machine, Launch], int | None]
-
-
-def put(root: Path, key: str, content: bytes = b"x") -> Path:
-    """Put a file into the bucket, by hand."""
-    path = root / "cos" / BUCKET / key
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return path
-
-
-def package(**files: bytes) -> bytes:
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
-        for name, content in files.items():
-            info = tarfile.TarInfo(f"codepkg/{name}")
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return packed.getvalue()
-
-
-@asynccontextmanager
-async def web_server(handler: Callable[[web.Request], Any]) -> AsyncIterator[str]:
-    """A web server that answers everything so; gives its address."""
-    app = web.Application()
-    app.router.add_get("/{rest:.*}", handler)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        port = runner.addresses[0][1]
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        await runner.cleanup()
 
 
 async def run(
@@ -244,7 +208,7 @@ async def test_a_server_that_stumbles_is_asked_again(tmp_path: Path) -> None:
         return web.Response(status=200 if len(asked) == fetching.TRIES else 503, body=b"package")
 
     async with web_server(stumble) as address:
-        await fetch_http(f"{address}/p.tgz", tmp_path / "p", pause_s=0)
+        await fetch_http(f"{address}/p.tgz", tmp_path / "p", patience=EAGER)
     assert (tmp_path / "p").read_bytes() == b"package"
     assert len(asked) == fetching.TRIES
 
@@ -273,7 +237,7 @@ async def test_a_redirection_leads_to_no_other_kind_of_address(tmp_path: Path, t
 
     async with web_server(redirect) as address:
         with pytest.raises(StagingFailed, match="cannot be fetched"):
-            await fetch_http(f"{address}/p.tgz", tmp_path / "p", pause_s=0)
+            await fetch_http(f"{address}/p.tgz", tmp_path / "p", patience=EAGER)
     assert not (tmp_path / "p").exists()
 
 
@@ -319,7 +283,7 @@ async def test_what_is_being_prepared_ends_on_request_and_never_starts(
         await anyio.to_thread.run_sync(far.fetching.acquire)
         await batch.call("TerminateJob", JobId=job_id)
         assert await batch.until_state(job_id, *OVER) == "FAILED"
-        attempt = machine.attempt_path(f"{job_id}/0/0/1")
+        attempt = machine.attempt_path(f"{job_id}/0/0.1")
         assert (attempt / "inputs").exists(), "what still writes there is not removed under it"
         far.open_.set()
 
@@ -359,7 +323,7 @@ async def test_a_preparation_that_a_crash_cut_short_begins_anew(
         async with batch.scheduling():
             job_id = await batch.submit(a_task(InputMappings=[INPUT]))
             await anyio.to_thread.run_sync(far.fetching.acquire)
-            attempt = machine.attempt_path(f"{job_id}/0/0/1")
+            attempt = machine.attempt_path(f"{job_id}/0/0.1")
             (attempt / "work" / "half").write_text("half a package")
             crash.cancel_scope.cancel()
             await anyio.sleep_forever()
@@ -389,14 +353,14 @@ async def test_only_so_many_are_prepared_at_once(store: Store, tmp_path: Path) -
     batch = Batch(store, machine, folder=tmp_path)
     batch.storage = far = FarStorage(tmp_path / "cos")
     async with batch.scheduling():
-        held = await batch.submit(a_task(instances=AT_ONCE + 4, InputMappings=[INPUT]))
-        for _ in range(AT_ONCE):
+        held = await batch.submit(a_task(instances=AT_ONCE_OF_ONE + 4, InputMappings=[INPUT]))
+        for _ in range(AT_ONCE_OF_ONE):
             await anyio.to_thread.run_sync(far.fetching.acquire)
         other = await batch.submit(a_task())
         assert await batch.until_state(other, *OVER) == "SUCCEED", "nobody else waits for them"
         far.open_.set()
         assert await batch.until_state(held, *OVER) == "SUCCEED"
-    assert far.most_at_once == AT_ONCE
+    assert far.most_at_once == AT_ONCE_OF_ONE
 
 
 async def test_a_failed_preparation_stays_failed_while_it_is_not_stored(
@@ -439,6 +403,6 @@ async def test_what_an_attempt_left_goes_once_it_is_stored_and_its_logs_stay(
 
         await eventually(forgotten)
     for job_id in (plain, staged):
-        folder = machine.attempt_path(f"{job_id}/0/0/1")
+        folder = machine.attempt_path(f"{job_id}/0/0.1")
         assert sorted(each.name for each in folder.iterdir()) == ["stderr", "stdout"]
     assert (tmp_path / "cos" / BUCKET / "input" / "x").exists(), "the bucket is nobody's leftover"

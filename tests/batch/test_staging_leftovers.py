@@ -1,16 +1,27 @@
 """What goes when its time is up: logs of old jobs, folders of what is gone, client tokens."""
 
+import shutil
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
+import anyio
 import pytest
 from sqlalchemy import func, select, update
 
 from gateway import clock
-from gateway.batch.retention import DROPPED, PAGE, drop_files, drop_tokens, sweep
+from gateway.batch.retention import (
+    DROPPED,
+    PAGE,
+    drop_files,
+    drop_tokens,
+    remove_set_aside,
+    run,
+    sweep,
+)
 from gateway.batch.tables import client_token, job
 from gateway.store import Store
-from tests.support.batch import OWNER, REGION, START, Batch, a_task
+from tests.support.batch import OWNER, REGION, START, Batch, a_task, eventually
 from tests.support.staging import Machine
 
 pytestmark = pytest.mark.anyio
@@ -82,6 +93,45 @@ async def test_what_crashes_left_is_swept_and_what_is_there_stays(
     assert {each.name for each in attempts.iterdir()} == {job_id, on_env}
     assert list(nodes.iterdir()) == [node]
     assert await sweep(store, engine) == 0
+
+
+async def test_a_deleted_jobs_files_go_in_the_background(store: Store, tmp_path: Path) -> None:
+    engine = Machine(tmp_path, lambda *_: 0)
+    batch = Batch(store, engine, folder=tmp_path)
+    deleted, kept = [await ended_job(batch, at=clock.now()) for _ in range(2)]
+    attempts = tmp_path / "attempts"
+    await batch.call("DeleteJob", JobId=deleted)
+    aside = [f"{DROPPED}{deleted}", kept]
+    assert sorted(each.name for each in attempts.iterdir()) == aside, "nothing was removed yet"
+
+    async def only_one_is_left() -> bool:
+        return [each.name for each in attempts.iterdir()] == [kept]
+
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(partial(run, store, engine, keep_days=0, clock=clock.now))
+        await eventually(only_one_is_left)
+        again = await ended_job(batch, at=clock.now())
+        await batch.call("DeleteJob", JobId=again)  # it is told, and does not wait for its hour
+        await eventually(only_one_is_left)
+        tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("obstacle", ["not-empty", "no-file"])
+async def test_a_job_is_deleted_whatever_becomes_of_its_files(
+    store: Store, tmp_path: Path, obstacle: str
+) -> None:
+    engine = Machine(tmp_path, lambda *_: 0)
+    batch = Batch(store, engine, folder=tmp_path)
+    job_id = await ended_job(batch, at=clock.now())
+    attempts = tmp_path / "attempts"
+    if obstacle == "not-empty":
+        (attempts / f"{DROPPED}{job_id}" / "0").mkdir(parents=True)
+    else:
+        shutil.rmtree(attempts / job_id)
+    assert await batch.call("DeleteJob", JobId=job_id) == {}
+    await remove_set_aside(engine)
+    await sweep(store, engine)
+    assert list(attempts.iterdir()) == []
 
 
 async def test_a_sweep_of_an_engine_that_never_ran_anything_finds_nothing(

@@ -3,6 +3,7 @@
 import itertools
 import os
 import stat
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from gateway.batch.attempts import Attempt
 from gateway.batch.redirection import file_name
 from gateway.batch.storage import (
+    PASSING,
     NfsPath,
     RemoteFile,
     RemotePath,
@@ -21,8 +23,9 @@ from gateway.batch.storage import (
     parse_cos_file,
     parse_cos_folder,
     parse_input_source,
+    trees,
 )
-from gateway.batch.storage.local import LocalStorage
+from gateway.batch.storage.local import ASIDE, LocalStorage
 from gateway.batch.storage.trees import UNFINISHED, for_each
 from gateway.errors import InvalidParameterValue
 from tests.conformance.storage import Buckets, StorageConformance
@@ -30,6 +33,7 @@ from tests.conformance.storage import Buckets, StorageConformance
 BUCKET = "batchdemo-1251783334"
 HOST = f"{BUCKET}.cos.ap-guangzhou.myqcloud.com"
 ATTEMPT = Attempt("job-00000001", 0, 7, 1)
+HUGE_BYTES = 3 * 2**30
 
 
 FOLDER = RemotePath(BUCKET, "a/b/")
@@ -252,6 +256,21 @@ def test_placeholders_in_a_files_name_are_filled_in(template: str | None, expect
 
 
 @pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A bucket that is a file system of its own."""
+    path = tmp_path / "cos" / BUCKET
+    path.mkdir(parents=True)
+    command = ["mount", "-t", "tmpfs", "tmpfs", str(path)]
+    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"NO FILE SYSTEM CAN BE MOUNTED HERE: {mounted.stderr.strip()}")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+@pytest.fixture
 def source(tmp_path: Path) -> Path:
     path = tmp_path / "source"
     path.write_bytes(b"secret")
@@ -345,15 +364,60 @@ def test_a_link_that_an_operator_left_in_a_bucket_is_not_fetched(tmp_path: Path)
     assert list((tmp_path / "target").iterdir()) == []
 
 
-def test_what_a_crash_left_half_written_is_no_file_of_the_bucket(
+def test_what_a_crash_left_half_written_is_in_no_bucket_and_goes_with_the_next_file(
     tmp_path: Path, source: Path
 ) -> None:
-    storage = LocalStorage(tmp_path / "cos")
-    storage.put_file(source, folder=FOLDER, name="x")
-    (tmp_path / "cos" / BUCKET / FOLDER.key / f"{UNFINISHED}1-1").write_bytes(b"ha")
+    root = tmp_path / "cos"
+    LocalStorage(root).put_file(source, folder=FOLDER, name="x")
+    (root / ASIDE / f"{UNFINISHED}1-1").write_bytes(b"ha")
+    with trees.new_file(root, [BUCKET, "y"], durable=False, aside=root / ASIDE) as other:
+        LocalStorage(root).put_file(source, folder=FOLDER, name="x")
+        assert len(list((root / ASIDE).iterdir())) == 1, "that which is being written stays"
+        other.write(b"whole")
+    assert (root / BUCKET / "y").read_bytes() == b"whole"
+    assert list((root / ASIDE).iterdir()) == []
+
+
+def test_a_bucket_on_another_disk_takes_files_and_its_folder_of_unfinished_ones_is_unseen(
+    tmp_path: Path, source: Path, disk: Path
+) -> None:
+    root = disk.parent
+    storage = LocalStorage(root)
+    top = RemotePath(disk.name, "")
+    storage.put_file(source, folder=top, name="x")
     (tmp_path / "target").mkdir()
-    storage.fetch_tree(FOLDER, tmp_path / "target")
+    storage.fetch_tree(top, tmp_path / "target")
     assert [path.name for path in (tmp_path / "target").iterdir()] == ["x"]
+    with pytest.raises(OSError, match="no bucket here can hold"):
+        storage.put_file(source, folder=RemotePath(disk.name, f"{ASIDE}/"), name="x")
+
+
+def test_holes_of_a_file_are_not_filled_in_a_bucket(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    with (source / "sparse").open("wb") as file:
+        file.truncate(HUGE_BYTES)
+        os.pwrite(file.fileno(), b"in the middle", HUGE_BYTES // 2)
+    storage = LocalStorage(tmp_path / "cos")
+    storage.put_tree(source, folder=FOLDER)
+    storage.put_file(source / "sparse", folder=FOLDER, name="log")
+    for name in ("sparse", "log"):
+        stored = tmp_path / "cos" / BUCKET / FOLDER.key / name
+        assert stored.stat().st_size == HUGE_BYTES
+        assert stored.stat().st_blocks * 512 < 1_000_000
+        with stored.open("rb") as file:
+            assert os.pread(file.fileno(), 13, HUGE_BYTES // 2) == b"in the middle"
+
+
+def test_the_last_room_of_a_disk_is_not_taken(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trees, "FLOOR_BYTES", 2**62)
+    monkeypatch.setattr(trees, "FLOOR_PERCENT", 100)
+    with pytest.raises(OSError, match="`source`: No space left on device") as caught:
+        LocalStorage(tmp_path / "cos").put_file(source, folder=FOLDER, name="x")
+    assert caught.value.errno in PASSING
+    assert not (tmp_path / "cos" / BUCKET / FOLDER.key / "x").exists()
 
 
 @pytest.mark.parametrize("workers", [-1, 0, 1_000_000])

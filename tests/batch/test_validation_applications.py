@@ -163,6 +163,8 @@ def test_harmless_options_are_read_in_every_spelling(text: str, words: tuple[str
         *("--name x", "--label a=b", "-d", "-it", "-p 80:80", "--env-file /etc/shadow"),
         *("--env", "-e", "-e HOME", "--env=HOME", "-e BATCH_JOB_ID=x", "--rm=false", "--init x"),
         *("image", "--", "-", "---env=A=1", "--en v=1", "-u 'a b'", "-w data", "-w /a:/b"),
+        *("-w /proc/self/fd/7", "-w //sys", "--workdir /a/../proc", "-w /./dev/fd/9"),
+        "-w " + "/" * 4_000 + "proc",
         *("--memory lots", "--memory=1g,x", "--ulimit nofile", "'", "-e 'A=1\nB=2'"),
         "-e A=" + "x" * 5_000,
     ],

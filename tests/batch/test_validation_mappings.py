@@ -19,6 +19,7 @@ SCHEME = f"{VALUE}.RemoteStorageSchemeType"
 PATH = f"{VALUE}.RemoteStoragePath"
 COS = "cos://dondonbatch-1251783334.cos.ap-guangzhou.myqcloud.com/in/"
 OLD = "cos://dondonbatch-1251783334.cosgz.myqcloud.com/in/"
+NFS = "nfs://10.66.1.2/share/"
 KEY = {"Scene": "COS", "SecretId": "AKIDx", "SecretKey": "secret"}
 
 
@@ -38,6 +39,10 @@ def outputs(source: str = "/opt/t1", to: str = COS, **option: Any) -> dict[str, 
 def disks(*paths: str, **members: Any) -> dict[str, Any]:
     mounted = [{"LocalPath": path, **members} for path in paths]
     return {"ComputeEnv": {"EnvData": {}, "MountDataDisks": mounted}}
+
+
+def local_log(path: str) -> dict[str, Any]:
+    return {"RedirectLocalInfo": {"StderrLocalPath": path}}
 
 
 def workers(**members: Any) -> dict[str, Any]:
@@ -60,6 +65,8 @@ def workers(**members: Any) -> dict[str, Any]:
         {"Authentications": [KEY]},
         {"RedirectLocalInfo": {"StdoutLocalPath": "/work/logs", "StdoutLocalFileName": "${X}.log"}},
         {"RedirectInfo": {"StdoutRedirectPath": COS, "StderrRedirectPath": ""}},
+        {**inputs(NFS, "/mnt"), **outputs("/mnt/out"), **local_log("/mnt/out/logs")},
+        {**inputs(NFS, "/mnt/a"), **local_log("/mnt/ab")},
         {
             "ComputeEnv": {
                 "EnvData": {},
@@ -91,6 +98,9 @@ def test_a_task_may_have(members: dict[str, Any]) -> None:
         (LOCAL, {"RedirectLocalInfo": {"StderrLocalPath": "logs"}}),
         (LOCAL, {"RedirectLocalInfo": {"StdoutLocalPath": "/etc"}}),
         (LOCAL, {"RedirectLocalInfo": {"StdoutLocalFileName": ".."}}),
+        (LOCAL, {**inputs(NFS, "/mnt/a"), **local_log("/mnt//a/")}),
+        (LOCAL, {**inputs("cfs://10.66.1.2/", "/mnt"), **local_log("/mnt/a/b")}),
+        (LOCAL, {**inputs(NFS, "/work/in"), **outputs("/work/in/out")}),
         (LOCAL, inputs(to="data")),
         (LOCAL, outputs("")),
         (LOCAL, disks("H:\\")),

@@ -1,8 +1,9 @@
 """The engine alone: no-op commands with four durable state changes each, beside bare spawning.
 
 A command is placed, runs, ends and is acknowledged; each change is a row in an SQLite file with
-`synchronous=FULL`, and those of one moment are committed together. Its peers keep nothing:
-`xargs -P`, and a loop of posix_spawn, a process group for each.
+`synchronous=FULL`, and those of one moment are committed together. It does so twice: with and
+without the limits that every command of the gateway has. Its peers keep nothing: `xargs -P`, and a
+loop of posix_spawn, a process group for each.
 """
 
 import argparse
@@ -18,13 +19,14 @@ from pathlib import Path
 import uvloop
 
 from gateway.batch.attempts import Attempt
-from gateway.batch.engines import Ended, Launch, Started
+from gateway.batch.engines import Ended, Launch, Limits, Started
 from gateway.batch.engines.local import LocalEngine, open_local_engine
 from tests.bench.jobs import peer
 from tests.bench.measure import Result, in_turn, peak_mb, show, used_seconds
 
 JOB_ID = "job-bench000"
 TIMEOUT_S = 600
+LIMITS = Limits(cores=1, mem_bytes=2**30, processes=500)
 BARE = """
 import os, sys, time
 
@@ -50,7 +52,8 @@ def main() -> None:
     contenders: dict[str, Callable[[], Result]] = {
         "xargs -P": lambda: peer(["xargs", "-P", str(at_once), "-n", "1", "true"], count),
         "posix_spawn": lambda: bare(count, at_once),
-        "engine": lambda: uvloop.run(engine_alone(count, at_once)),
+        "engine": lambda: uvloop.run(engine_alone(count, at_once, limits=None)),
+        "engine, limits": lambda: uvloop.run(engine_alone(count, at_once, limits=LIMITS)),
     }
     results = in_turn(contenders, rounds=options.rounds)
     print(f"{count} commands `true`, {at_once} at once")
@@ -64,7 +67,7 @@ def bare(count: int, at_once: int) -> Result:
     return Result(count / float(done.stdout), {})
 
 
-async def engine_alone(count: int, at_once: int) -> Result:
+async def engine_alone(count: int, at_once: int, *, limits: Limits | None) -> Result:
     """Run the commands on an executor of its own, without isolation."""
     with tempfile.TemporaryDirectory() as folder:
         states = open_states(Path(folder) / "states.db")
@@ -74,7 +77,7 @@ async def engine_alone(count: int, at_once: int) -> Result:
         ) as engine:
             used = used_seconds(engine.executor_pid)
             began = time.monotonic()
-            await run_all(engine, states, count=count, at_once=at_once)
+            await run_all(engine, states, count=count, at_once=at_once, limits=limits)
             took = time.monotonic() - began
             used = used_seconds(engine.executor_pid) - used
             peak = peak_mb(engine.executor_pid)
@@ -94,7 +97,12 @@ def open_states(path: Path) -> sqlite3.Connection:
 
 
 async def run_all(
-    engine: LocalEngine, states: sqlite3.Connection, *, count: int, at_once: int
+    engine: LocalEngine,
+    states: sqlite3.Connection,
+    *,
+    count: int,
+    at_once: int,
+    limits: Limits | None,
 ) -> None:
     """Keep `at_once` commands running until all have ended; nothing is done before it is stored."""
     attempts = (Attempt(JOB_ID, 0, number, 1) for number in range(count))
@@ -105,7 +113,7 @@ async def run_all(
         placed = list(islice(attempts, at_once - live))
         store(states, placed=[each.id for each in placed], started=started, ended=ended)
         await engine.acknowledge(ended)
-        await engine.start([launch(attempt) for attempt in placed])
+        await engine.start([launch(attempt, limits) for attempt in placed])
         live += len(placed)
         reports = await engine.reports() if live else []
         store(states, acknowledged=ended)
@@ -125,8 +133,8 @@ def store(states: sqlite3.Connection, **changes: Iterable[str]) -> None:
         states.execute("COMMIT")
 
 
-def launch(attempt: Attempt) -> Launch:
-    return Launch(attempt.id, "true", {}, attempt.folder, TIMEOUT_S)
+def launch(attempt: Attempt, limits: Limits | None) -> Launch:
+    return Launch(attempt.id, "true", {}, attempt.folder, TIMEOUT_S, limits)
 
 
 if __name__ == "__main__":

@@ -152,11 +152,20 @@ def test_a_list_of_the_accounts_own_names_no_region() -> None:
     assert (texts(found.resources), found.lists) == (["qcs::cam::uin/100:uin/*"], "uin")
 
 
-@pytest.mark.parametrize("params", [{}, {"JobIds": []}, {"JobIds": None}])
+@pytest.mark.parametrize("params", [{}, {"JobIds": None}])
 def test_ids_that_are_needed_and_absent_are_missed(params: Mapping[str, Any]) -> None:
     with pytest.raises(MissingParameter) as caught:
         batch("RetryJobs", params)
     assert caught.value.message == "The request is missing a required parameter `JobIds`."
+
+
+@pytest.mark.parametrize(
+    ("action", "name"), [("RetryJobs", "JobIds"), ("DeleteTaskTemplates", "TaskTemplateIds")]
+)
+def test_a_list_that_is_needed_and_empty_was_given_all_the_same(action: str, name: str) -> None:
+    with pytest.raises(InvalidParameterValue) as caught:
+        batch(action, {name: []})
+    assert caught.value.message == f"`{name}` is empty; it must name at least one."
 
 
 @pytest.mark.parametrize("value", [5, True, 1.5, {}, [], ["job-a"], {"JobId": "job-a"}])

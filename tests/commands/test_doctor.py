@@ -16,8 +16,9 @@ from tests.support.services import LOOPBACK, RabbitMQ, free_port
 NAMES = {
     "isolation.sandbox", "isolation.uid", "isolation.none", "isolation",
     "limits.layout", "limits.cpu", "limits.memory", "limits.processes",
-    "containers", "capacity", "data.folder", "data.file_system", "data.room",
-    "database", "broker",
+    "containers", "capacity", "catalogue", "policies",
+    "data.folder", "data.file_system", "data.room",
+    "buckets", "shares", "database", "broker",
 }  # fmt: skip
 PASSWORD = "n0t-to-be-shown"
 
@@ -75,6 +76,40 @@ def test_a_server_that_is_not_there_is_wrong_and_no_password_is_shown(
     assert PASSWORD not in said
 
 
+def test_what_a_library_says_of_a_server_that_is_not_there_is_not_printed(tmp_path: Path) -> None:
+    url = f"amqp://{LOOPBACK}:{free_port()}/"
+    gateway = Gateway(tmp_path, settings={"QCS_GATEWAY_AMQP_URL": url})
+    assert gateway.command("doctor", check=False).stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "value"),
+    [
+        ("catalogue", "CATALOGUE", "catalogue.toml"),
+        ("policies", "POLICIES", "nowhere"),
+        ("shares", "MOUNT_ROOT", "nowhere"),
+        ("buckets", "COS_ENDPOINT", "http://{address}"),
+    ],
+)
+def test_what_would_stop_the_server_or_its_jobs_is_wrong(
+    tmp_path: Path, name: str, setting: str, value: str
+) -> None:
+    (tmp_path / "catalogue.toml").write_text("[[image]]\nnonsense = 1\n")
+    value = value.format(address=f"{LOOPBACK}:{free_port()}")
+    code, checks, _ = consult(tmp_path, **{f"QCS_GATEWAY_{setting}": value})
+    assert code == 1
+    wrong = {each for each, found in checks.items() if found["Verdict"] == "wrong"}
+    assert wrong == {name}
+    assert checks[name]["Advice"]
+
+
+def test_an_isolation_that_does_not_work_is_never_called_ok(tmp_path: Path) -> None:
+    (tmp_path / "shut").mkdir(mode=0o700)
+    _, checks, _ = consult(tmp_path / "shut")
+    assert checks["isolation.uid"]["Verdict"] == "degraded"
+    assert checks["isolation.uid"]["Advice"]
+
+
 def test_a_broker_that_is_there_is_reached(tmp_path: Path, rabbitmq: RabbitMQ) -> None:
     _, checks, _ = consult(tmp_path, QCS_GATEWAY_AMQP_URL=rabbitmq.url)
     assert (checks["broker"]["Verdict"], checks["broker"]["Found"]) == ("ok", "reached")
@@ -128,7 +163,9 @@ def test_a_file_system_is_that_of_the_nearest_mount(tmp_path: Path) -> None:
         "21 1 0:1 / / rw - ext4 /dev/vda rw",
         f"22 21 0:2 / {real} rw - nfs4 server:/share rw",
         f"23 21 0:3 / {real}/deep rw - tmpfs tmpfs rw",
+        rf"24 21 0:4 / {real}/Dürers\040\134x rw - xfs /dev/vdb rw",
     ])  # fmt: skip
     assert file_system_of(tmp_path / "x", mounts) == "nfs4"
     assert file_system_of(tmp_path / "deep", mounts) == "tmpfs"
+    assert file_system_of(tmp_path / "Dürers \\x" / "deep", mounts) == "xfs"
     assert file_system_of(Path("/somewhere"), mounts) == "ext4"

@@ -122,7 +122,7 @@ class EngineConformance:
     async def test_attempts_and_nodes_have_folders_apart_and_none_leads_out(
         self, engine: Engine
     ) -> None:
-        folders = [engine.attempt_path("job-00000001/0/1/1"), engine.node_path("env-1-node")]
+        folders = [engine.attempt_path("job-00000001/0/1.1"), engine.node_path("env-1-node")]
         assert not folders[0].is_relative_to(folders[1])
         assert not folders[1].is_relative_to(folders[0])
         for name in ("", "..", "a/../b", "/etc"):

@@ -1,5 +1,6 @@
 """What every `Storage` does."""
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.batch.storage import KEY_MAX, RemoteFile, RemotePath, Storage
+from gateway.batch.storage import KEY_MAX, PASSING, RemoteFile, RemotePath, Storage
 
 FOLDER_KEY = "a/b/"
 SMALL_FILES = 1_001  # more than one page of a list
@@ -201,6 +202,47 @@ class StorageConformance:
             with pytest.raises(OSError, match=r"The name '.*' (is not|holds)"):
                 storage.put_tree(source, folder=folder)
             os.unlink(path)
+
+    def test_one_odd_name_keeps_no_other_file_from_being_stored(
+        self, storage: Storage, buckets: Buckets, folder: RemotePath, source: Path
+    ) -> None:
+        for name in ("a", "c\nd", "deep\n/x", "e\nf", "g\nh", "i\nj", "z"):
+            path = source / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(b"1")
+        with pytest.raises(OSError, match=r"'a/b/c\\nd' holds .* with \d more") as caught:
+            storage.put_tree(source, folder=folder, workers=1)
+        assert caught.value.errno not in PASSING
+        assert buckets.keys() == {f"{FOLDER_KEY}a", f"{FOLDER_KEY}z"}
+
+    def test_no_name_of_a_users_file_is_passed_over(
+        self, storage: Storage, buckets: Buckets, folder: RemotePath, source: Path, target: Path
+    ) -> None:
+        for name in (".qcs-part-5", ".qcs-unfinished", ".parts"):
+            (source / name).write_bytes(name.encode())
+        assert storage.put_tree(source, folder=folder) == ()
+        storage.fetch_tree(folder, target)
+        assert files_below(target) == files_below(source)
+
+    @pytest.mark.parametrize("looks", [0, 1, 3])
+    def test_what_nobody_wants_any_more_is_not_copied_on(
+        self, storage: Storage, buckets: Buckets, folder: RemotePath, source: Path, looks: int
+    ) -> None:
+        for name in ("a", "b", "c", "d", "e"):
+            (source / name).write_bytes(b"1")
+        answers = iter([False] * looks)
+
+        def halted() -> bool:
+            return next(answers, True)
+
+        with pytest.raises(OSError, match="stopped") as caught:
+            storage.put_tree(source, folder=folder, workers=1, halted=halted)
+        assert caught.value.errno == errno.ECANCELED
+        assert len(buckets.keys()) <= looks
+        with pytest.raises(OSError, match="stopped") as caught:
+            storage.put_file(source / "a", folder=folder, name="log", halted=lambda: True)
+        assert caught.value.errno == errno.ECANCELED
+        assert buckets.read(f"{FOLDER_KEY}log") is None
 
     def test_a_tree_that_is_not_there_is_not_stored(
         self, storage: Storage, folder: RemotePath, tmp_path: Path

@@ -99,7 +99,7 @@ def submit_until_refused(sdk: Sdk) -> tuple[list[str], Refused]:
 
 def working_folder(gateway: Gateway, job_id: str) -> Path:
     """Where the first attempt at the only instance of a job runs."""
-    return gateway.data / "engine" / "attempts" / job_id / "0" / "0" / "1" / "work"
+    return gateway.data / "engine" / "attempts" / job_id / "0" / "0.1" / "work"
 
 
 def is_ready(gateway: Gateway) -> bool:

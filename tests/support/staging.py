@@ -1,9 +1,16 @@
-"""What stands for a command that reads and writes files, and for storage that is slow."""
+"""What stands for a command that reads and writes files, for storage that is slow, and for servers
+of packages.
+"""
 
+import io
+import tarfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+
+from aiohttp import web
 
 from gateway.batch.engines import Launch
 from gateway.batch.storage import RemotePath
@@ -68,3 +75,37 @@ class FarStorage(LocalStorage):
         LocalStorage(self._root).fetch_tree(folder, target, **kwargs)
         with self._lock:
             self.at_once -= 1
+
+
+def put(root: Path, key: str, content: bytes = b"x") -> Path:
+    """Put a file into the bucket, by hand."""
+    path = root / "cos" / BUCKET / key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def package(**files: bytes) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(f"codepkg/{name}")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return packed.getvalue()
+
+
+@asynccontextmanager
+async def web_server(handler: Callable[[web.Request], Any]) -> AsyncIterator[str]:
+    """A web server that answers everything so; gives its address."""
+    app = web.Application()
+    app.router.add_get("/{rest:.*}", handler)
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        port = runner.addresses[0][1]
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        await runner.cleanup()

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
+import anyio.to_thread
+
 from gateway.batch import datatypes as wire
 from gateway.batch import interventions, jobs, reads
 from gateway.batch.abilities import check_abilities
@@ -11,6 +13,7 @@ from gateway.batch.engines import Engine
 from gateway.batch.lists import JOBS, check_combination, list_resources, read_page
 from gateway.batch.naming import check_job_id
 from gateway.batch.reasons import Capacity
+from gateway.batch.retention import SET_ASIDE, set_aside
 from gateway.batch.rules import DEFAULT_RULES, Rules
 from gateway.batch.secrets import Vault
 from gateway.batch.slots import Load
@@ -174,12 +177,13 @@ class JobCalls:
         return Empty()
 
     async def delete_job(self, call: Call, grant: Grant, request: wire.DeleteJobRequest) -> Empty:
-        """Remove a finished job, then its files."""
+        """Remove a finished job. Its files go later: there may be as many as a disk holds."""
         check_job_id(request.job_id)
         await self.store.write(
             partial(
                 jobs.delete, job_id=request.job_id, principal=grant.principal, region=call.region
             )
         )
-        await self.engine.discard(request.job_id)
+        await anyio.to_thread.run_sync(set_aside, self.engine, request.job_id)
+        self.store.signals.wake([SET_ASIDE])
         return Empty()

@@ -119,7 +119,7 @@ class TaskCalls:
             )
             for stream in ("stdout", "stderr")
         }
-        redirect = source.redirect or wire.RedirectInfo()
+        redirect = source.redirect
         return wire.TaskInstanceLog(
             task_instance_index=source.number,
             stdout_log=LOG_PREFIX + b64encode(tails["stdout"]).decode(),

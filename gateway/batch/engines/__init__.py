@@ -104,7 +104,8 @@ class Started:
 class Ended:
     """An attempt is over, with everything it started; nothing of it runs any more.
 
-    cause: None for exit code 0. exit_code: None if the command never ended by itself.
+    cause: None for exit code 0. exit_code: None if the command never ended by itself. detail: more
+    of the cause, or of what a success lacks. started: whether its command ever ran.
     """
 
     attempt_id: str
@@ -112,6 +113,7 @@ class Ended:
     exit_code: int | None
     cause: Cause | None
     detail: str = ""
+    started: bool = True
 
 
 @dataclass(frozen=True, slots=True)

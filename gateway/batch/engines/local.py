@@ -57,15 +57,19 @@ class LocalEngine:
         isolation: str | None,
         capacity: int,
         mem_gib: int = MEM_GIB_MAX,
+        sandbox_folders: Sequence[str] = (),
         linger_s: float = 60.0,
         clock: Clock = clock_now,
     ) -> None:
-        """isolation: "sandbox", "uid" or "none"; None for the best. linger_s: see the executor."""
+        """isolation: "sandbox", "uid" or "none"; None for the best. linger_s: see the executor.
+
+        sandbox_folders: of the machine that a sandbox shows besides the system, read-only.
+        """
         self.capacity = capacity
         self.mem_gib = mem_gib
         self.abilities: frozenset[Ability] = frozenset()
         self._clock = clock
-        self._isolation = isolation or ""
+        self._hello = frames.Hello(isolation=isolation or "", folders=tuple(sandbox_folders))
         self.executor_pid = 0
         self._root = root.absolute()
         self._linger_s = linger_s
@@ -149,7 +153,7 @@ class LocalEngine:
         async with await self._connect() as stream:
             unframer = frames.Unframer()
             with anyio.fail_after(ANSWER_S_MAX), suppress(anyio.BrokenResourceError):
-                await stream.send(frames.encode(frames.Hello(isolation=self._isolation)))
+                await stream.send(frames.encode(self._hello))
             with anyio.fail_after(ANSWER_S_MAX):
                 heard = await _receive(stream, unframer)
             lost = self._welcome(heard)
@@ -255,7 +259,7 @@ class LocalEngine:
         belongs to nobody here.
         """
         argv = [sys.executable, "-m", "gateway.batch.executor", "--detach"]
-        argv += ["--root", str(self._root), "--isolation", self._isolation]
+        argv += ["--root", str(self._root), "--isolation", self._hello.isolation]
         argv += ["--linger-s", str(self._linger_s)]
         environment = {"PATH": PATH, "PYTHONPATH": str(Path(gateway.__path__[0]).parent)}
         try:
@@ -308,6 +312,7 @@ async def open_local_engine(
     isolation: str | None,
     capacity: int,
     mem_gib: int = MEM_GIB_MAX,
+    sandbox_folders: Sequence[str] = (),
     linger_s: float = 60.0,
 ) -> AsyncIterator[LocalEngine]:
     """Have a local engine whose executor answers; leaving it leaves the executor and its jobs be.
@@ -315,7 +320,12 @@ async def open_local_engine(
     root: a folder for the executor alone. Raises ServiceUnavailable with the executor's reason.
     """
     engine = LocalEngine(
-        root, isolation=isolation, capacity=capacity, mem_gib=mem_gib, linger_s=linger_s
+        root,
+        isolation=isolation,
+        capacity=capacity,
+        mem_gib=mem_gib,
+        sandbox_folders=sandbox_folders,
+        linger_s=linger_s,
     )
     refusal: Exception | None = None
     async with anyio.create_task_group() as tasks:

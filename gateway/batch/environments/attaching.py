@@ -67,9 +67,17 @@ def attach(
     ):  # two callers never wait crosswise
         changes.begin(node, ActivityType.ATTACH, cause=cause)
         if not changes.write_attached(node):
-            raise _not_allowed(f"The machine `{node.instance_id}` is attached already.")
+            where = _place_of(tx, node.instance_id, principal=principal)
+            raise _not_allowed(f"The machine `{node.instance_id}` is attached already{where}.")
     changes.close()
     tx.wake(ENVIRONMENTS)
+
+
+def _place_of(tx: Tx, instance_id: str, *, principal: Principal) -> str:
+    """Say where a machine is attached, if the environment is of the caller's account."""
+    keys = {"instance_id": instance_id, "owner_uin": principal.owner_uin}
+    env_id = tx.execute(sql.ENV_WITH_MACHINE, keys).scalar_one_or_none()
+    return "" if env_id is None else f" to the environment `{env_id}`"
 
 
 def _not_allowed(message: str) -> UnsupportedOperation:

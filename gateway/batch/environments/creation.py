@@ -208,9 +208,12 @@ def delete_env(
         )
     changes = EnvChanges(tx, row, now=now, new_id=new_id)
     nodes = changes.nodes()
-    if any(node.state is not NodeState.DELETING for node in nodes):
+    kept = {node.origin for node in nodes if node.state is not NodeState.DELETING}
+    if kept:
+        ways = {Origin.BATCH_CREATED: "terminate", Origin.USER_ATTACHED: "detach"}
+        how = " and ".join(way for origin, way in ways.items() if origin in kept)
         raise UnsupportedOperation(
-            f"The environment `{env_id}` still has nodes; terminate them first.",
+            f"The environment `{env_id}` still has nodes; {how} them first.",
             detail="ComputeNodeForbidTerminate",
         )
     if tx.execute(sql.JOBS_USING_ENV, {"env_id": env_id}).scalar_one():

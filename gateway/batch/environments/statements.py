@@ -79,6 +79,16 @@ ATTACH_NODE = {
     "postgresql": postgresql.insert(compute_node).on_conflict_do_nothing().returning(_ID),
 }
 """By dialect. Adds and returns nothing for a machine that some environment has already."""
+ENV_WITH_MACHINE = (
+    select(compute_env.c.id)
+    .join(compute_node, compute_node.c.env_id == compute_env.c.id)
+    .where(
+        compute_node.c.instance_id == bindparam("instance_id"),
+        compute_node.c.origin == Origin.USER_ATTACHED.value,
+        compute_env.c.owner_uin == bindparam("owner_uin"),
+    )
+)
+"""Which environment of an account has a machine."""
 NODES = (
     select(compute_node)
     .where(compute_node.c.env_id == bindparam("env_id"))

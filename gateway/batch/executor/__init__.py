@@ -5,8 +5,8 @@ Read it in this order: `frames` (what is said on the socket), `journal` (what mu
 forgotten), `ledger` (the attempts and where each stands), `isolation` and `mounts` (what a command
 may see), `group_trees` and `control_groups` (what it may use, and the proof that it is dead),
 `containers` and `container_run` (all of that by podman or docker), `processes` (what Linux knows of
-a process), `samples` (what it uses), `command` and `runner` (start, watch, kill), `abilities` (what
-can be done here), `server` (the loop).
+a process), `samples` (what it uses), `work_folders`, `command` and `spawning` (start), `runner`
+(watch, kill), `abilities` (what can be done here), `server` (the loop).
 
 It imports the standard library, msgspec, the floor and the words of `engines`, nothing else.
 

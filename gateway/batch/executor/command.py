@@ -3,35 +3,40 @@
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from gateway.batch.engines import Launch
+from gateway.batch.engines import Cause, Launch
 from gateway.batch.executor import mounts
-from gateway.batch.executor.containers import Containers, container_command
-from gateway.batch.executor.folders import STREAMS, WORK
+from gateway.batch.executor.containers import VERDICT, Containers, Verdict, container_command
+from gateway.batch.executor.folders import STREAMS
 from gateway.batch.executor.isolation import PATH, SHELL, Isolation
-from gateway.batch.executor.mounts import CannotLaunch, Placed
+from gateway.batch.executor.mounts import MOUNT_REPLACED, CannotLaunch, Placed
+from gateway.batch.executor.work_folders import make_folder, make_tmp
 
 LANGUAGE: Final = "C.UTF-8"
 SCRIPT_FD: Final = 3
-_FOLDER_MODE: Final = 0o711
+VERDICT_FD: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
     """What to spawn. script: what the process reads on SCRIPT_FD; None for nothing.
 
-    user: whose work folder and logs are; None for our own. remover: what to run after the process
-    and all it started are gone, again until it succeeds; () for nothing.
+    user: whose work folder and logs are; None for our own. is_shut: whether what runs beside it
+    cannot reach its work folder. has_tmp: whether it has a folder `tmp` beside that. can_tell:
+    whether it has a file on VERDICT_FD to leave a verdict in. remover: what to run after the
+    process and all it started are gone, again until it succeeds; () for nothing.
     """
 
     argv: tuple[str, ...]
     environment: Mapping[str, str]
     script: bytes | None = None
     user: int | None = None
+    is_shut: bool = True
+    has_tmp: bool = False
+    can_tell: bool = False
     remover: tuple[str, ...] = ()
 
 
@@ -62,16 +67,25 @@ def command_of(
         **launch.environment,
     }
     _check(environment)
+    is_shut = isolation.home is not None
     if not isolation.prefix:
-        return Command((*SHELL, launch.command), environment, user=isolation.user)
+        words = (*SHELL, launch.command)
+        return Command(words, environment, user=isolation.user, is_shut=is_shut)
     pairs = [f"{name}={value}" for name, value in environment.items()]
-    words = ["/usr/bin/env", "-i", "--", *pairs, *SHELL, launch.command]
-    script = f"exec {SCRIPT_FD}<&- {shlex.join(words)}\n"
+    line = shlex.join(["/usr/bin/env", "-i", "--", *pairs, *SHELL, launch.command])
+    script = f"exec {SCRIPT_FD}<&- {line}\n"
     if placed:
         script = _unless_changed(placed) + script
     prefix = isolation.prefix_with(mounts.binds(placed))
-    argv = (*prefix, SHELL[0], f"/proc/self/fd/{SCRIPT_FD}")
-    return Command(argv, {"PATH": PATH}, os.fsencode(script), user=isolation.user)
+    return Command(
+        (*prefix, SHELL[0], f"/proc/self/fd/{SCRIPT_FD}"),
+        {"PATH": PATH},
+        os.fsencode(script),
+        user=isolation.user,
+        is_shut=is_shut,
+        has_tmp=isolation.has_tmp,
+        can_tell=bool(placed),
+    )
 
 
 def _check(environment: Mapping[str, str]) -> None:
@@ -86,16 +100,22 @@ def _place(launch: Launch, isolation: Isolation, *, root: Path, work: str) -> li
         return []
     if isolation.mounts_at is None:
         raise CannotLaunch(f"Nothing can be mounted under the isolation `{isolation.name}`.")
-    make_folder(os.path.dirname(work), user=isolation.user)
-    return mounts.place(launch.mounts, root=root, work=work, user=isolation.user)
+    folder = os.path.dirname(work)
+    make_folder(folder, user=isolation.user)
+    tmp = make_tmp(folder, user=isolation.user) if isolation.has_tmp else None
+    return mounts.place(launch.mounts, root=root, work=work, user=isolation.user, tmp=tmp)
 
 
 def _unless_changed(placed: Sequence[Placed]) -> str:
     """A script that ends here if something else was mounted than what was found."""
     *command, expected = mounts.still_same((each.target, each.identity) for each in placed)
+    verdict = Verdict(Cause.STORAGE, MOUNT_REPLACED, None).encoded()
+    found = f"{shlex.join(command)} {SCRIPT_FD}<&- {VERDICT_FD}>&-"
     return (
-        f'[ "$({shlex.join(command)} {SCRIPT_FD}<&-)" = {shlex.quote(expected)} ] ||'
-        " { echo 'what should be mounted was replaced meanwhile' >&2; exit 126; }\n"
+        f'[ "$({found})" = {shlex.quote(expected)} ] ||'
+        f" {{ echo {shlex.quote(MOUNT_REPLACED)} >&2;"
+        f" printf %s {shlex.quote(verdict)} >&{VERDICT_FD}; exit 126; }}\n"
+        f"exec {VERDICT_FD}>&-\n"
     )
 
 
@@ -108,46 +128,18 @@ def _in_container(
     _check(launch.environment)
     folder = os.path.dirname(work)
     make_folder(folder, user=containers.user)
-    placed = mounts.place(launch.mounts, root=root, work=work, user=containers.user)
+    tmp = make_tmp(folder, user=containers.user)
+    placed = mounts.place(launch.mounts, root=root, work=work, user=containers.user, tmp=tmp)
     made = container_command(launch, containers, root=root, folder=folder, placed=placed)
     return Command(
-        made.argv, made.environment, made.script, user=containers.user, remover=made.remover
+        made.argv,
+        made.environment,
+        made.script,
+        user=containers.user,
+        has_tmp=True,
+        can_tell=True,
+        remover=made.remover,
     )
-
-
-def make_folder(folder: str, *, user: int | None) -> str:
-    """Make the folder of an attempt and in it the working folder, for `user`; return the latter.
-
-    The working folder may be there already with the attempt's inputs; they become the user's too.
-    Raises OSError.
-    """
-    with suppress(FileExistsError):
-        _make_passable(folder)
-    work = f"{folder}/{WORK}"
-    try:
-        os.mkdir(work, mode=0o700)
-    except FileExistsError:
-        if user is not None:
-            _give_inputs(work, user=user)
-    if user is not None:
-        os.chown(work, user, user, follow_symlinks=False)
-    return work
-
-
-def _make_passable(folder: str) -> None:
-    """Make a folder, and those above it, that others can pass through and not list."""
-    try:
-        os.mkdir(folder, mode=_FOLDER_MODE)
-    except FileNotFoundError:
-        with suppress(FileExistsError):
-            _make_passable(os.path.dirname(folder))
-        os.mkdir(folder, mode=_FOLDER_MODE)
-
-
-def _give_inputs(work: str, *, user: int) -> None:
-    for parent, folders, files in os.walk(work):
-        for name in (*folders, *files):
-            os.chown(os.path.join(parent, name), user, user, follow_symlinks=False)
 
 
 def open_logs(folder: str, *, user: int | None) -> list[int]:
@@ -167,6 +159,12 @@ def open_logs(folder: str, *, user: int | None) -> list[int]:
             os.close(file)
         raise
     return opened
+
+
+def open_verdict(folder: str) -> int:
+    """Open the file that an attempt's verdict is left in, new and empty. Raises OSError."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(f"{folder}/{VERDICT}", flags, 0o600)
 
 
 def open_script(script: bytes) -> int:

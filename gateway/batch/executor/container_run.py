@@ -8,6 +8,7 @@ say enough it leaves a verdict. Whoever kills it removes the container, see `con
 import base64
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -25,13 +26,18 @@ from gateway.batch.executor.containers import (
     read_task,
     write_verdict,
 )
-from gateway.batch.executor.mounts import still_same
+from gateway.batch.executor.mounts import MOUNT_REPLACED, still_same
 
 TASK_FD: Final = 3
 WORDS_MAX: Final = 300
 COULD_NOT_RUN: Final = 125
-NO_SUCH_COMMAND: Final = frozenset({126, 127})
+NOT_POSSIBLE: Final = 126  # such a working folder, say
+NO_SUCH_COMMAND: Final = 127
 NEVER: Final = "0001-"
+REPLACED: Final = 124
+STDERR: Final = "stderr"
+STDERR_BYTES_MAX: Final = 65_536
+_PATHS: Final = re.compile(r"(?<![\w./:@-])(?:/[\w.+@=-]+){2,}/?")  # and not what is within a URL
 DOCKER_HUB: Final = "https://index.docker.io/v1/"
 
 
@@ -56,16 +62,20 @@ def main() -> int:
 
 
 def find_image(task: Task) -> str | None:
-    """The name under which the image is on this machine; None if it is not."""
-    verb = ["image", "exists"] if task.is_podman else ["image", "inspect"]
+    """The id of the image that is on this machine; None if it is not.
+
+    Why an id and not a name: podman takes a name such as `dir:5000/a` for a folder to read.
+    """
     for name in task.names:
-        if _quiet(task, [*verb, name]).returncode == 0:
-            return name
+        done = _quiet(task, ["image", "inspect", "--format", "{{.Id}}", name])
+        found = done.stdout.decode(errors="replace").split()
+        if done.returncode == 0 and found:
+            return found[0]
     return None
 
 
 def fetch_image(task: Task) -> str:
-    """Fetch the image, as often as allowed; return its name. Raises NotFetched.
+    """Fetch the image, as often as allowed; return its id. Raises NotFetched.
 
     Why one that is here is not fetched again, though it may have been with another's password: the
     machine's images belong to the machine, and a task is not to depend on a registry for nothing.
@@ -75,9 +85,9 @@ def fetch_image(task: Task) -> str:
         if number:
             time.sleep(task.retry_s)
         why = _fetch(task, name)
-        if why is None:
-            return name
-    raise NotFetched(f"The image `{name}` could not be fetched: {why}")
+        if why is None and (image := find_image(task)) is not None:
+            return image
+    raise NotFetched(f"The image `{name}` could not be fetched: {why or 'it is gone again'}")
 
 
 def _fetch(task: Task, name: str) -> str | None:
@@ -89,7 +99,8 @@ def _fetch(task: Task, name: str) -> str | None:
         words = ["--authfile", f"/proc/self/fd/{keys}"]
     try:
         if task.is_podman:
-            done = _quiet(task, ["pull", "--quiet", *words, name], files=[keys] if keys else [])
+            pull = ["pull", "--quiet", *words, f"docker://{name}"]
+            done = _quiet(task, pull, files=[keys] if keys else [])
         else:
             done = _docker_pull(task, name, keys)
     finally:
@@ -97,11 +108,17 @@ def _fetch(task: Task, name: str) -> str | None:
             os.close(keys)
     if done.returncode == 0:
         return None
-    lines = done.stderr.decode(errors="replace").strip().splitlines() or [f"{done.returncode}"]
-    said = lines[-1].removeprefix("Error: ")
-    if task.login is not None:
-        said = said.replace(task.login[2], "***") if task.login[2] else said
-    return said[-WORDS_MAX:]
+    said = done.stderr.decode(errors="replace")
+    if task.login is not None and task.login[2]:
+        said = said.replace(task.login[2], "***")
+    return told(said) or f"exit code {done.returncode}"
+
+
+def told(stderr: str) -> str:
+    """The last line that a program said, fit for the job's owner: no path of this machine."""
+    lines = stderr.strip().splitlines()
+    said = lines[-1].removeprefix("Error: ") if lines else ""
+    return _PATHS.sub("…", said)[-WORDS_MAX:]
 
 
 def _login_file(login: Sequence[str], *, is_podman: bool) -> int:
@@ -156,9 +173,7 @@ def _showing(task: Task) -> list[str]:
     ]
     *command, expected = still_same((shown, identity) for _, identity, shown in task.binds)
     steps.append(f'[ "$({shlex.join(command)})" = {shlex.quote(expected)} ]')
-    failed = (
-        f"{{ echo 'what should be mounted was replaced meanwhile' >&2; exit {COULD_NOT_RUN}; }}"
-    )
+    failed = f"{{ echo {shlex.quote(MOUNT_REPLACED)} >&2; exit {REPLACED}; }}"
     script = f'{" && ".join(steps)} || {failed}; exec "$@"'
     namespace = ["unshare", "--mount", "--propagation", "slave", "--"]
     return [*namespace, "/bin/sh", "-c", script, "container-mounts"]
@@ -172,16 +187,25 @@ def judge(task: Task, code: int) -> Verdict | None:
     found = _quiet(task, ["inspect", "--type", "container", "--format", form, task.name])
     started, _, out_of_memory = found.stdout.decode(errors="replace").strip().partition("|")
     if found.returncode != 0 or started.startswith(NEVER):
-        return _never_began(code)
+        return _never_began(task, code)
     if out_of_memory == "true" or os.path.exists(f"{task.folder}/{SCRATCH}/oom"):
         return Verdict(Cause.OOM, "It used up its memory, and the kernel killed a process.", code)
     return None
 
 
-def _never_began(code: int) -> Verdict:
-    if code in NO_SUCH_COMMAND:
-        return Verdict(Cause.USER_EXIT, "The image cannot run `/bin/sh`; see stderr.", code)
-    return Verdict(Cause.INFRA_LOST, "The container could not be started; see stderr.", None)
+def _never_began(task: Task, code: int) -> Verdict:
+    """Why there was no container: what its stderr holds are the words of what should make it."""
+    if code == REPLACED and task.binds:
+        return Verdict(Cause.STORAGE, MOUNT_REPLACED, None)
+    why = "see stderr"
+    with suppress(OSError), open(f"{task.folder}/{STDERR}", "rb") as file:
+        why = told(file.read(STDERR_BYTES_MAX).decode(errors="replace")) or why
+    if code == NO_SUCH_COMMAND:
+        return Verdict(Cause.USER_EXIT, f"The image cannot run `/bin/sh`: {why}", code)
+    words = f"The container could not be started: {why}"
+    if code == NOT_POSSIBLE:
+        return Verdict(Cause.USER_EXIT, words, code)
+    return Verdict(Cause.INFRA_LOST, words, None)
 
 
 def _quiet(

@@ -26,15 +26,17 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import gateway
 from gateway.batch.engines import Cause, Container, Launch, Limits
+from gateway.batch.executor.folders import TMP, WORK
 from gateway.batch.executor.isolation import NOBODY, PATH
-from gateway.batch.executor.mounts import WORK_SEEN, CannotLaunch, Placed
+from gateway.batch.executor.mounts import TMP_SEEN, WORK_SEEN, CannotLaunch, Placed
 
 LABEL: Final = "qcs-gateway.folder"
 MARK: Final = "containers"  # a folder that is there once a container was
@@ -90,6 +92,10 @@ class Verdict:
     cause: Cause
     detail: str
     exit_code: int | None
+
+    def encoded(self) -> str:
+        """It as JSON, for `read_verdict`."""
+        return json.dumps([self.cause.value, self.detail, self.exit_code])
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +213,7 @@ def container_command(
         _make_like(shown, each.source)
         binds.append((each.source, each.identity, shown))
     name = name_of(root, launch.attempt_id)
-    volumes = [f"{folder}/work:{WORK_SEEN}"]
+    volumes = _own_volumes(folder, placed)
     volumes += [
         f"{shown if containers.is_podman else each.source}:{each.target}"
         + ("" if each.writable else ":ro")
@@ -245,6 +251,12 @@ def container_command(
         script=json.dumps(asdict(task)).encode(),
         remover=remover(containers, name, scratch=scratch),
     )
+
+
+def _own_volumes(folder: str, placed: Sequence[Placed]) -> list[str]:
+    """The work folder and, unless something else is mounted there, /tmp."""
+    has_tmp = all(each.target != TMP_SEEN for each in placed)
+    return [f"{folder}/{WORK}:{WORK_SEEN}", *([f"{folder}/{TMP}:{TMP_SEEN}"] if has_tmp else [])]
 
 
 def read_task(text: bytes) -> Task:
@@ -407,21 +419,43 @@ def remover(containers: Containers, name: str, *, scratch: str) -> tuple[str, ..
     return ("/bin/sh", "-c", script, "container-remover", name, scratch, *containers.program)
 
 
-def remove_all(root: Path) -> None:
-    """Remove every container of an executor's folder. Raises OSError if that cannot be proven."""
+def remove_all(
+    root: Path,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> None:
+    """Remove every container of an executor's folder. Raises OSError if that cannot be proven.
+
+    Why again and again: what is left of a container that was killed with all around it, its mounts
+    say, may need a moment to go, and podman another try.
+    """
     if not (root / MARK).is_dir():
         return
+    give_up_at = monotonic() + REMOVE_S_MAX
     try:
         containers = find_containers(root)
         listing = ["ps", "--all", "--quiet", "--filter", f"label={LABEL}={root}"]
-        for remove in (True, False):
-            found = _run([*containers.program, *listing], containers).split()
-            if found and not remove:
-                raise OSError(f"{len(found)} containers of a dead executor cannot be removed")
-            if found:
+        while found := _run([*containers.program, *listing], containers).split():
+            try:
                 _run([*containers.program, "rm", "--force", *found], containers)
+            except subprocess.CalledProcessError as error:
+                if monotonic() > give_up_at:
+                    why = _last_line(error.stderr)
+                    raise OSError(
+                        f"{len(found)} containers of a dead executor cannot be removed: {why}"
+                    ) from error
+                sleep(REMOVE_PAUSE_S)
+    except subprocess.CalledProcessError as error:
+        why = _last_line(error.stderr)
+        raise OSError(f"it cannot be proven that no container is left: {why}") from error
     except (ContainersUnavailable, subprocess.SubprocessError) as error:
         raise OSError(f"it cannot be proven that no container is left: {error}") from error
+
+
+def _last_line(stderr: bytes) -> str:
+    lines = stderr.decode(errors="replace").strip().splitlines()
+    return lines[-1][-300:] if lines else "it does not say why"
 
 
 def _run(argv: Sequence[str], containers: Containers) -> str:
@@ -439,12 +473,11 @@ def _run(argv: Sequence[str], containers: Containers) -> str:
 
 def write_verdict(folder: str, verdict: Verdict) -> None:
     """Leave word in an attempt's folder, where its command cannot write. Raises OSError."""
-    text = json.dumps([verdict.cause.value, verdict.detail, verdict.exit_code])
-    Path(folder, VERDICT).write_text(text, encoding="utf-8")
+    Path(folder, VERDICT).write_text(verdict.encoded(), encoding="utf-8")
 
 
 def read_verdict(folder: str) -> Verdict | None:
-    """How a container's attempt ended, if that was written."""
+    """How an attempt ended, if that was written: the exit code is no good then."""
     try:
         cause, detail, code = json.loads(Path(folder, VERDICT).read_text(encoding="utf-8"))
         return Verdict(Cause(cause), detail, code)

@@ -10,7 +10,8 @@ executor has left, some 0.05 ms, the kernel could choose to kill the executor.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+import resource
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
@@ -24,6 +25,7 @@ from gateway.batch.executor.group_trees import (
     FAMILY,
     HOME,
     OPTIONAL_FILES,
+    KeptFiles,
     Mounted,
     Tree,
     find_trees,
@@ -39,7 +41,11 @@ PREFIX: Final = "attempt-"
 KEPT_MAX: Final = 64
 # What a group may still hold, cached files mostly, and yet serve another attempt.
 KEPT_BYTES_MAX: Final = 16_777_216
+FILES_PER_GROUP: Final = 8
+GROUPS_WITH_FILES_MAX: Final = 1_024
 V2: Final = 2
+NOBODY_COUNTED: Final = "0\n"
+Reader = Callable[[str], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +60,8 @@ class Usage:
 class Group:
     """The groups of one attempt: `folders[i]` in `trees[i]`, all of the same name.
 
-    was_killed: it may not be used again. cpu_before_s: what earlier attempts used.
+    was_killed: it may not be used again. cpu_before_s: what earlier attempts used. files: kept open
+    while it serves, None if too many others are; for the executor's own thread.
     """
 
     name: str
@@ -63,6 +70,17 @@ class Group:
     folders: tuple[str, ...]
     was_killed: bool = False
     cpu_before_s: float = 0.0
+    files: KeptFiles | None = None
+
+    @property
+    def _read(self) -> Reader:
+        return read if self.files is None else self.files.read
+
+    def enter(self) -> None:
+        """Put this process into it. Raises OSError."""
+        into = write if self.files is None else self.files.write
+        for folder in self.folders:
+            into(f"{folder}/cgroup.procs", "0")
 
     def kill(self) -> None:
         """Send SIGKILL to every process in it; no other can be started meanwhile."""
@@ -83,7 +101,14 @@ class Group:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing lives in it: the proof that an attempt is dead."""
+        """Whether nothing lives in it: the proof that an attempt is dead.
+
+        Why the count is a proof as good as the list: a process is counted before it lives, until it
+        is waited for. What waits for that only is in no list, so a count above 0 proves nothing.
+        """
+        counted = self._folder_with("pids")
+        if counted and self._read(f"{counted}/pids.current") == NOBODY_COUNTED:
+            return True
         return not any(read(f"{folder}/cgroup.procs") for folder in self.folders)
 
     @property
@@ -92,37 +117,34 @@ class Group:
         folder = self._folder_with("memory")
         if not folder:
             return False
-        counters = _counters(f"{folder}/memory.oom_control") or _counters(f"{folder}/memory.events")
-        return counters.get("oom_kill", 0) > 0
+        text = self._read(f"{folder}/memory.oom_control") or self._read(f"{folder}/memory.events")
+        return _counters(text).get("oom_kill", 0) > 0
 
     def usage(self) -> Usage:
         """What it uses, as the kernel counts it. Files that can be dropped are not counted."""
-        cpu_s = self._cpu_s()
+        cpu_s = self._cpu_s(read)
         return Usage(
             cpu_s=None if cpu_s is None else max(0.0, cpu_s - self.cpu_before_s),
             mem_bytes=self._mem_bytes(),
         )
 
-    def _cpu_s(self) -> float | None:
+    def _cpu_s(self, look: Reader) -> float | None:
         for tree, folder in zip(self.trees, self.folders, strict=True):
             if tree.version == V2:
-                microseconds = _counters(f"{folder}/cpu.stat").get("usage_usec")
+                microseconds = _counters(look(f"{folder}/cpu.stat")).get("usage_usec")
                 if microseconds is not None:
                     return microseconds / 1e6
-            elif "cpu" in tree.controllers and (text := read(f"{folder}/cpuacct.usage")):
+            elif "cpu" in tree.controllers and (text := look(f"{folder}/cpuacct.usage")):
                 return int(text) / 1e9
         return None
 
     def _mem_bytes(self) -> int | None:
         folder = self._folder_with("memory")
-        text = self._mem_used(folder)
+        text = _mem_used(folder, read)
         if not text:
             return None
-        stat = _counters(f"{folder}/memory.stat")
+        stat = _counters(read(f"{folder}/memory.stat"))
         return max(0, int(text) - stat.get("total_inactive_file", stat.get("inactive_file", 0)))
-
-    def _mem_used(self, folder: str) -> str:
-        return read(f"{folder}/memory.usage_in_bytes") or read(f"{folder}/memory.current")
 
     def _folder_with(self, controller: str) -> str:
         """Its folder where a controller is; "" if that is nowhere."""
@@ -139,11 +161,14 @@ class Group:
         """
         if self.was_killed or self.was_out_of_memory:
             return False
-        used = self._mem_used(self._folder_with("memory"))
+        used = _mem_used(self._folder_with("memory"), self._read)
         return not used or int(used) <= KEPT_BYTES_MAX
 
     def remove(self) -> bool:
         """Remove it; False if something is still in it, were it only for an instant."""
+        if self.files is not None:
+            self.files.close()
+            self.files = None
         removed = True
         for folder in self.folders:
             try:
@@ -156,7 +181,14 @@ class Group:
 
     def serve_again(self) -> None:
         """Forget what the last attempt used."""
-        self.cpu_before_s = self._cpu_s() or 0.0
+        self.cpu_before_s = self._cpu_s(self._read) or 0.0
+
+
+def _groups_with_files_max() -> int:
+    """How many groups may keep files open: they take half of what this process may open."""
+    files_max, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = GROUPS_WITH_FILES_MAX
+    return most if files_max < 0 else min(most, files_max // 2 // FILES_PER_GROUP)
 
 
 @dataclass(slots=True)
@@ -172,6 +204,10 @@ class ControlGroups:
     missing: Mapping[Ability, str] = field(default_factory=dict)
     mounted: list[Mounted] = field(default_factory=list)
     _kept: dict[Limits | None, list[Group]] = field(default_factory=dict)
+    _kept_count: int = 0
+    _files_count: int = 0
+    _files_count_max: int = field(default_factory=_groups_with_files_max)
+    _homes: KeptFiles = field(default_factory=KeptFiles)
     _to_remove: list[Group] = field(default_factory=list)
     _inside: Group | None = None
     _numbers: Iterator[int] = field(default_factory=lambda: count(1))
@@ -195,9 +231,8 @@ class ControlGroups:
 
         Without limits it serves to find and to kill the attempt, for which one tree is enough.
         """
-        kept = self._kept.get(limits)
-        if kept:
-            group = kept.pop()
+        group = self._take_kept(limits)
+        if group is not None:
             group.serve_again()
             return group
         trees = self.trees if limits is not None else self.trees[:1]
@@ -205,15 +240,27 @@ class ControlGroups:
             return None
         name = f"{PREFIX}{next(self._numbers)}"
         group = Group(name, limits, trees, tuple(f"{tree.folder}/{name}" for tree in trees))
+        if self._files_count < self._files_count_max:
+            group.files = KeptFiles()
+            self._files_count += 1
         try:
             for folder in group.folders:
                 os.mkdir(folder)
             if limits is not None:
                 self._limit(group, limits)
         except OSError:
-            group.remove()
+            self._remove(group)
             raise
         return group
+
+    def _take_kept(self, limits: Limits | None) -> Group | None:
+        """One of those that served the same limits. The limits used last come last in `_kept`."""
+        groups = self._kept.pop(limits, None)
+        if not groups:
+            return None
+        self._kept[limits] = groups
+        self._kept_count -= 1
+        return groups.pop()
 
     def _limit(self, group: Group, limits: Limits) -> None:
         wanted = settings(limits, cores_here=self._cores_here)
@@ -226,11 +273,16 @@ class ControlGroups:
                         if name not in OPTIONAL_FILES:
                             raise
 
-    def enter(self, group: Group) -> None:
-        """Put this process into a group: what it spawns now begins there. Raises OSError."""
-        self._inside = group
-        for folder in group.folders:
-            write(f"{folder}/cgroup.procs", "0")
+    def enter(self, group: Group | None) -> None:
+        """Put this process into a group, from wherever it is: what it spawns now begins there.
+
+        None is where it lives. Raises OSError.
+        """
+        if self._inside is not None and (group is None or group.trees != self._inside.trees):
+            self.leave()
+        if group is not None:
+            self._inside = group
+            group.enter()
 
     def leave(self) -> None:
         """Put this process back where it lives, so that no attempt's limits or end touch it.
@@ -240,20 +292,35 @@ class ControlGroups:
         if self._inside is not None:
             try:
                 for tree in self._inside.trees:
-                    write(f"{tree.home}/cgroup.procs", "0")
+                    self._homes.write(f"{tree.home}/cgroup.procs", "0")
             except OSError as error:
                 raise RuntimeError(f"{tree.home} cannot be entered again") from error
             self._inside = None
 
     def discard(self, group: Group) -> None:
         """Take back the group of an attempt that is over; it is kept for another, or removed."""
-        kept = self._kept.setdefault(group.limits, [])
-        if len(kept) < KEPT_MAX and group.is_clean:
-            kept.append(group)
-        elif not group.remove():
-            self._to_remove.append(group)
+        if group.is_clean:
+            self._kept.setdefault(group.limits, []).append(group)
+            self._kept_count += 1
+        else:
+            self._remove(group)
+        while self._kept_count > KEPT_MAX:
+            self._remove_oldest()
         if self._to_remove:
             self._to_remove = [each for each in self._to_remove if not each.remove()]
+
+    def _remove_oldest(self) -> None:
+        limits, groups = next(iter(self._kept.items()))
+        if groups:
+            self._remove(groups.pop())
+            self._kept_count -= 1
+        else:
+            del self._kept[limits]
+
+    def _remove(self, group: Group) -> None:
+        self._files_count -= group.files is not None
+        if not group.remove():
+            self._to_remove.append(group)
 
     def name_of(self, pid: int) -> str | None:
         """The name of the attempt's group that a process is in; None if it is in none."""
@@ -297,6 +364,11 @@ class ControlGroups:
                 with suppress(OSError):
                     os.rmdir(folder)
         self.trees = ()
+        self._homes.close()
+        for group in (each for groups in self._kept.values() for each in groups):
+            if group.files is not None:
+                group.files.close()
+        self._kept.clear()
 
 
 def open_control_groups(root: Path) -> ControlGroups:
@@ -318,7 +390,14 @@ def _entries(folder: str) -> list[str]:
         return []
 
 
-def _counters(path: str) -> Mapping[str, int]:
-    """The lines `name number` of a file; empty if it is not there."""
-    pairs = (line.split(" ", 1) for line in read(path).splitlines())
+def _mem_used(folder: str, look: Reader) -> str:
+    """The bytes that a group holds, in digits; "" if no folder of it counts them."""
+    if not folder:
+        return ""
+    return look(f"{folder}/memory.usage_in_bytes") or look(f"{folder}/memory.current")
+
+
+def _counters(text: str) -> Mapping[str, int]:
+    """The lines `name number` of a file's text."""
+    pairs = (line.split(" ", 1) for line in text.splitlines())
     return {pair[0]: int(pair[1]) for pair in pairs}

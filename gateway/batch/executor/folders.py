@@ -9,22 +9,28 @@ from gateway.errors import InvalidParameterValue
 SOCKET: Final = "executor.sock"
 ATTEMPTS: Final = "attempts"
 WORK: Final = "work"
+TMP: Final = "tmp"
+SPARE: Final = "spare"
 NODES: Final = "nodes"
 STREAMS: Final = ("stdout", "stderr")
 FOLDER_BYTES_MAX: Final = 1_024
-_PART: Final = r"(?!(?:work|stdout|stderr)(?:/|$))[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}"
+_PART: Final = r"(?!(?:work|tmp|stdout|stderr)(?:/|$))[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}"
 _FOLDER: Final = re.compile(rf"{_PART}(?:/{_PART})*")
 
 
 def attempt_folder(root: Path, folder: str) -> Path:
-    """The folder of one attempt below the executor's root.
+    """The folder of one attempt below the executor's root. Raises InvalidParameterValue."""
+    check_folder(folder)
+    return root / ATTEMPTS / folder
 
-    Raises InvalidParameterValue for a name that could lead out of the root, or into the folder
-    that another attempt writes to.
+
+def check_folder(folder: str) -> None:
+    """Refuse a folder that could lead out of the root, or to where another attempt writes.
+
+    Raises InvalidParameterValue.
     """
     if len(folder) > FOLDER_BYTES_MAX or _FOLDER.fullmatch(folder) is None:
         raise InvalidParameterValue(f"The folder {folder[:200]!r} is not one an attempt can have.")
-    return root / ATTEMPTS / folder
 
 
 def node_folder(root: Path, node_id: str) -> Path:

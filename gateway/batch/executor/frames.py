@@ -21,10 +21,14 @@ class Frame(msgspec.Struct, tag_field="kind", tag=str.lower):
 
 
 class Hello(Frame):
-    """Gateway: the first frame. isolation: a name in `isolation`, "" for the best there is."""
+    """Gateway: the first frame. isolation: a name in `isolation`, "" for the best there is.
+
+    folders: of the machine that a sandbox shows besides the system, read-only.
+    """
 
     protocol: int = PROTOCOL
     isolation: str = ""
+    folders: tuple[str, ...] = ()
 
 
 class Start(Frame):

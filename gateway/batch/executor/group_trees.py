@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from gateway.batch.engines import Ability, Limits
+from gateway.batch.executor.mounted import mount_lines
 
 FAMILY: Final = "qcs-gateway"
 HOME: Final = "executor"
@@ -33,6 +34,8 @@ WEIGHT_PER_CORE: Final = 100
 WEIGHT_MAX: Final = 10_000
 PROBE_LIMITS: Final = Limits(cores=1, mem_bytes=67_108_864, processes=64)
 READ_BYTES_MAX: Final = 1_048_576
+SHORT_BYTES_MAX: Final = 4_096
+NO_FILE: Final = -1
 NOT_MOUNTED: Final = "no control groups of this machine offer it"
 
 CONTROLLERS: Final[Mapping[Ability, str]] = {
@@ -89,14 +92,13 @@ def mounted_trees(mountinfo: str, membership: str) -> list[Mounted]:
         _, names, path = line.split(":", 2)
         own_by_name.update(dict.fromkeys(names.split(","), path))
     found = []
-    for line in mountinfo.splitlines():
-        left, _, right = line.partition(" - ")
-        kind, _, options = right.split(" ", 2)
-        root, top = left.split(" ")[3:5]
-        if kind == "cgroup2":
+    for mount in mount_lines(mountinfo):
+        top, root = mount.point, mount.root
+        if mount.kind == "cgroup2":
             found.append(Mounted(2, top, _own_folder(top, root, own_by_name.get("", "/"))))
-        elif kind == "cgroup":
-            controllers = frozenset(options.split(" ")[-1].split(",")) & frozenset(own_by_name)
+        elif mount.kind == "cgroup":
+            offered = frozenset(mount.options.split(" ")[-1].split(","))
+            controllers = offered & frozenset(own_by_name)
             if controllers:
                 own = _own_folder(top, root, own_by_name[min(controllers)])
                 found.append(Mounted(1, top, own, controllers))
@@ -273,6 +275,46 @@ def read(path: str) -> str:
         return ""
     finally:
         os.close(file)
+
+
+class KeptFiles:
+    """A group's kernel files, each opened when it is first used and then kept open.
+
+    Not to read `cgroup.procs` by: v1 shows the same list to one opening for up to a second.
+    """
+
+    def __init__(self) -> None:
+        self._open: dict[str, int] = {}
+
+    def read(self, path: str) -> str:
+        """The text of a short file; "" if it is gone or not for us."""
+        file = self._open.get(path)
+        if file is None:
+            try:
+                file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                file = NO_FILE
+            self._open[path] = file
+        if file == NO_FILE:
+            return ""
+        try:
+            return os.pread(file, SHORT_BYTES_MAX, 0).decode(errors="surrogateescape")
+        except OSError:
+            return ""
+
+    def write(self, path: str, text: str) -> None:
+        """Write into a file, which must be there. Raises OSError."""
+        file = self._open.get(path)
+        if file is None:
+            file = self._open[path] = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        os.write(file, text.encode())
+
+    def close(self) -> None:
+        """Close all of them."""
+        while self._open:
+            _, file = self._open.popitem()
+            if file != NO_FILE:
+                os.close(file)
 
 
 def write(path: str, text: str) -> None:

@@ -2,7 +2,7 @@
 
 | name | files | user | other processes |
 |---|---|---|---|
-| sandbox | the system, read-only; its work folder at /work; a /tmp of its own | nobody | unseen |
+| sandbox | the system, read-only; its work folder at /work; its own /tmp | nobody | unseen |
 | uid | all that nobody may read | nobody | seen |
 | none | all that the gateway may | the gateway's | seen |
 
@@ -15,13 +15,15 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from gateway.batch.executor.folders import TMP, WORK
+
 NOBODY: Final = 65_534
 SANDBOX_WORK: Final = "/work"
-SANDBOX_TMP_BYTES_MAX: Final = 1_073_741_824
+PROBE: Final = "probe"
 PROBE_S: Final = 10
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SHELL: Final = ("/bin/sh", "-c")
@@ -38,6 +40,7 @@ class Isolation:
     home: where the command finds its work folder; None if that is where it really is.
     user: the uid and gid that work folder and logs must belong to; None for our own.
     mounts_at: where in `prefix` bubblewrap's words for more mounts go; None if it cannot mount.
+    has_tmp: whether the command has the folder `tmp` beside its work folder as its /tmp.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Isolation:
     home: str | None = None
     user: int | None = None
     mounts_at: int | None = None
+    has_tmp: bool = False
 
     def prefix_with(self, binds: Sequence[str]) -> tuple[str, ...]:
         """The prefix with more words for bubblewrap. Raises ValueError if it cannot mount."""
@@ -86,11 +90,13 @@ def best_isolation(root: Path) -> Isolation:
 
 def probe(isolation: Isolation, root: Path) -> None:
     """Run `true` in a folder below `root`, isolated. Raises IsolationUnavailable."""
-    work = root / "probe"
+    work = root / PROBE / WORK
     try:
-        work.mkdir(exist_ok=True)
-        if isolation.user is not None:
-            os.chown(work, isolation.user, isolation.user)
+        work.parent.mkdir(mode=0o711, exist_ok=True)
+        for folder in (work, work.parent / TMP):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            if isolation.user is not None:
+                os.chown(folder, isolation.user, isolation.user)
         home = isolation.home or str(work)
         done = subprocess.run(  # noqa: S603  # our own argv, from the table below
             [*isolation.prefix, *SHELL, 'cd "$HOME" && : > .probe && rm .probe'],
@@ -103,9 +109,33 @@ def probe(isolation: Isolation, root: Path) -> None:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise IsolationUnavailable(f"{isolation.name}: {error}") from error
+    finally:
+        shutil.rmtree(work.parent, ignore_errors=True)
     if done.returncode != 0:
         why = done.stderr.decode(errors="replace").strip() or f"exit code {done.returncode}"
         raise IsolationUnavailable(f"{isolation.name}: {why}")
+
+
+def with_folders(isolation: Isolation, folders: Sequence[str], *, root: Path) -> Isolation:
+    """The isolation, with more folders of the machine that its commands see, read-only.
+
+    Without a sandbox they see them anyhow. Why `--dir`: bubblewrap makes what is missing above a
+    mount for itself alone. Raises IsolationUnavailable if one cannot be shown.
+    """
+    if not folders or isolation.mounts_at is None:
+        return isolation
+    words: list[str] = []
+    for folder in folders:
+        for above in reversed(Path(folder).parents[:-1]):
+            words += ["--dir", str(above)]
+        words += ["--ro-bind", folder, folder]
+    shown = replace(
+        isolation,
+        prefix=isolation.prefix_with(words),
+        mounts_at=isolation.mounts_at + len(words),
+    )
+    probe(shown, root)
+    return shown
 
 
 def _program(name: str) -> str:
@@ -148,6 +178,9 @@ def _system_mounts() -> tuple[str, ...]:
 def _sandbox() -> Isolation:
     """Bubblewrap: namespaces of its own, and for root another user inside.
 
+    Why its /tmp is a folder on the disk, beside the work folder: what sorts or compiles puts there
+    as much as it reads, and in memory that would count as the command's own.
+
     Why setpriv inside and not `--uid`: that would need a user namespace, in which nobody is root
     outside. Root's paths to the work folder stay open to bubblewrap and are shut to the command.
     """
@@ -163,8 +196,7 @@ def _sandbox() -> Isolation:
         *("--proc", "/proc"),
         *("--dev", "/dev"),
         *("--perms", "1777", "--tmpfs", "/dev/shm"),  # noqa: S108  # a mount point of the sandbox
-        *("--perms", "1777", "--size", str(SANDBOX_TMP_BYTES_MAX)),
-        *("--tmpfs", "/tmp"),  # noqa: S108  # a mount point of the sandbox
+        *("--bind", f"../{TMP}", "/tmp"),  # noqa: S108  # a mount point of the sandbox
         *("--bind", ".", SANDBOX_WORK),
     )
     prefix = (
@@ -175,7 +207,9 @@ def _sandbox() -> Isolation:
         *(_as_nobody() if is_root else ()),
     )
     user = NOBODY if is_root else None
-    return Isolation("sandbox", prefix, home=SANDBOX_WORK, user=user, mounts_at=len(files))
+    return Isolation(
+        "sandbox", prefix, home=SANDBOX_WORK, user=user, mounts_at=len(files), has_tmp=True
+    )
 
 
 def _uid() -> Isolation:

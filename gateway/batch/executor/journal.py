@@ -44,9 +44,10 @@ class Spawned(Line):
 
 
 class Over(Line):
-    """An attempt is over."""
+    """An attempt is over. with_executor: because the executor that had it died."""
 
     ended: Ended
+    with_executor: bool = False
 
 
 class Forgotten(Line):

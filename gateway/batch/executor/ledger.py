@@ -58,6 +58,7 @@ class Ledger:
         self._forgotten: dict[str, None] = {}
         self._launches: list[Launch] = []
         self._ended: dict[str, Ended] = {}
+        self._with_executor: set[str] = set()
         self._lazy: list[AnyLine] = []
         for line in journal.found:
             self._replay(line)
@@ -73,6 +74,8 @@ class Ledger:
                 if line.attempt_id in self.begun:
                     self.begun[line.attempt_id].spawned = line
             case Over():
+                if line.with_executor:
+                    self._with_executor.add(line.ended.attempt_id)
                 self._settle(line.ended)
             case Forgotten():
                 self._forget(line.attempt_ids)
@@ -107,10 +110,23 @@ class Ledger:
         self.begun[attempt_id].spawned = spawned
         self._lazy.append(spawned)
 
-    def end(self, ended: Ended) -> None:
-        """Take in an outcome, the first of an attempt; `commit` gives it back to be told."""
+    def end(self, ended: Ended, *, with_executor: bool = False) -> None:
+        """Take in an outcome, the first of an attempt; `commit` gives it back to be told.
+
+        with_executor: whether the executor that had it died, and so all its nodes with it.
+        """
         self._launches = [each for each in self._launches if each.attempt_id != ended.attempt_id]
+        if with_executor and ended.attempt_id not in self._ended:
+            self._with_executor.add(ended.attempt_id)
         self._ended.setdefault(ended.attempt_id, ended)
+
+    def failed_unwritten(self) -> list[str]:
+        """The folders of attempts that ran, failed and whose outcome is not durable yet."""
+        return [
+            self.begun[attempt_id].began.folder
+            for attempt_id, ended in self._ended.items()
+            if ended.cause is not None and attempt_id in self.begun
+        ]
 
     def acknowledge(self, attempt_ids: Iterable[str]) -> None:
         """Forget outcomes. An acknowledgement that is lost is given again, so it can wait."""
@@ -122,7 +138,7 @@ class Ledger:
     @property
     def lost_with_an_executor(self) -> int:
         """How many outcomes, not acknowledged yet, say that an executor died with its nodes."""
-        return sum(each.detail == EXECUTOR_ENDED for each in self.outcomes.values())
+        return sum(attempt_id in self._with_executor for attempt_id in self.outcomes)
 
     @property
     def is_dirty(self) -> bool:
@@ -139,7 +155,7 @@ class Ledger:
         lines = [
             *self._lazy,
             *(self.begun[launch.attempt_id].began for launch in launches),
-            *(Over(ended=each) for each in ended),
+            *(self._over(each) for each in ended),
         ]
         if not lines:
             return Committed()
@@ -173,6 +189,7 @@ class Ledger:
     def _forget(self, attempt_ids: Iterable[str]) -> None:
         for attempt_id in attempt_ids:
             self.outcomes.pop(attempt_id, None)
+            self._with_executor.discard(attempt_id)
             self._forgotten[attempt_id] = None
         while len(self._forgotten) > FORGOTTEN_MAX:
             del self._forgotten[next(iter(self._forgotten))]
@@ -186,7 +203,10 @@ class Ledger:
             if begun.spawned is not None:
                 yield begun.spawned
         for ended in self.outcomes.values():
-            yield Over(ended=ended)
+            yield self._over(ended)
+
+    def _over(self, ended: Ended) -> Over:
+        return Over(ended=ended, with_executor=ended.attempt_id in self._with_executor)
 
 
 def lost(attempt_id: str, why: str, *, clock: Clock) -> Ended:

@@ -21,6 +21,8 @@ from typing import Final
 from gateway.batch.engines import Cause, Mount
 
 WORK_SEEN: Final = "/work"
+TMP_SEEN: Final = "/tmp"  # noqa: S108  # a mount point of the sandbox
+MOUNT_REPLACED: Final = "What should be mounted was replaced meanwhile."
 SYSTEM: Final = frozenset({"bin", "dev", "etc", "proc", "run", "sbin", "sys", "usr"})
 SYSTEM_PREFIX: Final = "lib"  # lib, lib32, lib64, libx32
 _MODE: Final = 0o755
@@ -46,20 +48,31 @@ class Placed:
 
 
 def place(
-    mounts: Sequence[Mount], *, root: Path, work: str, user: int | None, work_seen: str = WORK_SEEN
+    mounts: Sequence[Mount],
+    *,
+    root: Path,
+    work: str,
+    user: int | None,
+    tmp: str | None = None,
+    work_seen: str = WORK_SEEN,
 ) -> list[Placed]:
     """Check mounts and make what they need; parents come before what lies below them.
 
     root: the executor's folder. work: the attempt's work folder, which exists. user: whose the
-    folders of ours are that a command may write to. Raises CannotLaunch.
+    folders of ours are that a command may write to. tmp: what the command sees as /tmp, which
+    exists; None if that is none of ours. Raises CannotLaunch.
 
     Why a share is never given to `user`: it belongs to others, on other machines too. A command
     may write there what the share lets that user write, as with any mount of NFS.
     """
     seen: dict[PurePosixPath, str] = {PurePosixPath(work_seen): work}
+    taken = set(seen)
+    if tmp is not None:
+        seen[PurePosixPath(TMP_SEEN)] = tmp  # a mount may take its place
     placed = []
     for mount in sorted(mounts, key=lambda each: PurePosixPath(each.target).parts):
-        target = _checked_target(mount.target, taken=seen)
+        target = _checked_target(mount.target, taken=taken)
+        taken.add(target)
         status = find_source(mount.source)
         ours = PurePosixPath(os.path.normpath(mount.source)).is_relative_to(root)
         if ours and mount.writable and user is not None and stat.S_ISDIR(status.st_mode):
@@ -153,7 +166,7 @@ def binds(placed: Iterable[Placed]) -> list[str]:
     Why `--dir`: bubblewrap makes what is missing above a mount for itself alone.
     """
     words: list[str] = []
-    mounted = {PurePosixPath(WORK_SEEN)}
+    mounted = {PurePosixPath(WORK_SEEN), PurePosixPath(TMP_SEEN)}
     for each in placed:
         target = PurePosixPath(each.target)
         if mounted.isdisjoint(target.parents):

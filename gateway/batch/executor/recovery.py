@@ -16,6 +16,7 @@ from gateway.batch.executor.containers import remove_all
 from gateway.batch.executor.control_groups import ControlGroups
 from gateway.batch.executor.folders import WORK, attempt_folder
 from gateway.batch.executor.ledger import EXECUTOR_ENDED, Begun, Ledger, lost
+from gateway.batch.executor.work_folders import put_tmp_aside, remove_if_empty
 from gateway.clock import Clock
 from gateway.errors import InvalidParameterValue
 
@@ -48,13 +49,17 @@ def recover(
     if that cannot be journalled.
     """
     begun = list(ledger.begun.values())
+    leftovers = _leftovers(begun, root)
     same_boot = ledger.previous_boot_id == processes.boot_id()
-    leftovers = _leftovers(begun, root) if same_boot else []
-    while groups.sweep() or (leftovers and kill_leftovers(leftovers)):
+    while groups.sweep() or (same_boot and leftovers and kill_leftovers(leftovers)):
         sleep(PAUSE_S)
     remove_all(root)
+    for leftover in leftovers:
+        remove_if_empty(str(leftover.work))
+        put_tmp_aside(root, str(leftover.work.parent))
     for each in begun:
-        ledger.end(lost(each.began.attempt_id, EXECUTOR_ENDED, clock=clock))
+        ended = lost(each.began.attempt_id, EXECUTOR_ENDED, clock=clock)
+        ledger.end(ended, with_executor=True)
     ledger.commit()
     return len(begun)
 

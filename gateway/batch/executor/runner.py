@@ -7,32 +7,24 @@ adopted ones that belong to it are killed until there are none.
 """
 
 import heapq
+import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 from gateway.batch.engines import Cause, Ended, Launch, Started
 from gateway.batch.executor import processes
-from gateway.batch.executor.command import (
-    SCRIPT_FD,
-    Command,
-    command_of,
-    make_folder,
-    open_logs,
-    open_script,
-)
 from gateway.batch.executor.containers import Containers, read_verdict
 from gateway.batch.executor.control_groups import ControlGroups, Group
-from gateway.batch.executor.folders import WORK, attempt_folder
-from gateway.batch.executor.isolation import PATH, Isolation
-from gateway.batch.executor.ledger import lost
+from gateway.batch.executor.isolation import Isolation
 from gateway.batch.executor.mounts import CannotLaunch
 from gateway.batch.executor.samples import Sampler
+from gateway.batch.executor.spawning import Ready, Spawner
 from gateway.clock import Clock
 from gateway.errors import InvalidParameterValue
 
@@ -41,32 +33,45 @@ EXIT_OF_SIGNAL: Final = 128
 IDENTIFY_AFTER_S: Final = 0.1
 LOOK_AGAIN_S: Final = 0.002
 DEADLINES_KEPT: Final = 1_000
-# Python ignores these; a command expects them as the system has them.
-RESET_SIGNALS: Final = (signal.SIGPIPE, signal.SIGXFSZ)
+HOG_LOG_BYTES_MAX: Final = 1_048_576
+FILLED_THE_DISK: Final = "It filled the disk."
+
+log = logging.getLogger("executor")
 
 
 @dataclass(slots=True)
 class Running:
     """An attempt with processes.
 
-    pid: of the main one, which leads the attempt's session. spawned_at: monotonic seconds. group:
-    what all of them are in; None where there are no control groups.
+    pid: of the main one, which leads the attempt's session. spawned_at: monotonic seconds.
     killed_for: why we killed it, if we did. status: how the main process ended, as `waitpid` says
     it; None while it lives. remover: what is still to run when nothing of it lives, to be rid of
     its container. remover_pid: while that runs.
     """
 
-    attempt_id: str
-    folder: str
+    ready: Ready
     pid: int
     spawned_at: float
     started: Started
-    group: Group | None = None
     killed_for: Cause | None = None
     status: int | None = None
-    in_container: bool = False
     remover: tuple[str, ...] = ()
     remover_pid: int | None = None
+
+    @property
+    def attempt_id(self) -> str:
+        """Its id."""
+        return self.ready.launch.attempt_id
+
+    @property
+    def folder(self) -> str:
+        """Its own folder, absolute."""
+        return self.ready.folder
+
+    @property
+    def group(self) -> Group | None:
+        """What all its processes are in; None where there are no control groups."""
+        return self.ready.group
 
 
 @dataclass(slots=True)
@@ -95,12 +100,11 @@ class Runner:
     ) -> None:
         self.isolation = isolation
         self.groups = groups
-        self.containers = containers
-        self._sampler = Sampler(clock=clock)
+        self._sampler = Sampler(clock=clock, root=str(root))
         self._sampler.start()
         self.helpers: set[int] = set()
         self.running: dict[str, Running] = {}
-        self._root = root
+        self._spawner = Spawner(root, groups=groups, containers=containers)
         self._clock = clock
         self._monotonic = monotonic
         self._waiting: dict[str, Launch] = {}
@@ -109,7 +113,6 @@ class Runner:
         self._ending: dict[str, Running] = {}
         self._deadlines: list[tuple[float, str]] = []
         self._look_again_at: float | None = None
-        self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
 
     @property
     def is_idle(self) -> bool:
@@ -139,71 +142,37 @@ class Runner:
         of this machine would have it either.
         """
         result = Spawned()
-        while self._waiting and len(result.running) + len(result.ended) < count_max:
+        ready: list[Ready] = []
+        while self._waiting and len(ready) + len(result.ended) < count_max:
             launch = self._waiting.pop(next(iter(self._waiting)))
             try:
-                result.running.append(self._spawn(launch))
-            except CannotLaunch as error:
-                ended = Ended(launch.attempt_id, self._clock(), None, error.cause, str(error))
-                result.ended.append(ended)
-            except (OSError, ValueError, InvalidParameterValue) as error:
-                why = f"The command could not be started: {error}"
-                result.ended.append(lost(launch.attempt_id, why, clock=self._clock))
-        if result.running:
-            os.chdir("/")
+                ready.append(self._spawner.make_ready(launch, self.isolation))
+            except (CannotLaunch, OSError, ValueError, InvalidParameterValue) as error:
+                result.ended.append(self._not_started(launch, error))
+        for each in ready:
+            try:
+                result.running.append(self._note(each, self._spawner.spawn(each)))
+            except (OSError, ValueError) as error:
+                result.ended.append(self._not_started(each.launch, error))
+        if ready:
+            self._spawner.leave()
         return result
 
-    def _spawn(self, launch: Launch) -> Running:
-        folder = str(attempt_folder(self._root, launch.folder))
-        command = command_of(
-            launch,
-            self.isolation,
-            root=self._root,
-            work=f"{folder}/{WORK}",
-            containers=self.containers,
-        )
-        user = command.user
-        os.chdir(make_folder(folder, user=user))
-        files = open_logs(folder, user=user)
-        group: Group | None = None
-        try:
-            if command.script is not None:
-                files.append(open_script(command.script))
-            # A container is limited by what runs it, which needs room of its own.
-            group = self.groups.make(None if launch.container else launch.limits)
-            pid = self._spawn_in(group, command, files)
-        except OSError:
-            if group is not None:
-                self.groups.discard(group)
-            raise
-        finally:
-            for file in files:
-                os.close(file)
+    def _note(self, ready: Ready, pid: int) -> Running:
+        launch = ready.launch
         started = Started(launch.attempt_id, self._clock())
-        running = Running(launch.attempt_id, folder, pid, self._monotonic(), started, group)
-        running.remover, running.in_container = command.remover, launch.container is not None
+        running = Running(ready, pid, self._monotonic(), started)
+        running.remover = ready.command.remover
         self.running[launch.attempt_id] = self._by_pid[pid] = self._new[pid] = running
-        self._sampler.watch(launch, folder=folder, pid=pid, group=group)
+        self._sampler.watch(launch, folder=ready.folder, pid=pid, group=ready.group)
         self._remember_deadline(launch)
         return running
 
-    def _spawn_in(self, group: Group | None, command: Command, files: Sequence[int]) -> int:
-        """Spawn a command inside a group; return its pid. files: stdout, stderr, the script."""
-        wanted = [(self._null, 0), *zip(files, (1, 2, SCRIPT_FD), strict=False)]
-        try:
-            if group is not None:
-                self.groups.enter(group)
-            return os.posix_spawn(
-                command.argv[0],
-                command.argv,
-                command.environment,
-                file_actions=[(os.POSIX_SPAWN_DUP2, ours, theirs) for ours, theirs in wanted],
-                setsid=True,
-                setsigmask=(),
-                setsigdef=RESET_SIGNALS,
-            )
-        finally:
-            self.groups.leave()
+    def _not_started(self, launch: Launch, error: Exception) -> Ended:
+        cause, why = Cause.INFRA_LOST, f"The command could not be started: {error}"
+        if isinstance(error, CannotLaunch):
+            cause, why = error.cause, str(error)
+        return Ended(launch.attempt_id, self._clock(), None, cause, why, started=False)
 
     def identify(self) -> list[tuple[str, processes.Process]]:
         """The main processes of attempts that have run for a while, each given once.
@@ -253,6 +222,25 @@ class Runner:
             _, attempt_id = heapq.heappop(self._deadlines)
             if attempt_id in self.running:
                 self._kill(self.running[attempt_id], Cause.TIMEOUT)
+
+    def make_room(self) -> None:
+        """Kill what fills the disk. Its end is told when its files are gone: only then can it be.
+
+        And have what is in nobody's way any more removed.
+        """
+        while (attempt_id := self._sampler.next_hog()) is not None:
+            running = self.running.get(attempt_id)
+            if running is not None and running.status is None and running.killed_for is None:
+                log.error("disk_filled attempt=%s", attempt_id)
+                running.remover = hog_remover(running.folder, first=running.remover)
+                self._kill(running, Cause.STORAGE)
+        with suppress(OSError):  # it is tried again at the next turn
+            if (pid := self._spawner.spawn_removal()) is not None:
+                self.helpers.add(pid)
+
+    def remove_work(self, folders: Iterable[str]) -> None:
+        """Remove the work folders of attempts of which nothing is left, whatever is in them."""
+        self._spawner.remove_work(folders)
 
     def _kill(self, running: Running, cause: Cause) -> None:
         """Kill all that is known to be of it; if there is more, it follows when it is reaped."""
@@ -306,23 +294,14 @@ class Runner:
             del self.running[each.attempt_id]
             self._sampler.forget(each.attempt_id)
             ended.append(outcome(each, clock=self._clock))
-            if each.group is not None:
-                self.groups.discard(each.group)
+            self._spawner.end(each.folder, each.ready.command, each.group)
         return ended
 
     def _is_removed(self, running: Running) -> bool:
         """Whether its container, if it had one, is gone for sure; if not, that is being done."""
         if running.remover and running.remover_pid is None:
-            streams = [(os.POSIX_SPAWN_DUP2, self._null, stream) for stream in (0, 1)]
             with suppress(OSError):  # it is tried again at the next turn
-                running.remover_pid = os.posix_spawn(
-                    running.remover[0],
-                    running.remover,
-                    {"PATH": PATH},
-                    file_actions=streams,
-                    setsid=True,
-                    setsigdef=RESET_SIGNALS,
-                )
+                running.remover_pid = self._spawner.spawn_helper(running.remover)
                 self.helpers.add(running.remover_pid)
         return not running.remover
 
@@ -361,21 +340,31 @@ class Runner:
 
 
 def outcome(running: Running, *, clock: Clock) -> Ended:
-    """Say how an attempt ended, once its main process was reaped.
+    """Say how an attempt ended, once its main process was reaped."""
+    if running.killed_for is Cause.STORAGE:
+        killed = EXIT_OF_SIGNAL + signal.SIGKILL  # it ran: without a code it would run again
+        return Ended(running.attempt_id, clock(), killed, Cause.STORAGE, FILLED_THE_DISK)
+    if running.killed_for is not None or running.status is None:
+        return Ended(running.attempt_id, clock(), exit_code=None, cause=running.killed_for)
+    return _exited(running, running.status, clock=clock)
+
+
+def _exited(running: Running, status: int, *, clock: Clock) -> Ended:
+    """The outcome of an attempt that nobody killed. status: as `waitpid` says it.
 
     Why 128+n is a death by signal n: shells and bubblewrap report one so, and nothing tells it from
     a command that exits with the number itself. The same under every isolation. A command that
     succeeds although a process of it was killed for its memory has succeeded.
     """
-    if running.killed_for is not None or running.status is None:
-        return Ended(running.attempt_id, clock(), exit_code=None, cause=running.killed_for)
-    code = os.waitstatus_to_exitcode(running.status)
+    code = os.waitstatus_to_exitcode(status)
     if code < 0:
         code = EXIT_OF_SIGNAL - code
     number = code - EXIT_OF_SIGNAL
-    verdict = read_verdict(running.folder) if running.in_container else None
+    verdict = read_verdict(running.folder) if running.ready.command.can_tell else None
     if verdict is not None:
-        return Ended(running.attempt_id, clock(), verdict.exit_code, verdict.cause, verdict.detail)
+        ended = Ended(running.attempt_id, clock(), verdict.exit_code, verdict.cause, verdict.detail)
+        never_ran = verdict.cause is Cause.STORAGE and verdict.exit_code is None
+        return replace(ended, started=False) if never_ran else ended
     if code == 0:
         return Ended(running.attempt_id, clock(), exit_code=0, cause=None)
     if running.group is not None and running.group.was_out_of_memory:
@@ -388,6 +377,18 @@ def outcome(running: Running, *, clock: Clock) -> Ended:
 def _memory_words(group: Group) -> str:
     allowed = "its memory" if group.limits is None else f"{group.limits.mem_bytes} bytes of memory"
     return f"It used up {allowed}, and the kernel killed a process of it."
+
+
+def hog_remover(folder: str, *, first: tuple[str, ...]) -> tuple[str, ...]:
+    """The argv that removes what an attempt filled the disk with; its logs are only cut short.
+
+    first: what is to succeed before.
+    """
+    script = (
+        '"$@" && cd -- "$0" && rm -rf -- work tmp'
+        f' && truncate --no-create --size "<{HOG_LOG_BYTES_MAX}" -- stdout stderr'
+    )
+    return ("/bin/sh", "-c", script, folder, *(first or ("/bin/true",)))
 
 
 def _ended_child() -> int | None:

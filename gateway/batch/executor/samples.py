@@ -3,9 +3,13 @@
 The file is a header and then a line for each sample, JSON arrays both. It never has more than
 SAMPLES_MAX samples: when it is full every second one is dropped and the next are taken half as
 often. What ends within the first second has none.
+
+Whoever looks at the disk anyhow sees it fill up, too: see `Sampler.guard_room`.
 """
 
+import logging
 import os
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,6 +26,8 @@ from gateway.batch.executor.control_groups import Group
 from gateway.batch.executor.folders import WORK
 from gateway.clock import Clock
 
+log = logging.getLogger("executor")
+
 SAMPLES: Final = "samples"
 FIRST_S: Final = 1.0
 EVERY_S: Final = 5.0
@@ -29,6 +35,10 @@ ROUND_S: Final = 1.0
 SAMPLES_MAX: Final = 720
 BY_GROUP: Final = "group"
 BY_PROCESS: Final = "process"
+FLOOR_BYTES: Final = 67_108_864
+FLOOR_PARTS: Final = 100  # or the hundredth part of a disk, whichever is less
+PATH_LONG: Final = 3_000
+_BLOCK_BYTES: Final = 512
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
@@ -111,7 +121,18 @@ class Sampler:
     Why a thread: a file system that hangs, a network's say, must not stop the executor's loop.
     """
 
-    def __init__(self, *, clock: Clock, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        monotonic: Callable[[], float] = time.monotonic,
+        root: str | None = None,
+    ) -> None:
+        """root: on whose file system room is to be left; None for none."""
+        self._root = root
+        self._hogs: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._hog = ""
+        self._is_low = False
         self._clock = clock
         self._monotonic = monotonic
         self._watched: dict[str, Watched] = {}
@@ -151,10 +172,39 @@ class Sampler:
         never = threading.Event()
         while True:
             self._something.wait()
-            never.wait(ROUND_S)
-            self.take()
-            if not self._watched:
-                self._something.clear()
+            # First: whoever begins to watch after it says so again.
+            self._something.clear()
+            while self._watched:
+                never.wait(ROUND_S)
+                for look in (self.take, self.guard_room):
+                    try:
+                        look()
+                    except OSError as error:  # of one round; the next may do
+                        log.warning("not_sampled error=%s", error)
+
+    def guard_room(self) -> None:
+        """Name the attempt that fills the disk, if there is hardly any room left on it.
+
+        Why one that holds little is left alone: then something else fills the disk. Raises OSError.
+        """
+        if self._root is None:
+            return
+        found = os.statvfs(self._root)
+        floor = min(FLOOR_BYTES, found.f_blocks * found.f_frsize // FLOOR_PARTS)
+        was_low, self._is_low = self._is_low, found.f_bavail * found.f_frsize < floor
+        if not self._is_low or self._hog in self._watched:
+            return
+        sizes = {each.attempt_id: _bytes_held(each) for each in list(self._watched.values())}
+        largest = max(sizes, key=lambda each: sizes[each], default="")
+        if largest and sizes[largest] >= floor:
+            self._hog = largest
+            self._hogs.put(largest)
+        elif not was_low:
+            log.error("disk_nearly_full root=%s, and no attempt holds much of it", self._root)
+
+    def next_hog(self) -> str | None:
+        """An attempt that fills the disk, each told once; None if there is none."""
+        return None if self._hogs.empty() else self._hogs.get()
 
     def take(self) -> None:
         """Take a sample of every attempt whose time has come."""
@@ -163,10 +213,14 @@ class Sampler:
         for watched in list(self._watched.values()):
             if watched.next_at > now:
                 continue
-            if watched.group is None and not table:
-                table = list(processes.all_processes())
             watched.next_at = now + watched.every_s
-            sample = self._sample(watched, table)
+            try:
+                if watched.group is None and not table:
+                    table = list(processes.all_processes())
+                sample = self._sample(watched, table)
+            except OSError as error:  # of one attempt; the others have nothing to do with it
+                log.warning("not_sampled attempt=%s error=%s", watched.attempt_id, error)
+                continue
             # The next attempt may have its group already, and its folder may be removed.
             if watched.attempt_id in self._watched:
                 with suppress(OSError):
@@ -235,6 +289,48 @@ def disk_used_percent(path: str) -> float | None:
     used = found.f_blocks - found.f_bfree
     whole = used + found.f_bavail
     return round(100 * used / whole, 1) if whole else None
+
+
+def bytes_below(folder: str) -> int:
+    """What the files below a folder take on their disk; what cannot be looked at is not counted."""
+    size = 0
+    held: list[int] = []
+    waiting = [folder]
+    try:
+        while waiting:
+            path = waiting.pop()
+            if len(path) > PATH_LONG:
+                with suppress(OSError):
+                    held.append(os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC))
+                    path = f"/proc/self/fd/{held[-1]}"
+            with suppress(OSError), os.scandir(path) as entries:
+                for entry in entries:
+                    with suppress(OSError):
+                        size += entry.stat(follow_symlinks=False).st_blocks * _BLOCK_BYTES
+                        if entry.is_dir(follow_symlinks=False):
+                            waiting.append(entry.path)
+    finally:
+        for file in held:
+            os.close(file)
+    return size
+
+
+def _bytes_held(watched: Watched) -> int:
+    """What an attempt takes on the disk, files that are open and in no folder any more included."""
+    if watched.group is None:
+        pids = _descendants(watched.pid, list(processes.all_processes()))
+    else:
+        pids = watched.group.pids()
+    device = os.stat(watched.folder).st_dev
+    unseen: dict[int, int] = {}
+    for pid in pids:
+        with suppress(OSError):
+            for name in os.listdir(f"/proc/{pid}/fd"):
+                with suppress(OSError):
+                    found = os.stat(f"/proc/{pid}/fd/{name}")
+                    if found.st_nlink == 0 and found.st_dev == device:
+                        unseen[found.st_ino] = found.st_blocks * _BLOCK_BYTES
+    return bytes_below(watched.folder) + sum(unseen.values())
 
 
 def _descendants(pid: int, table: Iterable[processes.Process]) -> set[int]:

@@ -4,6 +4,7 @@ Each turn takes in what the gateway said and which children ended, makes all of 
 write, and only then spawns and tells. A burst costs one write, not one per attempt.
 """
 
+import errno
 import logging
 import os
 import selectors
@@ -21,7 +22,12 @@ from gateway.batch.executor.abilities import missing_abilities
 from gateway.batch.executor.containers import Containers
 from gateway.batch.executor.control_groups import ControlGroups
 from gateway.batch.executor.folders import SOCKET
-from gateway.batch.executor.isolation import Isolation, IsolationUnavailable, isolation_named
+from gateway.batch.executor.isolation import (
+    Isolation,
+    IsolationUnavailable,
+    isolation_named,
+    with_folders,
+)
 from gateway.batch.executor.ledger import Committed, Ledger, lost
 from gateway.batch.executor.runner import Runner
 from gateway.clock import Clock
@@ -44,6 +50,7 @@ class Connection:
         peer.setblocking(False)
         self.socket = peer
         self.greeted = False
+        self.watched_for_writing = False
         self._unframer = frames.Unframer()
         self._out = bytearray()
 
@@ -124,6 +131,7 @@ class Server:
         self._on_turn = on_turn
         self._monotonic = monotonic
         self._asked_isolation = asked_isolation
+        self._asked_folders: tuple[str, ...] = ()
         self._runner = Runner(
             root,
             isolation=isolation,
@@ -167,6 +175,7 @@ class Server:
                 self._attend(key.fileobj, mask)
             self._on_turn(self._runner)
             self._runner.expire()
+            self._runner.make_room()
             for ended in self._runner.reap():
                 self._ledger.end(ended)
             self._act_on(self._commit())
@@ -240,7 +249,8 @@ class Server:
             self._line = None
 
     def _watch_writing(self) -> None:
-        if self._line is not None:
+        if self._line is not None and self._line.wants_writing != self._line.watched_for_writing:
+            self._line.watched_for_writing = self._line.wants_writing
             writing = selectors.EVENT_WRITE if self._line.wants_writing else 0
             self._selector.modify(self._line.socket, selectors.EVENT_READ | writing)
 
@@ -264,12 +274,15 @@ class Server:
         if hello.protocol != frames.PROTOCOL:
             self._leave_soon()  # the other side is newer or older; its own executor comes next
             self._refuse(line, f"this executor speaks protocol {frames.PROTOCOL}")
-        if hello.isolation != self._asked_isolation:
+        asked = (hello.isolation, hello.folders)
+        if asked != (self._asked_isolation, self._asked_folders):
             try:
-                self._runner.isolation = isolation_named(hello.isolation, root=self._root)
+                isolation = isolation_named(hello.isolation, root=self._root)
+                isolation = with_folders(isolation, hello.folders, root=self._root)
             except IsolationUnavailable as error:
                 self._refuse(line, str(error))
-            self._asked_isolation = hello.isolation
+            self._runner.isolation = isolation
+            self._asked_isolation, self._asked_folders = asked
         line.greeted = True
         line.send(self._welcome())
         started = [running.started for running in self._runner.running.values()]
@@ -321,7 +334,11 @@ class Server:
         self._tell(started, ended)
 
     def _commit(self) -> Committed:
-        """Make everything durable; nothing is spawned or told if that fails, and it is retried."""
+        """Make everything durable; nothing is spawned or told if that fails, and it is retried.
+
+        Where there is no room for it, what failed attempts left in their work folders goes: else
+        nobody could ever be told that they are over, and so remove it.
+        """
         if self._ledger.is_dirty and self._monotonic() < self._retry_at:
             return Committed()
         try:
@@ -329,6 +346,8 @@ class Server:
         except OSError as error:
             log.error("not_journalled error=%s", error)  # noqa: TRY400  # the sentence says it all
             self._retry_at = self._monotonic() + RETRY_S
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                self._runner.remove_work(self._ledger.failed_unwritten())
             return Committed()
 
     def _act_on(self, committed: Committed) -> None:

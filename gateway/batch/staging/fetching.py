@@ -3,8 +3,14 @@
 Why from anywhere the gateway's machine reaches, private addresses too: packages lie on the web
 servers of one's own network, and the command that the package is for has the same network itself.
 What comes back is shown to nobody; it is unpacked, or refused as no archive.
+
+Why several bounds of time: a server that sends a byte now and then is never silent. So an answer
+must begin within ANSWER_S_MAX, every PORTION_BYTES of it must come within PORTION_S_MAX, and all
+tries together may take FETCH_S_MAX.
 """
 
+from asyncio import IncompleteReadError
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -17,14 +23,13 @@ from gateway.batch.staging import StagingFailed
 BYTES_MAX: Final = 2 * 2**30
 FETCH_S_MAX: Final = 600.0
 CONNECT_S_MAX: Final = 10.0
-SILENCE_S_MAX: Final = 60.0
+ANSWER_S_MAX: Final = 60.0
+PORTION_BYTES: Final = 256 * 1024
+PORTION_S_MAX: Final = 30.0
 TRIES: Final = 3
 PAUSE_S: Final = 1.0
 REDIRECTS_MAX: Final = 5
-CHUNK: Final = 1 << 20
-_TIMEOUT: Final = aiohttp.ClientTimeout(
-    total=None, sock_connect=CONNECT_S_MAX, sock_read=SILENCE_S_MAX
-)
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S_MAX)
 _FINAL_STATUS: Final = range(400, 500)
 
 
@@ -32,17 +37,27 @@ class _Hopeless(StagingFailed):
     """What another try would not mend."""
 
 
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a server may take, in seconds; see above. pause_s: before another try."""
+
+    fetch_s_max: float = FETCH_S_MAX
+    answer_s_max: float = ANSWER_S_MAX
+    portion_s_max: float = PORTION_S_MAX
+    pause_s: float = PAUSE_S
+
+
 async def fetch_http(
-    url: str, target: Path, *, bytes_max: int = BYTES_MAX, pause_s: float = PAUSE_S
+    url: str, target: Path, *, bytes_max: int = BYTES_MAX, patience: Patience = Patience()
 ) -> None:
     """Fetch a file to `target`, which is replaced; tried three times.
 
     bytes_max: more are refused. Raises StagingFailed, or OSError of the disk.
     """
-    with anyio.move_on_after(FETCH_S_MAX):
+    with anyio.move_on_after(patience.fetch_s_max):
         for rest in reversed(range(TRIES)):
             try:
-                return await _fetch(url, target, bytes_max=bytes_max)
+                return await _fetch(url, target, bytes_max=bytes_max, patience=patience)
             except _Hopeless:
                 raise
             except (StagingFailed, aiohttp.ClientError, TimeoutError) as error:
@@ -50,28 +65,39 @@ async def fetch_http(
                     raise StagingFailed(
                         f"`{shown(url)}` cannot be fetched: {_why(error)}"
                     ) from error
-            await anyio.sleep(pause_s)
-    raise StagingFailed(f"`{shown(url)}` cannot be fetched: it took over {FETCH_S_MAX:.0f} s.")
+            await anyio.sleep(patience.pause_s)
+    raise StagingFailed(
+        f"`{shown(url)}` cannot be fetched: it took over {patience.fetch_s_max:g} s."
+    )
 
 
-async def _fetch(url: str, target: Path, *, bytes_max: int) -> None:
-    async with (
-        aiohttp.ClientSession(timeout=_TIMEOUT, auto_decompress=False) as session,
-        session.get(url, max_redirects=REDIRECTS_MAX) as answer,
-    ):
-        if answer.status in _FINAL_STATUS:
-            raise _Hopeless(f"`{shown(url)}` was answered with status {answer.status}.")
-        if answer.status != 200:  # noqa: PLR2004  # OK
-            raise StagingFailed(f"it was answered with status {answer.status}.")
-        if (answer.content_length or 0) > bytes_max:
-            raise _Hopeless(f"`{shown(url)}` is larger than {bytes_max} bytes.")
-        written = 0
-        async with await anyio.open_file(target, "wb") as file:
-            async for chunk in answer.content.iter_chunked(CHUNK):
-                written += len(chunk)
-                if written > bytes_max:
-                    raise _Hopeless(f"`{shown(url)}` is larger than {bytes_max} bytes.")
-                await file.write(chunk)
+async def _fetch(url: str, target: Path, *, bytes_max: int, patience: Patience) -> None:
+    async with aiohttp.ClientSession(timeout=_TIMEOUT, auto_decompress=False) as session:
+        with anyio.fail_after(patience.answer_s_max):
+            answer = await session.get(url, max_redirects=REDIRECTS_MAX)
+        async with answer:
+            if answer.status in _FINAL_STATUS:
+                raise _Hopeless(f"`{shown(url)}` was answered with status {answer.status}.")
+            if answer.status != 200:  # noqa: PLR2004  # OK
+                raise StagingFailed(f"it was answered with status {answer.status}.")
+            if (answer.content_length or 0) > bytes_max:
+                raise _Hopeless(f"`{shown(url)}` is larger than {bytes_max} bytes.")
+            written = 0
+            async with await anyio.open_file(target, "wb") as file:
+                while portion := await _portion(answer.content, s_max=patience.portion_s_max):
+                    written += len(portion)
+                    if written > bytes_max:
+                        raise _Hopeless(f"`{shown(url)}` is larger than {bytes_max} bytes.")
+                    await file.write(portion)
+
+
+async def _portion(content: aiohttp.StreamReader, *, s_max: float) -> bytes:
+    """The next portion, which is shorter at the end. Raises TimeoutError."""
+    try:
+        with anyio.fail_after(s_max):
+            return await content.readexactly(PORTION_BYTES)
+    except IncompleteReadError as end:
+        return end.partial
 
 
 def shown(url: str) -> str:
@@ -85,7 +111,7 @@ def _why(error: Exception) -> str:
     if isinstance(error, StagingFailed):
         return str(error)
     if isinstance(error, TimeoutError):
-        return "nothing was heard for too long."
+        return "the server is too slow, or silent."
     if isinstance(error, aiohttp.ClientConnectorError):
         return f"the server cannot be reached ({type(error).__name__})."
     return f"the server did not answer as HTTP asks ({type(error).__name__})."

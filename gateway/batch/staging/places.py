@@ -24,7 +24,8 @@ DISKS: Final = "disks"
 PACKAGE: Final = "package"
 STAGED: Final = "staged.json"
 WORKSPACE: Final = "workspace"
-OF_THE_ATTEMPT: Final = (WORK, INPUTS, OUTPUTS, DISKS, PACKAGE, STAGED)
+UNFINISHED: Final = "unfinished"
+OF_THE_ATTEMPT: Final = (WORK, INPUTS, OUTPUTS, DISKS, PACKAGE, STAGED, UNFINISHED)
 """What staging and the command leave in the folder of an attempt: all but its logs."""
 GLOBAL_WORKSPACE: Final = "GLOBAL_WORKSPACE"
 
@@ -50,7 +51,8 @@ class Input(NamedTuple):
 class Order:
     """What one attempt needs. attempt: its folder. node: what its node keeps; None if elastic.
 
-    keys, env_keys: those of the task and of its environment.
+    keys, env_keys: those of the task and of its environment. package_path: where its package really
+    is, if the task tells it only masked. owner_uin: the account that it counts for.
     """
 
     task: datatypes.Task
@@ -59,6 +61,8 @@ class Order:
     node: Path | None = None
     keys: Keys | None = None
     env_keys: Keys | None = None
+    package_path: str = ""
+    owner_uin: str = ""
 
 
 def needs_staging(task: datatypes.Task, env: EnvStorage) -> bool:
@@ -136,17 +140,25 @@ def _disks(task: datatypes.Task, env: EnvStorage) -> Sequence[datatypes.MountDat
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """A path that the command knows, as we find it: `parts` below the folder `root`."""
+    """A path that the command knows, as we find it: `parts` below a folder of ours, `root`.
+
+    given: how many of the parts were made for the command; what follows is its own doing.
+    """
 
     root: Path
     parts: tuple[str, ...]
+    given: int
 
 
-def find_spot(path: str, *, work: Path, mounts: Sequence[Mount]) -> Spot | None:
-    """Where a path that the command can write to really is; None if it cannot.
+def find_spot(
+    path: str, *, work: Path, mounts: Sequence[Mount], within: Sequence[Path]
+) -> Spot | None:
+    """Where a path that the command can write to really is; None if it cannot, or if that is in
+    none of the folders `within`, which only we can change.
 
     What is in no mount and not in the working folder belongs to the attempt alone, and went with
-    it.
+    it. Why nothing elsewhere: in a share of a file server a command may put links where folders
+    were, and others may keep there what the command could not read.
     """
     wanted = clean(path)
     places = [Mount(str(work), SANDBOX_WORK, writable=True), *mounts]
@@ -154,8 +166,12 @@ def find_spot(path: str, *, work: Path, mounts: Sequence[Mount]) -> Spot | None:
     nearest = max(above, key=lambda each: len(each.target), default=None)
     if nearest is None or not nearest.writable:
         return None
-    rest = wanted[len(nearest.target) :]
-    return Spot(Path(nearest.source), tuple(part for part in rest.split("/") if part))
+    rest = tuple(part for part in wanted[len(nearest.target) :].split("/") if part)
+    for root in within:
+        if Path(nearest.source).is_relative_to(root):
+            given = Path(nearest.source).relative_to(root).parts
+            return Spot(root, (*given, *rest), len(given))
+    return None
 
 
 def clean(path: str) -> str:

@@ -3,9 +3,15 @@
 All of it can be done again from the start: until the note that it is done is there, nobody runs in
 the folder, and what an interrupted preparation left is removed first. After that nothing is touched
 any more, because the engine may have the attempt already.
+
+It counts towards neither the task's Timeout, which begins with its command, nor any other limit of
+the task. What a stranger's server or archive could draw out has bounds of its own: so long for a
+package to come, so long to be unpacked. A bucket's folders take as long as they take: the bucket is
+the operator's, and whoever does not want to wait terminates the job.
 """
 
 import os
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
@@ -18,11 +24,11 @@ import msgspec
 from gateway.batch.engines import Mount
 from gateway.batch.executor.folders import WORK
 from gateway.batch.staging import StagingFailed, fetching, in_words
+from gateway.batch.staging.archives import Archives
 from gateway.batch.staging.folders import make_passable, make_readable, remove_trees
 from gateway.batch.staging.packages import unpack
 from gateway.batch.staging.places import (
     OF_THE_ATTEMPT,
-    PACKAGE,
     STAGED,
     Input,
     Order,
@@ -30,6 +36,7 @@ from gateway.batch.staging.places import (
     is_package,
     writable_mounts,
 )
+from gateway.batch.staging.shares import Shares
 from gateway.batch.storage import (
     NfsPath,
     Storage,
@@ -38,6 +45,8 @@ from gateway.batch.storage import (
 )
 
 AT_ONCE: Final = 8
+AT_ONCE_OF_ONE: Final = 6
+UNPACK_S_MAX: Final = 600.0
 T = TypeVar("T")
 
 
@@ -50,44 +59,73 @@ class FileServers(Protocol):
 
 
 class Preparer:
-    """Prepares attempts, a few at once."""
+    """Prepares attempts: many wait for packages at once, and only a few read and write files."""
 
-    def __init__(self, storage: Storage, servers: FileServers) -> None:
+    def __init__(
+        self, storage: Storage, servers: FileServers, *, unpack_s_max: float = UNPACK_S_MAX
+    ) -> None:
         self._storage = storage
         self._servers = servers
-        self._places = anyio.CapacityLimiter(AT_ONCE)
+        self._unpack_s_max = unpack_s_max
+        self._archives = Archives(self._fetch)
+        self._shares = Shares(AT_ONCE, of_one=AT_ONCE_OF_ONE)
         self._threads = anyio.CapacityLimiter(AT_ONCE)
 
     async def prepare(self, order: Order) -> tuple[Mount, ...]:
         """Have everything there that an attempt needs; returns what is mounted for it.
 
         Raises OSError, see `in_words`, if something cannot be had. It can be cancelled between its
-        steps.
+        steps, and while it fetches or unpacks a package.
         """
-        async with self._places:
-            mounts = await self._in_thread(lambda: read_staged(order.attempt))
-            if mounts is None:
-                await self._in_thread(lambda: _begin(order.attempt))
-                if is_package(order.task):
-                    await self._bring_package(order)
-                mounts = await self._in_thread(lambda: self._make_mounts(order))
-                await self._in_thread(lambda: _write_staged(order.attempt, mounts))
-            return mounts
+        mounts = await self._in_thread(order, lambda: read_staged(order.attempt))
+        if mounts is None:
+            await self._in_thread(order, lambda: _begin(order.attempt))
+            if is_package(order.task):
+                async with self._archives.archive(order) as archive:
+                    await self._unpack(order, archive)
+            mounts = await self._in_thread(order, lambda: self._make_mounts(order))
+            await self._in_thread(order, lambda: _write_staged(order.attempt, mounts))
+        return mounts
 
-    async def _bring_package(self, order: Order) -> None:
-        url = order.task.application.package_path or ""
-        archive = order.attempt / PACKAGE
+    async def _fetch(self, order: Order, archive: Path) -> None:
+        url = order.package_path or order.task.application.package_path or ""
         if url.startswith("cos://"):
             path = parse_cos_file(url)
             keys = order.keys or order.env_keys
             most = fetching.BYTES_MAX
             await self._in_thread(
-                lambda: self._storage.fetch_file(path, archive, keys=keys, bytes_max=most)
+                order, lambda: self._storage.fetch_file(path, archive, keys=keys, bytes_max=most)
             )
         else:
             await fetching.fetch_http(url, archive)
-        await self._in_thread(lambda: unpack(archive, order.attempt / WORK))
-        await self._in_thread(archive.unlink)
+
+    async def _unpack(self, order: Order, archive: Path) -> None:
+        """Unpack in a thread that stops when this is cancelled, or after UNPACK_S_MAX."""
+        stopped = threading.Event()
+
+        async def stop_when_cancelled() -> None:
+            try:
+                await anyio.sleep_forever()
+            finally:
+                stopped.set()
+
+        failure: OSError | None = None
+        async with self._shares.place(order.owner_uin):
+            with anyio.move_on_after(self._unpack_s_max) as in_time:
+                async with anyio.create_task_group() as watch:
+                    watch.start_soon(stop_when_cancelled)
+                    try:
+                        await self._run(
+                            lambda: unpack(archive, order.attempt / WORK, is_stopped=stopped.is_set)
+                        )
+                    except OSError as error:
+                        failure = error
+                    watch.cancel_scope.cancel()
+                await anyio.lowlevel.checkpoint_if_cancelled()
+        if in_time.cancelled_caught:
+            raise StagingFailed(f"The package takes over {self._unpack_s_max:g} s to unpack.")
+        if failure is not None:
+            raise failure
 
     def _make_mounts(self, order: Order) -> tuple[Mount, ...]:
         wanted, own = inputs(order), tuple(writable_mounts(order))
@@ -123,7 +161,11 @@ class Preparer:
             ) from error
         return Mount(str(folder), wanted.target)
 
-    async def _in_thread(self, do: Callable[[], T]) -> T:
+    async def _in_thread(self, order: Order, do: Callable[[], T]) -> T:
+        async with self._shares.place(order.owner_uin):
+            return await self._run(do)
+
+    async def _run(self, do: Callable[[], T]) -> T:
         done = await anyio.to_thread.run_sync(do, limiter=self._threads)
         await anyio.lowlevel.checkpoint_if_cancelled()
         return done

@@ -15,7 +15,13 @@ from gateway.batch.staging import StagingFailed
 
 BLOCK: Final = 512
 HEADER_BYTES_MAX: Final = 1_048_576
+HEADERS_BYTES_MAX: Final = 64 * 2**20
+HEADERS_PER_ENTRY: Final = 3
+"""An extended header, a long name and a long link: more than this on average means harm."""
 _NUMBER_BYTES_MAX: Final = 8
+_LENGTH_DIGITS_MAX: Final = 7
+_HEEDED: Final = {b"path", b"linkpath", b"size"}
+SPARSE: Final = "GNU.sparse"
 _EXTENDED: Final = {b"x", b"L", b"K"}
 _IGNORED: Final = {b"g"}  # remarks on the whole archive
 
@@ -67,10 +73,13 @@ class Tarball:
     Read an entry's content before going on to the next; what is left of it is skipped.
     """
 
-    def __init__(self, stream: Reader) -> None:
+    def __init__(self, stream: Reader, *, entries_max: int) -> None:
+        """entries_max: of entries that may be, by which the extended headers are bounded, too."""
         self._stream = stream
         self._left = 0
         self._padding = 0
+        self._headers_left = HEADERS_PER_ENTRY * entries_max
+        self._headers_bytes_left = HEADERS_BYTES_MAX
 
     def __iter__(self) -> Iterator[Entry]:
         """Go through the archive. Raises StagingFailed for what is no tar archive."""
@@ -78,8 +87,7 @@ class Tarball:
         while (header := self._header()) is not None:
             flag, size = header[156:157], _number(header[124:136])
             if flag in _EXTENDED | _IGNORED:
-                if size > HEADER_BYTES_MAX:
-                    raise StagingFailed("The package has a header that is too large.")
+                self._count_header(size)
                 self._expect(size)
                 content = self.read(size)
                 if flag not in _IGNORED:
@@ -98,6 +106,14 @@ class Tarball:
             raise _broken()
         self._left -= len(data)
         return data
+
+    def _count_header(self, size: int) -> None:
+        if size > HEADER_BYTES_MAX:
+            raise StagingFailed("The package has a header that is too large.")
+        self._headers_left -= 1
+        self._headers_bytes_left -= size
+        if self._headers_left < 0 or self._headers_bytes_left < 0:
+            raise StagingFailed("The package has too many extended headers.")
 
     def _expect(self, size: int) -> None:
         self._left = size
@@ -129,7 +145,7 @@ def _is_header(block: bytes) -> bool:
 def _entry(header: bytes, said: dict[str, str]) -> Entry:
     """An entry by its header and by what the extended headers before it said."""
     kind = _KINDS.get(header[156:157])
-    if kind is None or any(key.startswith("GNU.sparse") for key in said):
+    if kind is None or SPARSE in said:
         raise StagingFailed("The package has a device, or something else that is no plain file.")
     prefix = _text(header[345:500]) if header[257:263] == b"ustar\0" else ""
     name = said.get("path") or "/".join(part for part in (prefix, _text(header[:100])) if part)
@@ -147,21 +163,28 @@ def _entry(header: bytes, said: dict[str, str]) -> Entry:
 
 
 def _said(flag: bytes, content: bytes) -> dict[str, str]:
-    """What an extended header says of the next entry."""
+    """What an extended header says of the next entry, as far as anybody here cares.
+
+    Why the rest is not kept: there may be millions of records.
+    """
     if flag == b"L":
         return {"path": _text(content)}
     if flag == b"K":
         return {"linkpath": _text(content)}
     said = {}
-    while content:
-        digits, _, _ = content.partition(b" ")
+    at = 0
+    while at < len(content):
+        digits = content[at : at + _LENGTH_DIGITS_MAX + 1].partition(b" ")[0]
         length = _decimal(digits.decode("ascii", "replace"))
-        record = content[:length]
+        record = content[at : at + length]
         if length <= len(digits) + 1 or len(record) < length or not record.endswith(b"\n"):
             raise _broken()
         key, _, value = record[len(digits) + 1 : -1].partition(b"=")
-        said[key.decode(errors="replace")] = value.decode(errors="surrogateescape")
-        content = content[length:]
+        if key in _HEEDED:
+            said[key.decode()] = value.decode(errors="surrogateescape")
+        elif key.startswith(b"GNU.sparse"):
+            said[SPARSE] = ""
+        at += length
     return said
 
 

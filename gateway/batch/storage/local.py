@@ -2,40 +2,59 @@
 
 import errno
 import os
-import shutil
+from contextlib import suppress
 from pathlib import Path
+from threading import Lock
+from typing import BinaryIO
 
 from gateway.batch.storage import (
     PART_MB,
     WORKERS,
+    Halted,
     Keys,
     RemoteFile,
     RemotePath,
     is_file_name,
+    never,
     trees,
 )
 
 WORKERS_MAX = 32
+BUCKETS_KNOWN_MAX = 1_000
+ASIDE = ".qcs-unfinished"
+"""The folder of files that are being written. No bucket has such a name; one that lies on another
+file system has its own, at its top."""
 
 
 class LocalStorage:
     """A `Storage` that keeps buckets as folders under `root`; a bucket comes with its first file.
 
     Keys are ignored: whoever may call the gateway may name any bucket. No link below `root` is
-    followed.
+    followed. What a crash left unfinished is removed with the next file that is put.
     """
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._opened: dict[str, Path] = {}
+        self._opening = Lock()
 
     def put_file(
-        self, source: Path, *, folder: RemotePath, name: str, keys: Keys | None = None
+        self,
+        source: Path,
+        *,
+        folder: RemotePath,
+        name: str,
+        keys: Keys | None = None,
+        halted: Halted = never,
     ) -> None:
         """See `Storage.put_file`."""
         if not is_file_name(name):
             raise trees.problem(errno.EACCES, f"`{name}` cannot be the name of a file.")
-        self._root.mkdir(parents=True, exist_ok=True)
-        self._put(source.parent, source.name, target=[*_parts(folder), name])
+        parts = _parts(folder)
+        aside = self._aside(folder.bucket)
+        _check_top([*parts, name])
+        with trees.naming(source.name), trees.open_file(source.parent, [source.name]) as content:
+            self._put(content, target=[*parts, name], aside=aside, halted=halted)
 
     def put_tree(
         self,
@@ -45,38 +64,59 @@ class LocalStorage:
         keys: Keys | None = None,
         workers: int = WORKERS,
         part_mb: int = PART_MB,
+        halted: Halted = never,
     ) -> tuple[str, ...]:
         """See `Storage.put_tree`."""
-        above = _parts(folder)
-        self._root.mkdir(parents=True, exist_ok=True)
-        tree = trees.Tree(source)
+        above, aside = _parts(folder), self._aside(folder.bucket)
+        tree = trees.Tree(source, halted=halted)
 
         def put(item: tuple[str, str]) -> None:
             name, origin = item
-            trees.check_key(f"{folder.key}{name}")
             target = [*above, *name.rstrip("/").split("/")]
-            if origin:
-                self._put(source, origin, target=target)
-            else:
-                with trees.naming(name):
+            with tree.sparing(), trees.naming(name):
+                trees.check_key(f"{folder.key}{name}")
+                _check_top(target)
+                if not origin:
                     trees.make_folder(self._root, target)
+                    return
+                with tree.open(origin) as content:
+                    if content is not None:
+                        self._put(content, target=target, aside=aside, halted=halted)
 
         trees.for_each(tree.files(), put, workers=_clamped(workers))
+        tree.raise_failures()
         return tuple(tree.left_out)
 
-    def _put(self, source: Path, origin: str, *, target: list[str]) -> None:
-        parts = origin.split("/")
-        with (
-            trees.naming(origin),
-            trees.open_file(source, parts) as content,
-            trees.new_file(self._root, target, durable=True) as file,
-        ):
-            shutil.copyfileobj(content, file, trees.CHUNK_BYTES)
+    def _put(self, content: BinaryIO, *, target: list[str], aside: Path, halted: Halted) -> None:
+        with trees.new_file(self._root, target, durable=True, aside=aside) as file:
+            trees.copy(content, file, halted=halted, floor=True)
+
+    def _aside(self, bucket: str) -> Path:
+        """The folder for what is being written to a bucket, on its file system; made and swept."""
+        with self._opening:
+            if bucket not in self._opened or not self._opened[bucket].is_dir():
+                if len(self._opened) >= BUCKETS_KNOWN_MAX:
+                    self._opened.clear()
+                self._opened[bucket] = self._open_aside(bucket)
+            return self._opened[bucket]
+
+    def _open_aside(self, bucket: str) -> Path:
+        with trees.naming(bucket):
+            self._root.mkdir(parents=True, exist_ok=True)
+            top = self._root
+            with suppress(FileNotFoundError), trees.folder_below(self._root, [bucket]) as opened:
+                if os.fstat(opened).st_dev != top.stat().st_dev:
+                    top /= bucket
+            aside = top / ASIDE
+            trees.make_folder(top, [ASIDE])
+            aside.chmod(0o700)
+        trees.sweep(aside)
+        return aside
 
     def fetch_tree(self, folder: RemotePath, target: Path, *, keys: Keys | None = None) -> None:
         """See `Storage.fetch_tree`."""
         source = self.find_folder(folder)
-        tree = trees.Tree(source)
+        tree = trees.Tree(source, hidden="" if folder.key else ASIDE)
 
         def fetch(item: tuple[str, str]) -> None:
             name, origin = item
@@ -89,9 +129,10 @@ class LocalStorage:
                     trees.open_file(source, origin.split("/")) as content,
                     trees.new_file(target, parts, durable=False) as file,
                 ):
-                    shutil.copyfileobj(content, file, trees.CHUNK_BYTES)
+                    trees.copy(content, file, halted=never)
 
         trees.for_each(tree.files(), fetch, workers=WORKERS)
+        tree.raise_failures()
         if tree.left_out:
             raise trees.problem(errno.EACCES, f"`{tree.left_out[0]}` is not a file of the bucket.")
 
@@ -107,7 +148,7 @@ class LocalStorage:
         ):
             if os.fstat(content.fileno()).st_size > bytes_max:
                 raise trees.problem(errno.EFBIG, f"`{path}` is larger than {bytes_max} bytes.")
-            shutil.copyfileobj(content, file, trees.CHUNK_BYTES)
+            trees.copy(content, file, halted=never)
 
     def find_folder(self, folder: RemotePath) -> Path:
         """See `Storage.find_folder`: it is always there, and never has to be fetched."""
@@ -127,6 +168,12 @@ def _parts(path: RemotePath | RemoteFile) -> list[str]:
         return trees.local_parts(f"{path.bucket}/{key}" if key else path.bucket)
     except OSError:
         raise trees.problem(errno.EACCES, f"`{path}` leads out of its bucket.") from None
+
+
+def _check_top(target: list[str]) -> None:
+    """Refuse the one name at the top of a bucket that is taken."""
+    if target[1:2] == [ASIDE]:
+        raise trees.problem(errno.EINVAL, f"`{ASIDE}` is a name that no bucket here can hold.")
 
 
 def _clamped(workers: int) -> int:

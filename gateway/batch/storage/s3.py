@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from io import RawIOBase
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,10 +21,12 @@ from botocore.exceptions import BotoCoreError, ClientError
 from gateway.batch.storage import (
     PART_MB,
     WORKERS,
+    Halted,
     Keys,
     RemoteFile,
     RemotePath,
     is_file_name,
+    never,
     trees,
 )
 from gateway.batch.storage.s3_clients import TRIES, Client, Clients, in_words
@@ -46,14 +49,21 @@ class S3Storage:
         self._clients = clients
 
     def put_file(
-        self, source: Path, *, folder: RemotePath, name: str, keys: Keys | None = None
+        self,
+        source: Path,
+        *,
+        folder: RemotePath,
+        name: str,
+        keys: Keys | None = None,
+        halted: Halted = never,
     ) -> None:
         """See `Storage.put_file`."""
         if not is_file_name(name):
             raise trees.problem(errno.EACCES, f"`{name}` cannot be the name of a file.")
         target = RemoteFile(folder.bucket, f"{folder.key}{name}")
         with trees.naming(source.name), trees.open_file(source.parent, [source.name]) as file:
-            self._upload(file, target, keys=keys, part=PART_MB * MB, workers=WORKERS)
+            how = _How(keys, PART_MB * MB, WORKERS, halted)
+            self._upload(file, target, how=how)
 
     def put_tree(
         self,
@@ -63,28 +73,34 @@ class S3Storage:
         keys: Keys | None = None,
         workers: int = WORKERS,
         part_mb: int = PART_MB,
+        halted: Halted = never,
     ) -> tuple[str, ...]:
         """See `Storage.put_tree`. Large files go one after the other, their parts at once."""
         workers = min(max(workers, 1), WORKERS_MAX)
         part = min(max(part_mb, PART_MB_MIN), PART_MB_MAX) * MB
-        tree, large = trees.Tree(source), list[tuple[str, str]]()
+        how = _How(keys, part, workers, halted)
+        tree, large = trees.Tree(source, halted=halted), list[tuple[str, str]]()
 
         def put(item: tuple[str, str], *, may_wait: bool = True) -> None:
             name, origin = item
             target = RemoteFile(folder.bucket, f"{folder.key}{name}")
-            trees.check_key(target.key)
-            if not origin:
-                self._mark_folder(target, keys=keys)
-                return
-            with trees.naming(origin), trees.open_file(source, origin.split("/")) as file:
-                if may_wait and _size(file) > part:
-                    large.append(item)
+            with tree.sparing():
+                trees.check_key(target.key)
+                if not origin:
+                    self._mark_folder(target, keys=keys)
                     return
-                self._upload(file, target, keys=keys, part=part, workers=workers)
+                with tree.open(origin) as file, trees.naming(origin):
+                    if file is None:
+                        return
+                    if may_wait and _size(file) > part:
+                        large.append(item)
+                        return
+                    self._upload(file, target, how=how)
 
         trees.for_each(tree.files(), put, workers=workers)
         for item in large:
             put(item, may_wait=False)
+        tree.raise_failures()
         return tuple(tree.left_out)
 
     def fetch_tree(self, folder: RemotePath, target: Path, *, keys: Keys | None = None) -> None:
@@ -140,16 +156,20 @@ class S3Storage:
         if not is_there:
             raise trees.problem(errno.ENOENT, f"The folder `{folder}` does not exist.")
 
-    def _upload(
-        self, file: BinaryIO, target: RemoteFile, *, keys: Keys | None, part: int, workers: int
-    ) -> None:
-        size = _size(file)
+    def _upload(self, file: BinaryIO, target: RemoteFile, *, how: "_How") -> None:
+        try:
+            self._upload_unless_halted(file, target, how=how)
+        except _Unwanted:
+            trees.check_wanted(how.halted)
+
+    def _upload_unless_halted(self, file: BinaryIO, target: RemoteFile, *, how: "_How") -> None:
+        size, part = _size(file), how.part
         if size > OBJECT_BYTES_MAX:
             raise trees.problem(errno.EFBIG, f"`{target}` is larger than a bucket can hold.")
-        client, to = self._clients.of(keys), {"Bucket": target.bucket, "Key": target.key}
+        client, to = self._clients.of(how.keys), {"Bucket": target.bucket, "Key": target.key}
         with in_words(str(target)):
             if size <= part:
-                client.put_object(Body=_Section(file, start=0, size=size), **to)
+                client.put_object(Body=_Section(file, start=0, size=size, halted=how.halted), **to)
                 return
             part = max(part, math.ceil(size / PARTS_MAX))
             upload_id = client.create_multipart_upload(**to)["UploadId"]
@@ -158,13 +178,14 @@ class S3Storage:
 
                 def upload(number: int) -> None:
                     start = (number - 1) * part
-                    body = _Section(file, start=start, size=min(part, size - start))
+                    length = min(part, size - start)
+                    body = _Section(file, start=start, size=length, halted=how.halted)
                     answer = client.upload_part(
                         Body=body, PartNumber=number, UploadId=upload_id, **to
                     )
                     tags[number] = answer["ETag"]
 
-                trees.for_each(range(1, math.ceil(size / part) + 1), upload, workers=workers)
+                trees.for_each(range(1, math.ceil(size / part) + 1), upload, workers=how.workers)
                 parts = [{"PartNumber": each, "ETag": tags[each]} for each in sorted(tags)]
                 client.complete_multipart_upload(
                     UploadId=upload_id, MultipartUpload={"Parts": parts}, **to
@@ -213,6 +234,18 @@ class S3Storage:
                 rest = {"Range": f"bytes={file.tell()}-", "IfMatch": answer.get("ETag", "*")}
 
 
+@dataclass(frozen=True, slots=True)
+class _How:
+    """How files are uploaded. part: size of the parts of a large one, in bytes; workers: how many
+    of them at once.
+    """
+
+    keys: Keys | None
+    part: int
+    workers: int
+    halted: Halted
+
+
 def _abort(client: Client, **upload: str) -> None:
     """Have the service drop the parts of an upload; one that we cannot tell keeps them, unseen."""
     try:
@@ -225,11 +258,18 @@ def _size(file: BinaryIO) -> int:
     return os.fstat(file.fileno()).st_size
 
 
+class _Unwanted(BaseException):
+    """Nobody wants the upload any more. Why no Exception: a client takes those for a broken line,
+    and tries again.
+    """
+
+
 class _Section(RawIOBase):
     """A part of an open file as a file of its own; several can be read at once."""
 
-    def __init__(self, file: BinaryIO, *, start: int, size: int) -> None:
+    def __init__(self, file: BinaryIO, *, start: int, size: int, halted: Halted) -> None:
         self._descriptor, self._start, self._size, self._at = file.fileno(), start, size, 0
+        self._halted = halted
 
     def readable(self) -> bool:
         return True
@@ -246,6 +286,8 @@ class _Section(RawIOBase):
         return self._at
 
     def readinto(self, buffer: Any) -> int:
+        if self._halted():
+            raise _Unwanted
         length = min(len(buffer), max(self._size - self._at, 0))
         data = os.pread(self._descriptor, length, self._start + self._at)
         buffer[: len(data)] = data

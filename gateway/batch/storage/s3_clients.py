@@ -34,7 +34,7 @@ CONNECTIONS_MAX = 32
 TRIES = 3
 CONNECT_S = 5
 READ_S = 30
-_UNKNOWN, _CLOSED = 404, {401, 403}  # HTTP status
+_UNKNOWN, _CLOSED, _LATER, _ITS_OWN_FAULT = 404, {401, 403}, {408, 429}, 500  # HTTP status
 _CODE = re.compile(r"[A-Za-z]{1,64}")
 _BROKEN = (HTTPClientError, EndpointConnectionError, ResponseStreamingError, IncompleteReadError)
 
@@ -147,6 +147,7 @@ def in_words(name: str) -> Iterator[None]:
 
 
 def _refusal(error: ClientError, name: str) -> OSError:
+    """What a service refused; EREMOTEIO if it says that it fails itself, or is asked too often."""
     code = str(error.response.get("Error", {}).get("Code", ""))
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     said = f" ({code})" if _CODE.fullmatch(code) else ""
@@ -158,4 +159,6 @@ def _refusal(error: ClientError, name: str) -> OSError:
         return trees.problem(errno.ENOENT, f"`{name}` does not exist.")
     if status in _CLOSED:
         return trees.problem(errno.EACCES, f"The storage refused access to `{name}`{said}.")
-    return trees.problem(errno.EIO, f"The storage failed for `{name}`{said}.")
+    passes = status >= _ITS_OWN_FAULT or status in _LATER
+    number = errno.EREMOTEIO if passes else errno.EIO
+    return trees.problem(number, f"The storage failed for `{name}`{said}.")

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -18,11 +18,15 @@ WAIT_S_MAX = 10
 
 
 @asynccontextmanager
-async def local_engine(root: Path, *, isolation: str | None) -> AsyncIterator[LocalEngine]:
+async def local_engine(
+    root: Path, *, isolation: str | None, sandbox_folders: Sequence[str] = ()
+) -> AsyncIterator[LocalEngine]:
     """A local engine whose executor ends with it: the executor leaves when nobody speaks to it."""
     pids: set[int] = set()
     try:
-        async with open_local_engine(root, isolation=isolation, capacity=4, linger_s=0) as engine:
+        async with open_local_engine(
+            root, isolation=isolation, sandbox_folders=sandbox_folders, capacity=4, linger_s=0
+        ) as engine:
             pids.add(engine.executor_pid)
             yield engine
             pids.add(engine.executor_pid)
@@ -48,8 +52,12 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def is_gone(pid: int) -> bool:
+    """Whether nothing of a process runs: its first thread can be a zombie before the others."""
     process = find_process(pid)
-    return process is None or process.is_zombie
+    try:
+        return process is None or (process.is_zombie and len(os.listdir(f"/proc/{pid}/task")) == 1)
+    except FileNotFoundError:
+        return True
 
 
 def processes_that_say(mark: str) -> list[int]:

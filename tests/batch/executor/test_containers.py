@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
@@ -14,7 +15,8 @@ import pytest
 from gateway.batch.engines import Ability, Cause, Container, Ended, Launch, Limits, Mount
 from gateway.batch.engines.local import LocalEngine
 from gateway.batch.executor.command import command_of
-from gateway.batch.executor.containers import Containers
+from gateway.batch.executor.container_run import told
+from gateway.batch.executor.containers import MARK, REMOVE_S_MAX, Containers, remove_all
 from gateway.batch.executor.isolation import Isolation
 from gateway.batch.executor.mounts import CannotLaunch
 from tests.batch.executor.executors import (
@@ -333,3 +335,92 @@ def test_docker_mounts_nothing_that_others_can_put_elsewhere(root: Path) -> None
     work = str(root / "attempts" / attempt.folder / "work")
     with pytest.raises(CannotLaunch, match="others can change"):
         command_of(attempt, Isolation("none"), root=root, work=work, containers=containers)
+
+
+@pytest.mark.anyio
+async def test_the_tmp_of_a_container_is_the_attempts(engine: LocalEngine) -> None:
+    attempt = contained("echo > /tmp/x; touch begun; until test -e go; do sleep 0.05; done")
+    watch = Watch(engine)
+    await engine.start([attempt])
+    folder = engine.attempt_path(attempt.folder)
+    await until((folder / "work" / "begun").exists)
+    assert (folder / "tmp" / "x").exists()
+    (folder / "work" / "go").touch()
+    [ended] = await watch.ended([attempt])
+    assert ended.cause is None
+    assert not (folder / "tmp").exists()
+
+
+@pytest.mark.anyio
+async def test_the_name_of_an_image_is_never_read_as_a_folder(engine: LocalEngine) -> None:
+    ended, _, _ = await run(engine, contained("echo ran", image="dir:5000/foo"))
+    assert (ended.cause, ended.exit_code) == (Cause.STORAGE, None)
+    assert "registry" in ended.detail
+    assert "manifest.json" not in ended.detail
+
+
+@pytest.mark.anyio
+async def test_why_a_container_could_not_be_started_is_told(engine: LocalEngine) -> None:
+    ended, _, err = await run(engine, contained("echo ran", options=("--workdir=/nowhere",)))
+    assert (ended.cause, ended.exit_code) == (Cause.USER_EXIT, 126)
+    assert "could not be started: " in ended.detail
+    assert "/nowhere" in ended.detail
+    assert "/nowhere" in err
+
+
+def test_no_path_of_the_machine_is_told() -> None:
+    said = 'Error: open "/var/lib/x/1/manifest.json": no; see https://a.b/v2/c and a.b:5/c/d:1\n'
+    assert told(f"first\n{said}") == 'open "…": no; see https://a.b/v2/c and a.b:5/c/d:1'
+
+
+@pytest.mark.anyio
+async def test_the_next_executor_serves_when_nobody_was_left_to_sweep_up(
+    engine: LocalEngine, store: ImageStore, root: Path
+) -> None:
+    attempt = contained(f"touch begun; {sleeper()}")
+    watch = Watch(engine)
+    await engine.start([attempt])
+    begun = engine.attempt_path(attempt.folder) / "work" / "begun"
+    await until(begun.exists)
+    keeper = f"executor-keeper {sys.executable} -m gateway.batch.executor --root {root} "
+    [keeper_pid] = processes_that_say(keeper)
+    for pid in (keeper_pid, engine.executor_pid):
+        kill_process(pid)
+    [ended] = await watch.ended([attempt])
+    assert ended.cause is Cause.INFRA_LOST
+    assert store.containers() == []
+
+
+FAILING_PODMAN = """#!/bin/sh
+case $1 in
+ps) cat {0}/there ;;
+rm) echo x >> {0}/tries
+    test $(wc -l < {0}/tries) -ge {1} && : > {0}/there || {{ echo 'still mounted' >&2; exit 1; }} ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(("tries", "words"), [(3, ""), (1_000, "1 containers .*: still mounted")])
+def test_containers_of_a_dead_executor_are_removed_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tries: int, words: str
+) -> None:
+    """A program stands in for a podman that cannot remove a container yet."""
+    (tmp_path / "there").write_text("abc\n")
+    (tmp_path / MARK).mkdir()
+    podman = tmp_path / "podman"
+    podman.write_text(FAILING_PODMAN.format(tmp_path, tries))
+    podman.chmod(0o755)
+    found = Containers((str(podman),), "4", {})
+    monkeypatch.setattr("gateway.batch.executor.containers.find_containers", lambda root: found)
+    paused: list[float] = []
+
+    def monotonic() -> float:
+        return sum(paused)
+
+    if words:
+        with pytest.raises(OSError, match=words):
+            remove_all(tmp_path, sleep=paused.append, monotonic=monotonic)
+        assert monotonic() >= REMOVE_S_MAX
+    else:
+        remove_all(tmp_path, sleep=paused.append, monotonic=monotonic)
+        assert len(paused) == tries - 1

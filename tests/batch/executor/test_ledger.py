@@ -4,6 +4,7 @@ import itertools
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from gateway.batch.engines import Cause, Ended, Launch
 from gateway.batch.executor.journal import COMPACT_BYTES_MIN, Boot, Journal
-from gateway.batch.executor.ledger import Ledger
+from gateway.batch.executor.ledger import EXECUTOR_ENDED, Ledger
 from tests.support.attempts import launch
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
@@ -120,3 +121,28 @@ def test_a_large_journal_shrinks_to_what_still_matters(tmp_path: Path) -> None:
     again = open_ledger(tmp_path)
     assert list(again.begun) == [kept.attempt_id]
     assert again.knows(attempts[0].attempt_id)
+
+
+def test_nodes_are_lost_by_a_mark_of_the_journal_whatever_the_words(tmp_path: Path) -> None:
+    died, spoke = launch("died"), launch("spoke")
+    ledger = open_ledger(tmp_path)
+    ledger.begin([died, spoke])
+    ledger.commit()
+    ledger.end(replace(over(spoke), cause=Cause.INFRA_LOST, detail=EXECUTOR_ENDED))
+    ledger.end(replace(over(died), cause=Cause.INFRA_LOST), with_executor=True)
+    ledger.commit()
+    assert ledger.lost_with_an_executor == 1
+    ledger.close()
+    again = open_ledger(tmp_path)
+    assert again.lost_with_an_executor == 1
+    again.acknowledge([died.attempt_id])
+    assert again.lost_with_an_executor == 0
+    again.close()
+
+
+def test_a_journal_of_before_that_mark_is_read(tmp_path: Path) -> None:
+    line = '{"line":"over","ended":{"attempt_id":"a","at":"2026-01-01T00:00:00Z",'
+    (tmp_path / "journal").write_text(line + '"exit_code":0,"cause":null}}\n')
+    ledger = open_ledger(tmp_path)
+    assert list(ledger.outcomes) == ["a"]
+    assert ledger.lost_with_an_executor == 0

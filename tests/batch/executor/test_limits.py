@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Mapping
+import signal
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,12 @@ import pytest
 from gateway.batch.engines import Ability, Cause, Launch, Limits
 from gateway.batch.engines.local import LocalEngine
 from gateway.batch.executor import group_trees
-from gateway.batch.executor.control_groups import open_control_groups
+from gateway.batch.executor.control_groups import (
+    KEPT_MAX,
+    ControlGroups,
+    Group,
+    open_control_groups,
+)
 from gateway.batch.executor.group_trees import Mounted, mounted_trees, settings
 from tests.batch.executor.executors import kill_process, processes_that_say, sleeper, until
 from tests.support.attempts import Watch, launch
@@ -183,6 +189,78 @@ def test_groups_of_a_folder_are_swept_and_those_of_another_are_not(tmp_path: Pat
         os.waitpid(pids[0], 0)
         opened[0][0].close()
     assert not any(Path(folder).exists() for folder in opened[0][1].folders)
+
+
+@pytest.fixture
+def groups(tmp_path: Path) -> Iterator[ControlGroups]:
+    """Groups of this process's own."""
+    opened = open_control_groups(tmp_path)
+    opened.claim()
+    yield opened
+    opened.close()
+
+
+def spawn_in(groups: ControlGroups, group: Group) -> int:
+    groups.enter(group)
+    try:
+        return os.posix_spawn("/bin/sleep", ["sleep", "1000"], {}, setsid=True)
+    finally:
+        groups.leave()
+
+
+@pytest.mark.parametrize("limits", [None, LIMITS])
+def test_whether_a_group_is_empty_is_known_at_every_moment(
+    groups: ControlGroups, limits: Limits | None
+) -> None:
+    group = groups.make(limits)
+    assert group is not None
+    for _ in range(20):
+        assert group.is_empty
+        pid = spawn_in(groups, group)
+        assert not group.is_empty
+        os.kill(pid, signal.SIGKILL)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        assert group.is_empty  # what is dead and not yet waited for does not count
+        os.waitpid(pid, 0)
+    groups.discard(group)
+    assert groups.make(limits) is group
+
+
+def test_from_group_to_group_each_process_is_in_its_own(groups: ControlGroups) -> None:
+    several = [groups.make(limits) for limits in (LIMITS, LIMITS, None, LIMITS)]
+    pids = []
+    for group in several:
+        groups.enter(group)
+        pids.append(os.posix_spawn("/bin/sleep", ["sleep", "1000"], {}, setsid=True))
+    groups.leave()
+    try:
+        for group, pid in zip(several, pids, strict=True):
+            assert group is not None
+            assert group.pids() == {pid}
+    finally:
+        for group, pid in zip(several, pids, strict=True):
+            assert group is not None
+            group.kill()
+            os.waitpid(pid, 0)
+            groups.discard(group)
+    names = Path("/proc/self/cgroup").read_text()
+    assert "attempt-" not in names
+
+
+def test_groups_that_were_killed_are_removed_and_of_the_others_those_used_last_are_kept(
+    groups: ControlGroups,
+) -> None:
+    several = [groups.make(replace(LIMITS, processes=10 + each // 20)) for each in range(100)]
+    for number, group in enumerate(several):
+        assert group is not None
+        group.was_killed = number < 10
+        groups.discard(group)
+    there = [Path(each.folders[0]).exists() for each in several if each is not None]
+    assert there.count(True) == KEPT_MAX
+    assert there[:20] == [False] * 20
+    assert there[40:] == [True] * 60
+    newest = groups.make(replace(LIMITS, processes=14))
+    assert any(newest is each for each in several)
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,20 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import anyio
 import pytest
 
 from gateway.batch.engines import Cause, Ended, Launch, Mount
 from gateway.batch.engines.local import LocalEngine
-from gateway.batch.executor.command import command_of
+from gateway.batch.executor import spawning
+from gateway.batch.executor.command import Command, command_of
+from gateway.batch.executor.control_groups import open_control_groups
 from gateway.batch.executor.isolation import isolation_named
-from gateway.batch.executor.mounts import CannotLaunch, place
+from gateway.batch.executor.mounts import TMP_SEEN, CannotLaunch, place
+from gateway.batch.executor.runner import Runner
+from gateway.clock import now
 from tests.batch.executor.executors import spawn
 from tests.support.attempts import Watch, launch
 
@@ -224,3 +230,60 @@ def test_two_mounts_have_two_targets(tmp_path: Path) -> None:
     mounts = [Mount(str(tmp_path / "a"), "/data"), Mount(str(tmp_path / "a"), "/data/")]
     with pytest.raises(CannotLaunch, match="Two things"):
         place(mounts, root=tmp_path / "engine", work=str(tmp_path), user=None)
+
+
+@pytest.mark.anyio
+async def test_a_share_that_is_replaced_before_it_is_mounted_is_a_failure_of_storage(
+    root: Path, share: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is replaced after it was looked at, before the attempt's process exists."""
+    os.mkdir(root, mode=0o711)
+
+    def command_of_and_replace(*words: Any, **more: Any) -> Command:
+        command = command_of(*words, **more)
+        share.rename(share.with_name("old"))
+        share.mkdir(mode=0o755)
+        return command
+
+    monkeypatch.setattr(spawning, "command_of", command_of_and_replace)
+    groups = open_control_groups(root)
+    groups.claim()
+    try:
+        isolation = isolation_named("sandbox", root=root)
+        runner = Runner(root, isolation=isolation, groups=groups, clock=now)
+        attempt = mounting("echo ran; exit 126", [Mount(str(share), "/data")])
+        runner.enqueue([attempt])
+        assert len(runner.spawn(count_max=1).running) == 1
+        ended: list[Ended] = []
+        with anyio.fail_after(10):
+            while not ended:
+                await anyio.sleep(0.005)
+                ended = runner.reap()
+    finally:
+        groups.close()
+    [outcome] = ended
+    assert (outcome.cause, outcome.exit_code) == (Cause.STORAGE, None)
+    assert "replaced" in outcome.detail
+    assert (root / "attempts" / attempt.folder / "stdout").read_bytes() == b""
+
+
+@pytest.mark.parametrize("isolation", ["sandbox"])
+@pytest.mark.anyio
+async def test_a_command_that_exits_as_that_does_has_failed_by_itself(
+    engine: LocalEngine, share: Path
+) -> None:
+    ended, out, _ = await run(engine, mounting("echo ran; exit 126", [Mount(str(share), "/data")]))
+    assert (ended.cause, ended.exit_code, out) == (Cause.USER_EXIT, 126, "ran\n")
+
+
+@pytest.mark.parametrize("isolation", ["sandbox"])
+@pytest.mark.anyio
+async def test_something_can_be_mounted_at_tmp_and_below_it(
+    engine: LocalEngine, share: Path
+) -> None:
+    below = [Mount(str(share), f"{TMP_SEEN}/a/b")]
+    ended, out, _ = await run(engine, mounting("cat /tmp/a/b/given; echo > /tmp/x", below))
+    assert (ended.cause, out) == (None, "from outside\n")
+    itself = [Mount(str(share), TMP_SEEN)]
+    ended, out, _ = await run(engine, mounting("cat /tmp/given", itself))
+    assert (ended.cause, out) == (None, "from outside\n")

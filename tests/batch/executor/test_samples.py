@@ -1,16 +1,19 @@
 """What an attempt uses is measured while it runs, and kept in little room."""
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from gateway.batch.engines import Limits, Mount
+from gateway.batch.engines import Launch, Limits, Mount
 from gateway.batch.engines.local import LocalEngine
+from gateway.batch.executor import processes
 from gateway.batch.executor.control_groups import open_control_groups
 from gateway.batch.executor.samples import (
     BY_PROCESS,
@@ -155,10 +158,76 @@ def test_what_a_group_used_before_is_not_counted_again(tmp_path: Path) -> None:
     try:
         first = groups.make(LIMITS)
         assert first is not None
+        groups.enter(first)
+        with busy_process():
+            groups.leave()
+            # Not every machine counts the time of a group.
+            while (used := first.usage()).cpu_s is not None and used.cpu_s < 0.5:
+                pass
+            while (first.usage().mem_bytes or 0) < 10_000_000:
+                pass
+        while not first.is_empty:
+            pass
         groups.discard(first)
         second = groups.make(LIMITS)
         assert second is first
         assert (second.usage().cpu_s or 0.0) < 0.5
+        assert (second.usage().mem_bytes or 0) < 10_000_000
         assert second.is_empty
     finally:
         groups.close()
+
+
+@pytest.mark.anyio
+async def test_what_begins_when_the_last_has_just_ended_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next attempt comes at the moment at which the thread goes to sleep."""
+    latecomers = [launch("late")]
+
+    class Moment(threading.Event):
+        def clear(self) -> None:
+            if latecomers:
+                watch(latecomers.pop())
+            super().clear()
+
+    def watch(attempt: Launch) -> None:
+        sampler.watch(attempt, folder=str(tmp_path), pid=os.getpid(), group=None)
+
+    events = SimpleNamespace(Event=Moment, Thread=threading.Thread)
+    monkeypatch.setattr("gateway.batch.executor.samples.threading", events)
+    monkeypatch.setattr("gateway.batch.executor.samples.ROUND_S", 0.01)
+    monkeypatch.setattr("gateway.batch.executor.samples.FIRST_S", 0.0)
+    time = Time()
+    sampler = Sampler(clock=time.now, monotonic=time.monotonic)
+    first = launch("first")
+    sampler.watch(first, folder=str(tmp_path / "gone"), pid=os.getpid(), group=None)
+    sampler.forget(first.attempt_id)
+    sampler.start()
+    await until((tmp_path / SAMPLES).exists)
+
+
+def test_one_attempt_that_cannot_be_measured_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = [PermissionError(13, "not for you")]
+
+    def all_processes() -> Iterator[processes.Process]:
+        if tables:
+            raise tables.pop()
+        return iter(())
+
+    monkeypatch.setattr(processes, "all_processes", all_processes)
+    time = Time()
+    sampler = Sampler(clock=time.now, monotonic=time.monotonic)
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    for name in ("one", "two"):
+        sampler.watch(launch(name), folder=str(tmp_path / name), pid=os.getpid(), group=None)
+    time.seconds = FIRST_S
+    sampler.take()
+    assert read_samples(tmp_path / "one") is None
+    assert read_samples(tmp_path / "two") is not None
+    time.seconds += EVERY_S
+    sampler.take()
+    assert read_samples(tmp_path / "one") is not None

@@ -51,6 +51,7 @@ def _widen_jobs() -> None:
         sa.Column("node_retry_at", sa.BigInteger),
         _text("node_reason", sa.Text()),
     )
+    op.create_index("ix_batch_task_env", "batch_task", ["env_id", "runnable"])
     _add("batch_task_instance", _count("first_attempt", default=1), _flag("terminating"))
 
 

@@ -1,0 +1,167 @@
+"""Spawning: all of a round is made ready first, then spawned without a pause.
+
+Why in two steps: this process steps from the control group of one attempt into that of the next,
+and back home only after the last, which is half the steps; and it must not stay in any of them
+longer than a spawn takes.
+"""
+
+import os
+import signal
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from gateway.batch.engines import Launch
+from gateway.batch.executor.command import (
+    SCRIPT_FD,
+    VERDICT_FD,
+    Command,
+    command_of,
+    open_logs,
+    open_script,
+    open_verdict,
+)
+from gateway.batch.executor.containers import Containers
+from gateway.batch.executor.control_groups import ControlGroups, Group
+from gateway.batch.executor.folders import ATTEMPTS, WORK, check_folder
+from gateway.batch.executor.isolation import PATH, Isolation
+from gateway.batch.executor.mounts import CannotLaunch
+from gateway.batch.executor.work_folders import WorkFolders, make_tmp, remove_if_empty
+
+TREES_PER_REMOVAL: Final = 200
+# Python ignores these; a command expects them as the system has them.
+RESET_SIGNALS: Final = (signal.SIGPIPE, signal.SIGXFSZ)
+FILES: Final = (1, 2, SCRIPT_FD, VERDICT_FD)  # where a process has them
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """An attempt that only has to be spawned. folder: its own, absolute. files: open, in the order
+    of FILES.
+    """
+
+    launch: Launch
+    folder: str
+    command: Command
+    files: tuple[int, ...]
+    group: Group | None
+
+
+class Spawner:
+    """Makes attempts ready and spawns them."""
+
+    def __init__(self, root: Path, *, groups: ControlGroups, containers: Containers | None) -> None:
+        self._root = root
+        self._attempts = f"{root}/{ATTEMPTS}"
+        self._groups = groups
+        self._containers = containers
+        self._folders = WorkFolders(root)
+        self._folders.open()
+        self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+
+    def make_ready(self, launch: Launch, isolation: Isolation) -> Ready:
+        """Make folders, logs and group of an attempt.
+
+        Raises OSError; ValueError, InvalidParameterValue or CannotLaunch for what can never run.
+        """
+        check_folder(launch.folder)
+        folder = f"{self._attempts}/{launch.folder}"
+        work = f"{folder}/{WORK}"
+        try:
+            command = command_of(
+                launch, isolation, root=self._root, work=work, containers=self._containers
+            )
+        except (CannotLaunch, OSError, ValueError):
+            remove_if_empty(work)
+            self._folders.end_tmp(folder)
+            raise
+        files: list[int] = []
+        try:
+            self._folders.make(folder, user=command.user, is_shut=command.is_shut)
+            if command.has_tmp:
+                make_tmp(folder, user=command.user)
+            files += open_logs(folder, user=command.user)
+            if command.script is not None:
+                files.append(open_script(command.script))
+            if command.can_tell:
+                files.append(open_verdict(folder))
+            # A container is limited by what runs it, which needs room of its own.
+            group = self._groups.make(None if launch.container else launch.limits)
+        except OSError:
+            for file in files:
+                os.close(file)
+            self.end(folder, command, None)
+            raise
+        return Ready(launch, folder, command, tuple(files), group)
+
+    def spawn(self, ready: Ready) -> int:
+        """Spawn an attempt inside its group; return its pid. `leave` must follow.
+
+        Raises OSError, or ValueError for words that no process can be given.
+
+        Nothing is left of the attempt then but its logs.
+        """
+        wanted = [(self._null, 0), *zip(ready.files, FILES, strict=False)]
+        try:
+            os.chdir(f"{ready.folder}/{WORK}")
+            self._groups.enter(ready.group)
+            return os.posix_spawn(
+                ready.command.argv[0],
+                ready.command.argv,
+                ready.command.environment,
+                file_actions=[(os.POSIX_SPAWN_DUP2, ours, theirs) for ours, theirs in wanted],
+                setsid=True,
+                setsigmask=(),
+                setsigdef=RESET_SIGNALS,
+            )
+        except (OSError, ValueError):
+            self._groups.leave()
+            self.end(ready.folder, ready.command, ready.group)
+            raise
+        finally:
+            for file in ready.files:
+                os.close(file)
+
+    def leave(self) -> None:
+        """Go back to where this process lives, after the last of a round."""
+        self._groups.leave()
+        os.chdir("/")
+
+    def spawn_helper(self, argv: tuple[str, ...]) -> int:
+        """Spawn what is no attempt; return its pid. Raises OSError."""
+        return os.posix_spawn(
+            argv[0],
+            argv,
+            {"PATH": PATH},
+            file_actions=[(os.POSIX_SPAWN_DUP2, self._null, stream) for stream in (0, 1)],
+            setsid=True,
+            setsigdef=RESET_SIGNALS,
+        )
+
+    def end(self, folder: str, command: Command, group: Group | None) -> None:
+        """Take back what an attempt of which nothing is left had: its group, its empty folder."""
+        if group is not None:
+            self._groups.discard(group)
+        self._folders.end(f"{folder}/{WORK}", user=command.user, is_shut=command.is_shut)
+        if command.has_tmp:
+            self._folders.end_tmp(folder)
+
+    def remove_work(self, folders: Iterable[str]) -> None:
+        """Have the work folders of attempts removed with all that is in them.
+
+        folders: relative, of attempts of which nothing is left.
+        """
+        self._folders.trees += [f"{self._attempts}/{folder}/{WORK}" for folder in folders]
+
+    def spawn_removal(self) -> int | None:
+        """Spawn what removes the trees that are to go; return its pid, None if there is none.
+
+        Why by `rm`: a command may nest folders deeper than Python can recurse. Raises OSError.
+        """
+        trees = self._folders.trees
+        if not trees:
+            return None
+        pid = self.spawn_helper(("/bin/rm", "-rf", "--", *trees[:TREES_PER_REMOVAL]))
+        del trees[:TREES_PER_REMOVAL]
+        return pid

@@ -1,0 +1,190 @@
+"""Work folders: made for each attempt, and gone when it ends if it left nothing there.
+
+An empty one is moved aside, not removed: to remove a folder frees a block, and a disk that is told
+of every freed block keeps the executor waiting for milliseconds. One that is as it was made serves
+another attempt, where attempts could reach each other's folders anyhow; what is shut to others is
+never handed on, since a process may have given away an opened folder. The others are removed by a
+thread of their own.
+
+The folder `tmp` beside a work folder is what a sandboxed command has as its /tmp. It is moved aside
+and removed with all that is in it.
+"""
+
+import os
+import queue
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+from typing import Final
+
+from gateway.batch.executor.folders import SPARE, TMP, WORK
+
+SPARE_MAX: Final = 256
+_PASSABLE: Final = 0o711
+_OWN: Final = 0o700
+
+
+class WorkFolders:
+    """The work folders below one executor's root. `open` must have been called."""
+
+    def __init__(self, root: Path) -> None:
+        self._aside = f"{root}/{SPARE}"
+        self._names: Iterator[int] = count(1)
+        self._spare: dict[int | None, list[str]] = {}
+        self._spare_count = 0
+        self._to_remove: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._remover: threading.Thread | None = None
+        self.trees: list[str] = []
+        """What somebody has to remove with all that is in it."""
+
+    def open(self) -> None:
+        """Begin to remove what is not used again, an earlier executor's first. Raises OSError."""
+        os.makedirs(self._aside, mode=_OWN, exist_ok=True)
+        names = os.listdir(self._aside)
+        self._names = count(1 + max((int(name) for name in names if name.isdigit()), default=0))
+        for name in names:
+            self._remove_soon(f"{self._aside}/{name}")
+
+    def make(self, folder: str, *, user: int | None, is_shut: bool) -> str:
+        """Make the folder of an attempt and its work folder, see `make_folder`; return the latter.
+
+        is_shut: whether other attempts cannot reach it. Raises OSError.
+        """
+        spare = self._spare.get(user)
+        # If the attempt's folder is there already, its inputs may be, too.
+        if not is_shut and spare and _make_passable(folder):
+            self._spare_count -= 1
+            with suppress(OSError):
+                os.rename(spare.pop(), f"{folder}/{WORK}")
+                return f"{folder}/{WORK}"
+        return make_folder(folder, user=user)
+
+    def end(self, work: str, *, user: int | None, is_shut: bool) -> None:
+        """Take the work folder of an attempt that is over, if the attempt left nothing there.
+
+        user, is_shut: as it was made.
+        """
+        try:
+            is_empty, is_new = _look_at(work, user=user)
+            if not is_empty:
+                return
+            aside = f"{self._aside}/{next(self._names)}"
+            os.rename(work, aside)
+        except OSError:
+            remove_if_empty(work)
+            return
+        if is_shut or not is_new or self._spare_count >= SPARE_MAX:
+            self._remove_empty(aside)
+        else:
+            self._spare.setdefault(user, []).append(aside)
+            self._spare_count += 1
+
+    def end_tmp(self, folder: str) -> None:
+        """Take the folder `tmp` of an attempt that is over, with all that is in it."""
+        aside = f"{self._aside}/{next(self._names)}"
+        with suppress(OSError):
+            os.rename(f"{folder}/{TMP}", aside)
+            self._remove_soon(aside)
+
+    def _remove_soon(self, path: str) -> None:
+        """Have a folder removed: an empty one by our thread. Raises OSError."""
+        if os.listdir(path):
+            self.trees.append(path)
+        else:
+            self._remove_empty(path)
+
+    def _remove_empty(self, path: str) -> None:
+        self._to_remove.put(path)
+        if self._remover is None:
+            self._remover = threading.Thread(target=self._remove, name="work folders", daemon=True)
+            self._remover.start()
+
+    def _remove(self) -> None:
+        while True:
+            remove_if_empty(self._to_remove.get())
+
+
+def _look_at(work: str, *, user: int | None) -> tuple[bool, bool]:
+    """Whether a work folder is empty, and whether it is as it was made. Raises OSError."""
+    folder = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if os.listdir(folder):
+            return False, False
+        found = os.fstat(folder)
+        owner = os.geteuid() if user is None else user
+        is_new = (
+            stat.S_IMODE(found.st_mode) == _OWN
+            and found.st_uid == owner
+            and (user is None or found.st_gid == user)
+            and found.st_size <= found.st_blksize  # one that has held many files is slow for ever
+            and not os.listxattr(folder)  # nor rights that the next would inherit
+        )
+        return True, is_new
+    finally:
+        os.close(folder)
+
+
+def remove_if_empty(work: str) -> None:
+    """Remove a work folder, unless there is something in it."""
+    with suppress(OSError):
+        os.rmdir(work)
+
+
+def put_tmp_aside(root: Path, folder: str) -> None:
+    """Put the folder `tmp` of a lost attempt where `WorkFolders.open` finds it. Raises OSError."""
+    aside = f"{root}/{SPARE}"
+    os.makedirs(aside, mode=_OWN, exist_ok=True)
+    with suppress(FileNotFoundError):
+        os.rename(f"{folder}/{TMP}", f"{aside}/lost-{os.lstat(f'{folder}/{TMP}').st_ino}")
+
+
+def make_folder(folder: str, *, user: int | None) -> str:
+    """Make the folder of an attempt and in it the work folder, for `user`; return the latter.
+
+    The work folder may be there already with the attempt's inputs; they become the user's too.
+    Raises OSError.
+    """
+    _make_passable(folder)
+    work = f"{folder}/{WORK}"
+    try:
+        os.mkdir(work, mode=_OWN)
+    except FileExistsError:
+        if user is not None:
+            _give_inputs(work, user=user)
+    if user is not None:
+        os.chown(work, user, user, follow_symlinks=False)
+    return work
+
+
+def make_tmp(folder: str, *, user: int | None) -> str:
+    """Make the folder `tmp` in that of an attempt, which exists; return it. Raises OSError."""
+    tmp = f"{folder}/{TMP}"
+    with suppress(FileExistsError):
+        os.mkdir(tmp, mode=_OWN)
+        if user is not None:
+            os.chown(tmp, user, user, follow_symlinks=False)
+    return tmp
+
+
+def _make_passable(folder: str) -> bool:
+    """Make a folder, and those above it, that others can pass through and not list.
+
+    Returns whether it was not there. Raises OSError.
+    """
+    try:
+        os.mkdir(folder, mode=_PASSABLE)
+    except FileExistsError:
+        return False
+    except FileNotFoundError:
+        _make_passable(os.path.dirname(folder))
+        os.mkdir(folder, mode=_PASSABLE)
+    return True
+
+
+def _give_inputs(work: str, *, user: int) -> None:
+    for parent, folders, files in os.walk(work):
+        for name in (*folders, *files):
+            os.chown(os.path.join(parent, name), user, user, follow_symlinks=False)

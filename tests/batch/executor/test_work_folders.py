@@ -1,0 +1,133 @@
+"""What becomes of the folders of attempts that are over, and which of them serve again."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gateway.batch.engines import Cause
+from gateway.batch.engines.local import LocalEngine
+from gateway.batch.executor.folders import SPARE
+from gateway.batch.executor.isolation import NOBODY
+from gateway.batch.executor.work_folders import WorkFolders, make_folder
+from tests.batch.executor.executors import until
+from tests.support.attempts import Watch, launch
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> WorkFolders:
+    opened = WorkFolders(tmp_path)
+    opened.open()
+    return opened
+
+
+def made(folders: WorkFolders, folder: Path, *, is_shut: bool = False) -> Path:
+    return Path(folders.make(str(folder), user=None, is_shut=is_shut))
+
+
+def identity(path: Path) -> int:
+    return path.stat().st_ino
+
+
+@pytest.mark.anyio
+async def test_an_empty_work_folder_goes_with_its_attempt_and_a_full_one_stays(
+    engine: LocalEngine,
+) -> None:
+    tidy, busy = launch("echo tidy; : > left; rm left"), launch("echo done > result")
+    failing = launch("exit 3")
+    attempts = [tidy, busy, failing]
+    await engine.start(attempts)
+    await Watch(engine).ended(attempts)
+    there = [(engine.attempt_path(each.folder) / "work").exists() for each in attempts]
+    assert there == [False, True, False]
+    assert (engine.attempt_path(busy.folder) / "work" / "result").read_text() == "done\n"
+    assert engine.log_path(tidy.folder, "stdout").read_text() == "tidy\n"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("isolation", ["none"])
+async def test_a_command_that_no_process_can_be_given_leaves_no_folder_and_others_run_on(
+    engine: LocalEngine,
+) -> None:
+    impossible, plain = launch("echo \0"), launch("echo well")
+    await engine.start([impossible, plain])
+    causes = [each.cause for each in await Watch(engine).ended([impossible, plain])]
+    assert causes == [Cause.INFRA_LOST, None]
+    assert not (engine.attempt_path(impossible.folder) / "work").exists()
+    assert engine.log_path(plain.folder, "stdout").read_text() == "well\n"
+
+
+@pytest.mark.anyio
+async def test_every_attempt_finds_its_work_folder_empty_and_its_own(engine: LocalEngine) -> None:
+    watch = Watch(engine)
+    for _ in range(3):
+        attempts = [launch("ls -A; stat -c %a .; chmod 755 .") for _ in range(4)]
+        attempts += [launch("ls -A; stat -c %a .") for _ in range(4)]
+        await engine.start(attempts)
+        await watch.ended(attempts)
+        for each in attempts:
+            assert engine.log_path(each.folder, "stdout").read_text() == "700\n"
+
+
+def test_a_folder_that_is_as_it_was_made_serves_again(folders: WorkFolders, tmp_path: Path) -> None:
+    first = made(folders, tmp_path / "a" / "1")
+    number = identity(first)
+    folders.end(str(first), user=None, is_shut=False)
+    assert not first.exists()
+    assert identity(made(folders, tmp_path / "a" / "2")) == number
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda work: work.chmod(0o755),
+        lambda work: os.setxattr(work, "user.mark", b"1"),
+        lambda work: os.chown(work, NOBODY, NOBODY),
+    ],
+    ids=["mode", "attribute", "owner"],
+)
+def test_a_folder_that_was_changed_never_serves_again(
+    folders: WorkFolders, tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    first = made(folders, tmp_path / "a" / "1")
+    change(first)
+    with os.scandir(first):  # it is open, so that no other gets its number
+        number = identity(first)
+        folders.end(str(first), user=None, is_shut=False)
+        assert not first.exists()
+        second = made(folders, tmp_path / "a" / "2")
+        assert identity(second) != number
+    assert second.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_that_is_shut_to_others_is_not_handed_on(
+    folders: WorkFolders, tmp_path: Path
+) -> None:
+    first = made(folders, tmp_path / "a" / "1", is_shut=True)
+    with os.scandir(first):
+        number = identity(first)
+        folders.end(str(first), user=None, is_shut=True)
+        assert not first.exists()
+        assert identity(made(folders, tmp_path / "a" / "2")) != number
+        assert identity(made(folders, tmp_path / "a" / "3", is_shut=True)) != number
+
+
+def test_what_was_put_into_a_folder_beforehand_stays(folders: WorkFolders, tmp_path: Path) -> None:
+    folders.end(str(made(folders, tmp_path / "a" / "1")), user=None, is_shut=False)
+    staged = Path(make_folder(str(tmp_path / "a" / "2"), user=None))
+    (staged / "input").touch()
+    assert made(folders, tmp_path / "a" / "2") == staged
+    assert os.listdir(staged) == ["input"]
+
+
+@pytest.mark.anyio
+async def test_what_an_executor_moved_aside_is_removed_by_the_next(tmp_path: Path) -> None:
+    left = tmp_path / SPARE / "7"
+    left.mkdir(parents=True)
+    folders = WorkFolders(tmp_path)
+    folders.open()
+    await until(lambda: not left.exists())
+    work = made(folders, tmp_path / "a")
+    folders.end(str(work), user=None, is_shut=False)
+    assert not work.exists()

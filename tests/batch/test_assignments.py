@@ -1,0 +1,62 @@
+"""What the engine is told of an attempt: the same when it is placed and after a restart."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from gateway.batch.engines import Launch, Limits
+from gateway.store import Store
+from tests.support.batch import PROCESSES_MAX, Batch, a_task, eventually
+from tests.support.fake_engine import FakeEngine
+
+pytestmark = pytest.mark.anyio
+GIB = 2**30
+
+
+class Deaf(FakeEngine):
+    """An engine that is lost with all it was told, before it began any of it."""
+
+    async def start(self, launches: Sequence[Launch]) -> None:
+        self.started += launches
+
+
+async def told(engine: FakeEngine, count: int) -> list[Launch]:
+    """The first launches that the engine was given, in the order of their attempts."""
+
+    async def enough() -> bool:
+        return len(engine.started) >= count
+
+    await eventually(enough)
+    return sorted(engine.started[:count], key=lambda each: each.attempt_id)
+
+
+async def test_an_attempt_that_is_told_again_is_the_same_on_the_same_node(
+    store: Store, tmp_path: Path
+) -> None:
+    engine = Deaf(tmp_path)
+    batch = Batch(store, engine, folder=tmp_path)
+    async with batch.scheduling():
+        env_id = await batch.create_env(2, EnvData={"InstanceType": "S2.MEDIUM4"})
+        await batch.submit(a_task(instances=2, EnvId=env_id), a_task("b"))
+        first = await told(engine, 3)
+    engine.started.clear()
+    async with batch.scheduling():
+        again = await told(engine, 3)
+    assert again == first
+    assert [launch.limits for launch in first] == [
+        Limits(2, 4 * GIB, PROCESSES_MAX),
+        Limits(2, 4 * GIB, PROCESSES_MAX),
+        Limits(1, 1 * GIB, PROCESSES_MAX),
+    ]
+
+
+async def test_instances_of_one_task_have_variables_of_their_own(batch: Batch) -> None:
+    """What is the same for all of them is made once, and must not be shared."""
+    mine = [{"Name": "X", "Value": "x"}]
+    async with batch.scheduling():
+        await batch.submit(a_task(instances=3, EnvVars=mine))
+        launches = await told(batch.engine, 3)
+    indexes = [launch.environment["BATCH_TASK_INSTANCE_INDEX"] for launch in launches]
+    assert indexes == ["0", "1", "2"]
+    assert [launch.environment["X"] for launch in launches] == ["x", "x", "x"]

@@ -39,6 +39,7 @@ RELEASED = {
         "e97436fbaefb383d44dab51d91f7e50ef38d53730a82211a699c0a782dda458f"
     ),
     "0007_telling.py": "966224014ab37b608412f3c0b1dd6d3a7273f10e93b4e29eb1cc52038e3e8756",
+    "0008_running.py": "64fc4ac80c55361a24ac679b9771669bc32d54bf2e2824493a8978459d9eea7f",
 }
 """What was released is never edited again: a database may stand at any of them."""
 

@@ -51,7 +51,7 @@ PLACES = {
     "publish": Around("gateway", "gateway.events.lane", "Lane._tell"),
     "confirm": Around("gateway", "gateway.events.marker", "Marker._mark"),
     "journal": Around("executor", "gateway.batch.executor.journal", "Journal.write"),
-    "spawn": Around("executor", "gateway.batch.executor.runner", "Runner._spawn"),
+    "spawn": Around("executor", "gateway.batch.executor.spawning", "Spawner.spawn"),
     "outcome": Around("executor", "gateway.batch.executor.ledger", "Ledger.end"),
 }
 POINTS = tuple(f"{moment} {place}" for place in PLACES for moment in ("before", "after"))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.batch.attempts import Attempt
 from gateway.events.names import BATCH_EVENTS
 from tests.batch.executor.executors import kill_process, processes_that_say, sleeper
 from tests.support.amqp import read
@@ -63,17 +64,13 @@ def engine_folder(gateway: Gateway) -> Path:
 
 def log_of(gateway: Gateway, job_id: str, *, attempt: int) -> Path:
     """What an attempt at the only instance of a job writes to its standard output."""
-    (instance,) = (engine_folder(gateway) / "attempts" / job_id / "0").iterdir()
-    return instance / str(attempt) / "stdout"
+    return engine_folder(gateway) / "attempts" / Attempt(job_id, 0, 0, attempt).folder / "stdout"
 
 
 def wait_for_run(gateway: Gateway, job_id: str, *, attempt: int = 1) -> None:
     """Wait until an attempt has begun."""
 
     def has_begun() -> bool:
-        folder = engine_folder(gateway) / "attempts" / job_id / "0"
-        if not folder.exists() or not any(folder.iterdir()):
-            return False
         log = log_of(gateway, job_id, attempt=attempt)
         return log.exists() and log.read_text() == "ran\n"
 

@@ -8,7 +8,9 @@ import pytest
 from cryptography.fernet import Fernet, MultiFernet
 
 from gateway.batch.api import BatchApi
+from gateway.batch.rules import DEFAULT_RULES
 from gateway.batch.secrets import Vault
+from gateway.batch.slots import Load
 from gateway.cam import api as cam_api
 from gateway.cam import sts
 from gateway.cam.decisions.log import DecisionLog
@@ -181,7 +183,16 @@ async def test_every_action_has_a_handler_or_is_listed_as_unbuilt_and_never_both
 ) -> None:
     async with open_store(f"sqlite:///{tmp_path / 'gateway.db'}") as store:
         vault = Vault(SEALER.encrypt, SEALER.decrypt)
-        batch = BatchApi(store, FakeEngine(tmp_path), never, clock=now, new_id=new_id, vault=vault)
+        batch = BatchApi(
+            store,
+            FakeEngine(tmp_path),
+            never,
+            clock=now,
+            new_id=new_id,
+            vault=vault,
+            rules=DEFAULT_RULES,
+            load=Load(),
+        )
         actions = {
             "batch": frozenset(batch.operations),
             "cam": cam_api.build_service(

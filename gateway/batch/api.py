@@ -1,7 +1,7 @@
 """The Batch service: all its actions together."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from gateway.batch.calls.catalogue import CatalogueCalls
 from gateway.batch.calls.environments import EnvironmentCalls
@@ -12,7 +12,7 @@ from gateway.batch.calls.tasks import TaskCalls
 from gateway.batch.calls.templates import TemplateCalls
 from gateway.batch.engines import Engine
 from gateway.batch.jobs import TopicExists
-from gateway.batch.rules import DEFAULT_RULES, Rules
+from gateway.batch.rules import Rules
 from gateway.batch.secrets import Vault
 from gateway.batch.slots import Load
 from gateway.clock import Clock
@@ -31,8 +31,8 @@ class BatchApi:
     clock: Clock
     new_id: NewId
     vault: Vault
-    rules: Rules = DEFAULT_RULES
-    load: Load = field(default_factory=Load)
+    rules: Rules
+    load: Load
 
     @property
     def operations(self) -> Mapping[str, Operation]:

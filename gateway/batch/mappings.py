@@ -7,6 +7,7 @@ Source: user guide, "COS & CFS path"; data types of API 2017-03-12.
 from collections.abc import Iterable, Iterator, Sequence
 
 from gateway.batch import datatypes
+from gateway.batch.engines import view
 from gateway.batch.members import check_choice, check_range, check_text
 from gateway.batch.storage.paths import is_file_name, parse_cos_folder, parse_input_source
 from gateway.errors import InvalidParameterValue
@@ -19,8 +20,6 @@ MOUNT_TYPES = ("COSFS", "GooseFS-Lite")
 WORKSPACES = ("BATCH_WORKSPACE", "GLOBAL_WORKSPACE")
 FILE_SYSTEMS = ("EXT3", "EXT4")  # NTFS is for Windows, which no node here is
 SCENES = ("COS",)
-WORK_FOLDER = "/work"
-_OF_THE_SYSTEM = frozenset({"bin", "boot", "dev", "etc", "proc", "run", "sbin", "sys", "usr"})
 
 
 def check_task_storage(spec: datatypes.Task, *, xml_only: bool) -> None:
@@ -72,7 +71,7 @@ def check_kept_places(
     """
     if not spec.output_mappings and spec.redirect_local_info is None:
         return
-    on_server = {WORK_FOLDER: False}
+    on_server = {view.WORK: False}
     for mapping in (*env_inputs, *spec.input_mappings):
         is_cos = mapping.source_path.startswith("cos://")
         on_server[check_local_path("DestinationPath", mapping.destination_path)] = not is_cos
@@ -81,7 +80,7 @@ def check_kept_places(
     disks = {check_local_path("LocalPath", each.local_path) for each in own_disks}
     on_server |= dict.fromkeys(disks - taken, False)
     kept = [check_local_path("SourcePath", each.source_path) for each in spec.output_mappings]
-    on_server |= {each: False for each in kept if not each.startswith(f"{WORK_FOLDER}/")}
+    on_server |= {each: False for each in kept if not each.startswith(f"{view.WORK}/")}
     redirect = spec.redirect_local_info or datatypes.RedirectLocalInfo()
     logs = _given([redirect.stdout_local_path, redirect.stderr_local_path])
     for path in (*kept, *(check_local_path("RedirectLocalInfo", each) for each in logs)):
@@ -108,9 +107,7 @@ def check_local_path(name: str, path: str) -> str:
             f"{name} `{path}` is not an absolute path on a Linux node.", detail="LocalPath"
         )
     clean = "/" + "/".join(part for part in parts if part not in {"", "."})
-    top = clean.split("/")[1]
-    is_run = f"{clean}/".startswith("/var/run/")  # which is /run
-    if not top or top in _OF_THE_SYSTEM or top.startswith("lib") or is_run:
+    if view.is_of_the_system(clean):
         raise InvalidParameterValue(
             f"{name} `{path}` belongs to the node's own system.", detail="LocalPath"
         )
@@ -163,7 +160,7 @@ def _check_targets(*paths: str) -> None:
     Why also an input and an output at one place: the input is mounted read-only there, so the
     command could leave nothing. One below the other is fine.
     """
-    seen = {WORK_FOLDER}
+    seen = {view.WORK}
     for path in paths:
         clean = check_local_path("The local path", path)
         if clean in seen:

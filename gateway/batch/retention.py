@@ -16,7 +16,6 @@ import anyio
 import anyio.to_thread
 from anyio.abc import TaskStatus
 from sqlalchemy import Select, bindparam, delete, select, update
-from sqlalchemy.exc import OperationalError
 
 from gateway.batch.engines import Engine
 from gateway.batch.jobs import CLIENT_TOKEN_LIFE
@@ -95,7 +94,7 @@ async def run(
                 if swept_at is None or now - swept_at >= SWEEP_EVERY:
                     await sweep(store, engine)
                     swept_at = now
-        except (StoreUnavailable, OperationalError, OSError, SubprocessError) as error:
+        except (StoreUnavailable, OSError, SubprocessError) as error:
             log.warning("retention_failed", error=str(error), retry_s=EVERY_S)
         rest_s = max(0.0, due_s - anyio.current_time())
         await store.signals.wait(SET_ASIDE, seen=seen, at_most_s=rest_s)

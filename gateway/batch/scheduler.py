@@ -24,7 +24,6 @@ from gateway.batch.launching import Launcher
 from gateway.batch.placing import Placed, place
 from gateway.batch.progress import Progress
 from gateway.batch.records import read_instance
-from gateway.batch.rules import DEFAULT_RULES
 from gateway.batch.slots import FreeNodes, Load, Room, Slots, Waiting, reserve
 from gateway.batch.states import State
 from gateway.batch.waiting import DUE_JOBS, JOBS_TO_FAIL, WAITING_TASKS
@@ -85,8 +84,8 @@ class Scheduler:
         *,
         clock: Clock,
         new_id: NewId,
-        catalogue: Catalogue = DEFAULT_RULES.catalogue,
-        load: Load | None = None,
+        catalogue: Catalogue,
+        load: Load,
     ) -> None:
         self._store = store
         self._engine = engine
@@ -96,7 +95,7 @@ class Scheduler:
         self._inbox: list[Report] = []
         self._live: dict[str, int] = {}  # attempts that the engine has, and what their nodes take
         self._catalogue = catalogue
-        self._load = load or Load()
+        self._load = load
         self._sick: dict[str, Sick] = {}
         self._terminations_seen = -1
         self._stopped: set[str] = set()

@@ -107,9 +107,6 @@ TASKS_AT = select(task).where(
 TASK_NAMED = select(task).where(
     task.c.job_id == bindparam("job_id"), task.c.name == bindparam("name")
 )
-TASK_SPEC = select(task.c.spec, task.c.name).where(
-    task.c.job_id == bindparam("job_id"), task.c.position == bindparam("position")
-)
 OPEN = [state.value for state in State if state not in FINAL]
 HAS_SOME_TO_FAIL = or_(
     and_(task.c.doom != "", task.c.submitted + task.c.pending + task.c.runnable > 0),
@@ -258,6 +255,11 @@ MOVE_INSTANCE = (
     )
 )
 
+NODE_IS_FREE = and_(
+    compute_node.c.state == NodeState.RUNNING.value,
+    compute_node.c.busy_with == "",
+    compute_node.c.fate == "",
+)
 COUNT_FREE_NODES = (
     select(
         compute_node.c.env_id,
@@ -266,9 +268,7 @@ COUNT_FREE_NODES = (
     )
     .where(
         compute_node.c.env_id.in_(bindparam("env_ids", expanding=True)),
-        compute_node.c.state == NodeState.RUNNING.value,
-        compute_node.c.busy_with == "",
-        compute_node.c.fate == "",
+        NODE_IS_FREE,
     )
     .group_by(compute_node.c.env_id)
 )
@@ -293,9 +293,7 @@ FREE_NODES = (
     )
     .where(
         compute_node.c.env_id == bindparam("env_id"),
-        compute_node.c.state == NodeState.RUNNING.value,
-        compute_node.c.busy_with == "",
-        compute_node.c.fate == "",
+        NODE_IS_FREE,
     )
     .order_by(compute_node.c.id)
     .limit(bindparam("most"))

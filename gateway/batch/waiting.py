@@ -16,24 +16,29 @@ from sqlalchemy import (
     select,
 )
 
-from gateway.batch.statements import HAS_SOME_TO_FAIL, OPEN
-from gateway.batch.states import NodeState, State
+from gateway.batch.statements import HAS_SOME_TO_FAIL, NODE_IS_FREE, OPEN
+from gateway.batch.states import State
 from gateway.batch.tables import compute_node, job, task
 from gateway.store import Moment
 
-_BELOW_LIMIT = or_(
-    task.c.concurrent_max == 0, task.c.starting + task.c.running < task.c.concurrent_max
-)
-_node_is_free = exists().where(
-    compute_node.c.env_id == task.c.env_id,
-    compute_node.c.state == NodeState.RUNNING.value,
-    compute_node.c.busy_with == "",
-    compute_node.c.fate == "",
-)
+_node_is_free = exists().where(compute_node.c.env_id == task.c.env_id, NODE_IS_FREE)
 _elastic_node_is_due = and_(
     task.c.env_id.is_(None),
     or_(task.c.node_failures == 0, task.c.node_retry_at <= bindparam("moment", type_=Moment)),
 )
+
+
+def _wants_to_run(waiting: FromClause) -> ColumnElement[bool]:
+    """A task with an instance that may run, as far as its own limits go."""
+    columns = waiting.c
+    return and_(
+        columns.runnable > 0,
+        columns.doom == "",
+        or_(
+            columns.concurrent_max == 0,
+            columns.starting + columns.running < columns.concurrent_max,
+        ),
+    )
 
 
 def _first_in_line(*conditions: Callable[[FromClause], ColumnElement[bool]]) -> Subquery:
@@ -43,18 +48,6 @@ def _first_in_line(*conditions: Callable[[FromClause], ColumnElement[bool]]) -> 
     environment, each would look through all the others.
     """
     rival, rival_job = task.alias(), job.alias()
-    wants = (
-        rival.c.env_id.is_not(None),
-        rival.c.runnable > 0,
-        rival.c.doom == "",
-        or_(
-            rival.c.concurrent_max == 0,
-            rival.c.starting + rival.c.running < rival.c.concurrent_max,
-        ),
-        rival_job.c.id == rival.c.job_id,
-        ~rival_job.c.terminating,
-    )
-    scoped = [condition(rival) for condition in conditions]
     ranked = (
         select(
             rival.c.env_id,
@@ -67,7 +60,13 @@ def _first_in_line(*conditions: Callable[[FromClause], ColumnElement[bool]]) -> 
             )
             .label("place"),
         )
-        .where(*wants, *scoped)
+        .where(
+            rival.c.env_id.is_not(None),
+            _wants_to_run(rival),
+            rival_job.c.id == rival.c.job_id,
+            ~rival_job.c.terminating,
+            *[condition(rival) for condition in conditions],
+        )
         .subquery()
     )
     return (
@@ -96,9 +95,7 @@ def _placeable(
         and_(first.c.priority == urgency, first.c.created_at < since),
     )
     return and_(
-        task.c.runnable > 0,
-        task.c.doom == "",
-        _BELOW_LIMIT,
+        _wants_to_run(task),
         or_(
             _elastic_node_is_due,
             and_(_node_is_free, or_(first.c.env_id.is_(None), ~outdone)),

@@ -1,9 +1,5 @@
 """What the keeper does: nodes made, not made, made again, lost, restarted and gone."""
 
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -18,6 +14,7 @@ from gateway.batch.tables import compute_env_activity, compute_node
 from gateway.clock import now
 from gateway.store import Store, Tx
 from tests.support.batch import Batch, Turns, a_task, events_of, eventually
+from tests.support.disks import small_disk
 from tests.support.environments import (
     UNKNOWN,
     WINDOWS,
@@ -153,8 +150,7 @@ async def test_a_node_whose_folder_stays_is_not_used_again(store: Store, batch: 
     await batch.tend()
     first, second = await ids_of(batch, env_id)
     in_the_way = batch.engine.node_path(first) / "disk"
-    in_the_way.mkdir(parents=True)
-    with mounted(in_the_way):
+    with small_disk(in_the_way, kib=64):
         for node_id in (first, second):
             await set_fate(store, node_id, "RESTART")
         await batch.tend()
@@ -178,18 +174,6 @@ async def test_a_folder_deeper_than_python_can_recurse_is_cleared(
     await batch.tend()
     assert all(_is_free(node) for node in await nodes_of(batch, env_id))
     assert not folder.exists()
-
-
-@contextmanager
-def mounted(folder: Path) -> Iterator[None]:
-    """Something is mounted at a folder meanwhile; it takes root, or the test is left out."""
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("nothing can be mounted here")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 def _is_free(node: dict[str, Any]) -> bool:

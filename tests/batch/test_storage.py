@@ -3,7 +3,6 @@
 import itertools
 import os
 import stat
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from gateway.batch.storage.local import ASIDE, LocalStorage
 from gateway.batch.storage.trees import UNFINISHED, for_each
 from gateway.errors import InvalidParameterValue
 from tests.conformance.storage import Buckets, StorageConformance
+from tests.support.disks import small_disk
 
 BUCKET = "batchdemo-1251783334"
 HOST = f"{BUCKET}.cos.ap-guangzhou.myqcloud.com"
@@ -258,16 +258,8 @@ def test_placeholders_in_a_files_name_are_filled_in(template: str | None, expect
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A bucket that is a file system of its own."""
-    path = tmp_path / "cos" / BUCKET
-    path.mkdir(parents=True)
-    command = ["mount", "-t", "tmpfs", "tmpfs", str(path)]
-    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"NO FILE SYSTEM CAN BE MOUNTED HERE: {mounted.stderr.strip()}")
-    try:
+    with small_disk(tmp_path / "cos" / BUCKET, kib=262_144) as path:
         yield path
-    finally:
-        subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
 @pytest.fixture

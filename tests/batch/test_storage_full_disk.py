@@ -1,6 +1,5 @@
 """A full disk: no file is there by half, and all goes on once there is room."""
 
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from gateway.batch.storage.local import LocalStorage
 from gateway.batch.storage.s3 import S3Storage
 from gateway.batch.storage.s3_clients import Clients
 from tests.conformance.storage import files_below
+from tests.support.disks import small_disk
 from tests.support.s3 import REGION, running_s3
 
 KB = 1024
@@ -22,16 +22,8 @@ FOLDER = RemotePath(BUCKET, "a/")
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A small file system of its own."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    options = ["-t", "tmpfs", "-o", f"size={DISK_KB}k", "tmpfs", str(path)]
-    mounted = subprocess.run(["mount", *options], capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"NO SMALL FILE SYSTEM CAN BE MOUNTED HERE: {mounted.stderr.strip()}")
-    try:
+    with small_disk(tmp_path / "disk", kib=DISK_KB) as path:
         yield path
-    finally:
-        subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
 def check_that_it_goes_on(work: Callable[[], object], disk: Path, *, before: Path) -> None:

@@ -3,13 +3,13 @@
 The data folder is a small file system of its own.
 """
 
-import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from tests.support.disks import small_disk
 from tests.support.running import Gateway, running_gateway, wait_until
 from tests.support.sdk import Sdk, task
 
@@ -26,21 +26,11 @@ FILLERS = {
 @pytest.fixture
 def confined(tmp_path: Path) -> Iterator[Gateway]:
     """A gateway whose data folder has little room."""
-    data = tmp_path / "var"
-    data.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={SIZE_MIB}m", "tmpfs", str(data)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if mounted.returncode:
-        pytest.skip(f"NO SMALL FILE SYSTEM CAN BE MOUNTED HERE: {mounted.stderr.strip()}")
-    try:
-        with running_gateway(tmp_path) as gateway:
-            yield gateway
-    finally:
-        subprocess.run(["umount", "--lazy", str(data)], check=True)
+    with (
+        small_disk(tmp_path / "var", kib=SIZE_MIB * 1_024),
+        running_gateway(tmp_path) as gateway,
+    ):
+        yield gateway
 
 
 def test_what_fills_the_disk_is_ended_and_its_files_go(confined: Gateway) -> None:

@@ -5,7 +5,6 @@ The data folder is a small file system of its own; a file that takes all of it i
 
 import contextlib
 import json
-import subprocess
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 
 from gateway.events.names import BATCH_EVENTS
 from tests.support.classic import ClassicClient
+from tests.support.disks import small_disk
 from tests.support.inbox import event_in
 from tests.support.running import Gateway, Refused, running_gateway, wait_until
 from tests.support.sdk import Sdk, task
@@ -41,21 +41,11 @@ ONE_RUN = [
 @pytest.fixture
 def confined(tmp_path: Path) -> Iterator[Gateway]:
     """A gateway whose data folder has little room, which a test may use up."""
-    data = tmp_path / "var"
-    data.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={SIZE_MIB}m", "tmpfs", str(data)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if mounted.returncode:
-        pytest.skip(f"NO SMALL FILE SYSTEM CAN BE MOUNTED HERE: {mounted.stderr.strip()}")
-    try:
-        with running_gateway(tmp_path) as gateway:
-            yield gateway
-    finally:
-        subprocess.run(["umount", "--lazy", str(data)], check=True)
+    with (
+        small_disk(tmp_path / "var", kib=SIZE_MIB * 1_024),
+        running_gateway(tmp_path) as gateway,
+    ):
+        yield gateway
 
 
 class Filler:

@@ -180,6 +180,7 @@ class Batch:
             clock=clock.now,
             new_id=ids.new_id,
             load=self._load,
+            catalogue=DEFAULT_RULES.catalogue,
         )
         async with anyio.create_task_group() as tasks:
             await tasks.start(scheduler.run)

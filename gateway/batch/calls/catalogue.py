@@ -8,7 +8,7 @@ from gateway.batch.catalogue import Catalogue
 from gateway.batch.instance_types import CHARGE_TYPES, InstanceType
 from gateway.batch.lists import check_filters
 from gateway.batch.placement import check_zone_exists
-from gateway.batch.rules import DEFAULT_RULES, Rules
+from gateway.batch.rules import Rules
 from gateway.call import Call, Grant
 from gateway.errors import InvalidParameterValue
 from gateway.service import Operation
@@ -22,7 +22,7 @@ Filters = Mapping[str, Sequence[str]]
 class CatalogueCalls:
     """The handlers of the three actions on instance types."""
 
-    rules: Rules = DEFAULT_RULES
+    rules: Rules
 
     @property
     def operations(self) -> Mapping[str, Operation]:

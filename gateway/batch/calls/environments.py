@@ -24,7 +24,7 @@ from gateway.batch.lists import (
     read_page,
 )
 from gateway.batch.naming import check_env_id
-from gateway.batch.rules import DEFAULT_RULES, Rules
+from gateway.batch.rules import Rules
 from gateway.batch.secrets import Vault
 from gateway.call import Call, Grant
 from gateway.clock import Clock
@@ -45,7 +45,7 @@ class EnvironmentCalls:
     clock: Clock
     new_id: NewId
     vault: Vault
-    rules: Rules = DEFAULT_RULES
+    rules: Rules
 
     @property
     def operations(self) -> Mapping[str, Operation]:

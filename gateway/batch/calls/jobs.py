@@ -1,7 +1,7 @@
 """The actions on whole jobs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import anyio.to_thread
@@ -14,7 +14,7 @@ from gateway.batch.lists import JOBS, check_combination, list_resources, read_pa
 from gateway.batch.naming import check_job_id
 from gateway.batch.reasons import Capacity
 from gateway.batch.retention import SET_ASIDE, set_aside
-from gateway.batch.rules import DEFAULT_RULES, Rules
+from gateway.batch.rules import Rules
 from gateway.batch.secrets import Vault
 from gateway.batch.slots import Load
 from gateway.batch.validation import TASKS_MAX, plan_job
@@ -36,8 +36,8 @@ class JobCalls:
     clock: Clock
     new_id: NewId
     vault: Vault
-    rules: Rules = DEFAULT_RULES
-    load: Load = field(default_factory=Load)
+    rules: Rules
+    load: Load
 
     @property
     def operations(self) -> Mapping[str, Operation]:

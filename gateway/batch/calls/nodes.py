@@ -8,7 +8,7 @@ from gateway.batch import datatypes as wire
 from gateway.batch.environments import attaching, termination
 from gateway.batch.environments.requests import check_machines, check_together
 from gateway.batch.naming import check_env_id
-from gateway.batch.rules import DEFAULT_RULES, Rules
+from gateway.batch.rules import Rules
 from gateway.call import Call, Grant
 from gateway.clock import Clock
 from gateway.ids import NewId
@@ -23,7 +23,7 @@ class NodeCalls:
     store: Store
     clock: Clock
     new_id: NewId
-    rules: Rules = DEFAULT_RULES
+    rules: Rules
 
     @property
     def operations(self) -> Mapping[str, Operation]:

@@ -2,7 +2,7 @@
 
 from base64 import b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -35,7 +35,7 @@ class TaskCalls:
     engine: Engine
     clock: Clock
     new_id: NewId
-    load: Load = field(default_factory=Load)
+    load: Load
 
     @property
     def operations(self) -> Mapping[str, Operation]:

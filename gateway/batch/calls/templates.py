@@ -8,7 +8,7 @@ from gateway.batch import datatypes as wire
 from gateway.batch import reads, templates
 from gateway.batch.lists import TEMPLATES, check_combination, list_resources, read_page
 from gateway.batch.naming import check_template_id
-from gateway.batch.rules import DEFAULT_RULES, Rules
+from gateway.batch.rules import Rules
 from gateway.batch.views import template_view
 from gateway.call import Call, Grant
 from gateway.clock import Clock
@@ -25,7 +25,7 @@ class TemplateCalls:
     store: Store
     clock: Clock
     new_id: NewId
-    rules: Rules = DEFAULT_RULES
+    rules: Rules
 
     @property
     def operations(self) -> Mapping[str, Operation]:

@@ -17,6 +17,7 @@ from gateway.batch.engines import Ability, Launch, NodesLost, Reconnected, Repor
 from gateway.batch.executor import frames
 from gateway.batch.executor.folders import SOCKET, attempt_folder, log_file, node_folder
 from gateway.batch.executor.isolation import PATH
+from gateway.batch.staging.folders import remove_trees
 from gateway.clock import Clock
 from gateway.clock import now as clock_now
 from gateway.errors import ServiceUnavailable
@@ -25,7 +26,6 @@ from gateway.telemetry import log
 RECEIVE_BYTES: Final = 262_144
 ANSWER_S_MAX: Final = 10.0
 SEND_S_MAX: Final = 10.0
-DISCARD_S_MAX: Final = 600.0
 LAUNCH_S_MAX: Final = 20.0
 OPEN_S_MAX: Final = 30.0
 BACKOFF_S_MIN: Final = 0.02
@@ -113,7 +113,7 @@ class LocalEngine:
     async def discard(self, folder: str) -> None:
         """See `Engine.discard`."""
         path = attempt_folder(self._root, folder)
-        await anyio.to_thread.run_sync(_remove, path)
+        await anyio.to_thread.run_sync(remove_trees, [path])
 
     def log_path(self, folder: str, stream: str) -> Path:
         """See `Engine.log_path`. Raises InvalidParameterValue for what is no attempt's log."""
@@ -296,13 +296,6 @@ def _portions(attempt_ids: Sequence[str]) -> Iterable[list[str]]:
     """Ids in lists that fit a frame."""
     for begin in range(0, len(attempt_ids), IDS_PER_FRAME):
         yield list(attempt_ids[begin : begin + IDS_PER_FRAME])
-
-
-def _remove(path: Path) -> None:
-    """Remove a folder by `rm`: a command may nest folders deeper than Python can recurse."""
-    subprocess.run(  # noqa: S603  # our own argv
-        ["/bin/rm", "-rf", "--", path], check=False, close_fds=False, timeout=DISCARD_S_MAX
-    )
 
 
 @asynccontextmanager

@@ -33,10 +33,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import gateway
-from gateway.batch.engines import Cause, Container, Launch, Limits
+from gateway.batch.engines import Cause, Container, Launch, Limits, view
 from gateway.batch.executor.folders import TMP, WORK
 from gateway.batch.executor.isolation import NOBODY, PATH
-from gateway.batch.executor.mounts import TMP_SEEN, WORK_SEEN, CannotLaunch, Placed
+from gateway.batch.executor.mounts import CannotLaunch, Placed
 
 LABEL: Final = "qcs-gateway.folder"
 MARK: Final = "containers"  # a folder that is there once a container was
@@ -255,8 +255,8 @@ def container_command(
 
 def _own_volumes(folder: str, placed: Sequence[Placed]) -> list[str]:
     """The work folder and, unless something else is mounted there, /tmp."""
-    has_tmp = all(each.target != TMP_SEEN for each in placed)
-    return [f"{folder}/{WORK}:{WORK_SEEN}", *([f"{folder}/{TMP}:{TMP_SEEN}"] if has_tmp else [])]
+    has_tmp = all(each.target != view.TMP for each in placed)
+    return [f"{folder}/{WORK}:{view.WORK}", *([f"{folder}/{TMP}:{view.TMP}"] if has_tmp else [])]
 
 
 def read_task(text: bytes) -> Task:
@@ -331,7 +331,7 @@ def _words(
     of what keeps the container in.
     """
     user = str(containers.user)
-    own = ["--workdir", WORK_SEEN, *options, "--name", name, "--label", f"{LABEL}={root}"]
+    own = ["--workdir", view.WORK, *options, "--name", name, "--label", f"{LABEL}={root}"]
     own += ["--network", "host", "--cap-drop", "all", "--security-opt", "no-new-privileges"]
     own += ["--user", f"{user}:{user}", "--entrypoint", "/bin/sh", "--pull", "never"]
     own += _ulimits()

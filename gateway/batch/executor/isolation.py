@@ -19,10 +19,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from gateway.batch.engines import view
 from gateway.batch.executor.folders import TMP, WORK
 
 NOBODY: Final = 65_534
-SANDBOX_WORK: Final = "/work"
 PROBE: Final = "probe"
 PROBE_S: Final = 10
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -196,19 +196,19 @@ def _sandbox() -> Isolation:
         *("--proc", "/proc"),
         *("--dev", "/dev"),
         *("--perms", "1777", "--tmpfs", "/dev/shm"),  # noqa: S108  # a mount point of the sandbox
-        *("--bind", f"../{TMP}", "/tmp"),  # noqa: S108  # a mount point of the sandbox
-        *("--bind", ".", SANDBOX_WORK),
+        *("--bind", f"../{TMP}", view.TMP),
+        *("--bind", ".", view.WORK),
     )
     prefix = (
         *files,
-        *("--chdir", SANDBOX_WORK),
+        *("--chdir", view.WORK),
         *(word for each in capabilities for word in ("--cap-add", each)),
         "--",
         *(_as_nobody() if is_root else ()),
     )
     user = NOBODY if is_root else None
     return Isolation(
-        "sandbox", prefix, home=SANDBOX_WORK, user=user, mounts_at=len(files), has_tmp=True
+        "sandbox", prefix, home=view.WORK, user=user, mounts_at=len(files), has_tmp=True
     )
 
 

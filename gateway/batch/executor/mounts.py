@@ -18,13 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from gateway.batch.engines import Cause, Mount
+from gateway.batch.engines import Cause, Mount, view
 
-WORK_SEEN: Final = "/work"
-TMP_SEEN: Final = "/tmp"  # noqa: S108  # a mount point of the sandbox
 MOUNT_REPLACED: Final = "What should be mounted was replaced meanwhile."
-SYSTEM: Final = frozenset({"bin", "dev", "etc", "proc", "run", "sbin", "sys", "usr"})
-SYSTEM_PREFIX: Final = "lib"  # lib, lib32, lib64, libx32
 _MODE: Final = 0o755
 _LOOK: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -54,7 +50,7 @@ def place(
     work: str,
     user: int | None,
     tmp: str | None = None,
-    work_seen: str = WORK_SEEN,
+    work_seen: str = view.WORK,
 ) -> list[Placed]:
     """Check mounts and make what they need; parents come before what lies below them.
 
@@ -68,7 +64,7 @@ def place(
     seen: dict[PurePosixPath, str] = {PurePosixPath(work_seen): work}
     taken = set(seen)
     if tmp is not None:
-        seen[PurePosixPath(TMP_SEEN)] = tmp  # a mount may take its place
+        seen[PurePosixPath(view.TMP)] = tmp  # a mount may take its place
     placed = []
     for mount in sorted(mounts, key=lambda each: PurePosixPath(each.target).parts):
         target = _checked_target(mount.target, taken=taken)
@@ -90,8 +86,7 @@ def _checked_target(text: str, *, taken: Iterable[PurePosixPath]) -> PurePosixPa
     target = PurePosixPath(os.path.normpath(text))
     if not text.startswith("/") or text.startswith("//") or "\0" in text or ".." in text.split("/"):
         raise CannotLaunch(f"Nothing can be mounted at {text[:200]!r}: it is no absolute path.")
-    top = target.parts[1] if len(target.parts) > 1 else "usr"
-    if top in SYSTEM or top.startswith(SYSTEM_PREFIX):
+    if view.is_of_the_system(str(target)):
         raise CannotLaunch(f"Nothing can be mounted at {text[:200]!r}: the system is there.")
     if target in taken:
         raise CannotLaunch(f"Two things cannot be mounted at {text[:200]!r}.")
@@ -166,7 +161,7 @@ def binds(placed: Iterable[Placed]) -> list[str]:
     Why `--dir`: bubblewrap makes what is missing above a mount for itself alone.
     """
     words: list[str] = []
-    mounted = {PurePosixPath(WORK_SEEN), PurePosixPath(TMP_SEEN)}
+    mounted = {PurePosixPath(view.WORK), PurePosixPath(view.TMP)}
     for each in placed:
         target = PurePosixPath(each.target)
         if mounted.isdisjoint(target.parents):

@@ -55,7 +55,7 @@ class WorkFolders:
         """
         spare = self._spare.get(user)
         # If the attempt's folder is there already, its inputs may be, too.
-        if not is_shut and spare and _make_passable(folder):
+        if not is_shut and spare and make_passable(folder):
             self._spare_count -= 1
             with suppress(OSError):
                 os.rename(spare.pop(), f"{folder}/{WORK}")
@@ -147,7 +147,7 @@ def make_folder(folder: str, *, user: int | None) -> str:
     The work folder may be there already with the attempt's inputs; they become the user's too.
     Raises OSError.
     """
-    _make_passable(folder)
+    make_passable(folder)
     work = f"{folder}/{WORK}"
     try:
         os.mkdir(work, mode=_OWN)
@@ -169,7 +169,7 @@ def make_tmp(folder: str, *, user: int | None) -> str:
     return tmp
 
 
-def _make_passable(folder: str) -> bool:
+def make_passable(folder: str) -> bool:
     """Make a folder, and those above it, that others can pass through and not list.
 
     Returns whether it was not there. Raises OSError.
@@ -179,7 +179,7 @@ def _make_passable(folder: str) -> bool:
     except FileExistsError:
         return False
     except FileNotFoundError:
-        _make_passable(os.path.dirname(folder))
+        make_passable(os.path.dirname(folder))
         os.mkdir(folder, mode=_PASSABLE)
     return True
 

@@ -1,25 +1,13 @@
-"""Folders of attempts: made so that a command can pass through them, and removed again."""
+"""Folders of attempts: opened to a command that only reads, and removed again."""
 
 import os
 import subprocess
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-PASSABLE: Final = 0o711
 REMOVE_S_MAX: Final = 600.0
 PATHS_PER_CALL: Final = 200
-
-
-def make_passable(folder: Path) -> None:
-    """Make a folder, and those above it, that others can pass through and not list."""
-    with suppress(FileExistsError):
-        try:
-            folder.mkdir(mode=PASSABLE)
-        except FileNotFoundError:
-            make_passable(folder.parent)
-            folder.mkdir(mode=PASSABLE)
 
 
 def make_readable(folder: Path) -> None:

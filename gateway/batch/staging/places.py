@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from gateway.batch import datatypes
-from gateway.batch.engines import Mount
+from gateway.batch.engines import Mount, view
 from gateway.batch.executor.folders import WORK
-from gateway.batch.executor.isolation import SANDBOX_WORK
 from gateway.batch.storage import Keys
 from gateway.service import Wire
 
@@ -161,7 +160,7 @@ def find_spot(
     were, and others may keep there what the command could not read.
     """
     wanted = clean(path)
-    places = [Mount(str(work), SANDBOX_WORK, writable=True), *mounts]
+    places = [Mount(str(work), view.WORK, writable=True), *mounts]
     above = [each for each in places if f"{wanted}/".startswith(f"{each.target}/")]
     nearest = max(above, key=lambda each: len(each.target), default=None)
     if nearest is None or not nearest.writable:
@@ -181,7 +180,7 @@ def clean(path: str) -> str:
 
 def is_in_work(path: str) -> bool:
     """Whether a path on the node is the working folder or below it."""
-    return f"{clean(path)}/".startswith(f"{SANDBOX_WORK}/")
+    return f"{clean(path)}/".startswith(f"{view.WORK}/")
 
 
 def name_for(path: str) -> str:

@@ -23,9 +23,10 @@ import msgspec
 
 from gateway.batch.engines import Mount
 from gateway.batch.executor.folders import WORK
+from gateway.batch.executor.work_folders import make_passable
 from gateway.batch.staging import StagingFailed, fetching, in_words
 from gateway.batch.staging.archives import Archives
-from gateway.batch.staging.folders import make_passable, make_readable, remove_trees
+from gateway.batch.staging.folders import make_readable, remove_trees
 from gateway.batch.staging.packages import unpack
 from gateway.batch.staging.places import (
     OF_THE_ATTEMPT,
@@ -132,7 +133,7 @@ class Preparer:
         targets = [*(each.target for each in wanted), *(each.target for each in own)]
         brought = [self._bring_input(each, others=targets) for each in wanted]
         for mount in own:
-            make_passable(Path(mount.source))
+            make_passable(mount.source)
         return (*brought, *own)
 
     def _bring_input(self, wanted: Input, *, others: Sequence[str]) -> Mount:
@@ -152,7 +153,7 @@ class Preparer:
             folder = None if holds_others else self._storage.find_folder(source)
             if folder is None:
                 folder = wanted.folder
-                make_passable(folder)
+                make_passable(str(folder))
                 self._storage.fetch_tree(source, folder, keys=wanted.keys)
                 make_readable(folder)
         except OSError as error:
@@ -173,7 +174,7 @@ class Preparer:
 
 def _begin(attempt: Path) -> None:
     remove_trees([attempt / name for name in OF_THE_ATTEMPT])
-    make_passable(attempt)
+    make_passable(str(attempt))
     (attempt / WORK).mkdir(mode=0o700)
 
 

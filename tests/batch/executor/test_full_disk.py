@@ -3,7 +3,6 @@
 The executor's folder is a small file system of its own.
 """
 
-import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +13,7 @@ from gateway.batch.engines import Cause
 from gateway.batch.engines.local import LocalEngine
 from tests.batch.executor.executors import until
 from tests.support.attempts import Watch, launch
+from tests.support.disks import small_disk
 
 SIZE_MIB = 16
 HELD = 100_000  # less than what makes the executor think that it is this attempt
@@ -26,16 +26,8 @@ def isolation() -> str:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "engine"
-    folder.mkdir()
-    options = ["-t", "tmpfs", "-o", f"size={SIZE_MIB}m", "tmpfs", str(folder)]
-    mounted = subprocess.run(["mount", *options], capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"NO SMALL FILE SYSTEM CAN BE MOUNTED HERE: {mounted.stderr.strip()}")
-    try:
+    with small_disk(tmp_path / "engine", kib=SIZE_MIB * 1_024, mode="1777") as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def fill(path: Path) -> None:

@@ -9,13 +9,13 @@ from typing import Any
 import anyio
 import pytest
 
-from gateway.batch.engines import Cause, Ended, Launch, Mount
+from gateway.batch.engines import Cause, Ended, Launch, Mount, view
 from gateway.batch.engines.local import LocalEngine
 from gateway.batch.executor import spawning
 from gateway.batch.executor.command import Command, command_of
 from gateway.batch.executor.control_groups import open_control_groups
 from gateway.batch.executor.isolation import isolation_named
-from gateway.batch.executor.mounts import TMP_SEEN, CannotLaunch, place
+from gateway.batch.executor.mounts import CannotLaunch, place
 from gateway.batch.executor.runner import Runner
 from gateway.clock import now
 from tests.batch.executor.executors import spawn
@@ -281,9 +281,9 @@ async def test_a_command_that_exits_as_that_does_has_failed_by_itself(
 async def test_something_can_be_mounted_at_tmp_and_below_it(
     engine: LocalEngine, share: Path
 ) -> None:
-    below = [Mount(str(share), f"{TMP_SEEN}/a/b")]
+    below = [Mount(str(share), f"{view.TMP}/a/b")]
     ended, out, _ = await run(engine, mounting("cat /tmp/a/b/given; echo > /tmp/x", below))
     assert (ended.cause, out) == (None, "from outside\n")
-    itself = [Mount(str(share), TMP_SEEN)]
+    itself = [Mount(str(share), view.TMP)]
     ended, out, _ = await run(engine, mounting("cat /tmp/given", itself))
     assert (ended.cause, out) == (None, "from outside\n")

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.batch.engines import Limits, Mount
+from gateway.batch.engines import Limits, Mount, view
 from gateway.batch.engines.local import LocalEngine
-from gateway.batch.executor.mounts import TMP_SEEN
 from tests.batch.executor.executors import kill_process, until
 from tests.support.attempts import Watch, launch
 
@@ -53,7 +52,7 @@ async def test_what_a_dead_executor_left_there_goes_too(engine: LocalEngine, roo
 
 @pytest.mark.anyio
 async def test_none_is_left_of_what_cannot_be_started(engine: LocalEngine, root: Path) -> None:
-    attempt = replace(launch("true"), mounts=(Mount("/nowhere", f"{TMP_SEEN}/a"),))
+    attempt = replace(launch("true"), mounts=(Mount("/nowhere", f"{view.TMP}/a"),))
     await engine.start([attempt])
     await Watch(engine).ended([attempt])
     assert not (engine.attempt_path(attempt.folder) / "tmp").exists()

@@ -1,0 +1,15 @@
+"""How a command sees its machine: where its own things are, and what is the system's. Pure."""
+
+from typing import Final
+
+WORK: Final = "/work"
+TMP: Final = "/tmp"  # noqa: S108  # a mount point of what the command sees
+_SYSTEM: Final = frozenset({"bin", "boot", "dev", "etc", "proc", "run", "sbin", "sys", "usr"})
+_LIBRARIES: Final = "lib"  # lib, lib32, lib64, libx32
+
+
+def is_of_the_system(path: str) -> bool:
+    """Whether a clean, absolute path is the root, or at or below a folder of the system's own."""
+    top = path.split("/")[1]
+    is_run = f"{path}/".startswith("/var/run/")  # which is /run
+    return not top or top in _SYSTEM or top.startswith(_LIBRARIES) or is_run

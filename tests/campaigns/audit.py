@@ -220,6 +220,17 @@ def expected_events(books: Books) -> dict[str, Counter[str]]:
     return {stream_id: +names for stream_id, names in expected.items()}
 
 
+def audit_losses(books: Books, findings: Findings) -> None:
+    """Where no executor died, no attempt was lost, and no node made again."""
+    lost = sum(row.losses for row in books.instances())
+    if lost:
+        findings.surprises.append(f"{lost} attempts were lost, and no executor was killed")
+    there = Counter(row.env_id for row in books.nodes())
+    for env_id, made in books.made().items():
+        if made > there[env_id]:
+            findings.surprises.append(f"{env_id}: nodes made again, and no executor was killed")
+
+
 def audit_messages(books: Books, findings: Findings) -> None:
     """Every event has its one message: whoever is asked for was asked for all of them."""
     messages = [(row.stream_id, row.seq) for row in books.messages().values()]

@@ -71,10 +71,12 @@ class Plan:
 class Report:
     """What a campaign did, and what it found.
 
-    struck: commands that ran at the moments of the kills. lost: attempts lost with an executor.
+    kills: of the gateway. executor_kills: of executors. struck: commands that ran when the gateway
+    was killed. lost: attempts lost with an executor.
     """
 
     kills: int = 0
+    executor_kills: int = 0
     struck: int = 0
     lost: int = 0
     jobs: int = 0
@@ -179,10 +181,12 @@ class Campaign:
                 pid = self._start_executor_that_dies(point, times=times)
                 self._gateway.start()
                 self._await_death(point, partial(is_gone, pid))
+                self.report.executor_kills += 1
             else:
                 command = crash_points.command(point, times=times, arguments=["serve"])
                 self._gateway.start(wait=False, command=command)
                 self._await_death(point, lambda: self._gateway.ended)
+                self.report.kills += 1
                 self._gateway.kill()
                 self._gateway.start()
             click.echo(f"{point}, pass {times}", err=True)
@@ -206,7 +210,6 @@ class Campaign:
                 self.report.findings.surprises.append(f"nothing came to the point: {point}")
                 return
             threading.Event().wait(0.02)
-        self.report.kills += 1
 
     def _pause(self, at_most_s: float) -> None:
         threading.Event().wait(self._random.uniform(0, at_most_s))
@@ -225,6 +228,7 @@ class Campaign:
         root = self._gateway.data.absolute() / "engine"
         for pid in processes_that_say(f"--detach --root {root}"):
             kill_process(pid)
+            self.report.executor_kills += 1
         self._pause(EXECUTOR_GONE_S)
 
     def audit_rows(self, books: audit.Books) -> None:
@@ -234,6 +238,8 @@ class Campaign:
         audit.audit_jobs(books, accepted.jobs, findings)
         audit.audit_runs(books, runs, terminated=accepted.terminated, findings=findings)
         audit.audit_events(books, findings)
+        if not self.report.executor_kills:
+            audit.audit_losses(books, findings)
         audit.audit_messages(books, findings)
         findings.events_wrong += _discrepancies(self._gateway)
         self.report.jobs = len(accepted.jobs)
@@ -358,7 +364,8 @@ def servers(*, postgresql: bool) -> Iterator[tuple[RabbitMQ, str]]:
 def show(report: Report) -> None:
     """Print the counts, and the first of everything that is wrong."""
     click.echo(
-        f"{report.kills} kills while {report.struck} commands ran, {report.jobs} jobs accepted, "
+        f"{report.kills} kills of the gateway while {report.struck} commands ran, "
+        f"{report.executor_kills} of executors, {report.jobs} jobs accepted, "
         f"{report.runs} commands run, {report.lost} of them lost with an executor, "
         f"{report.events} events, {report.duplicates} duplicates on the broker"
     )

@@ -230,6 +230,9 @@ def wait_until(
         time.sleep(0.02)
 
 
+SHARED = pytest.StashKey[Gateway]()
+
+
 @contextlib.contextmanager
 def running_gateway(folder: Path, **settings: str) -> Iterator[Gateway]:
     """A gateway that answers. settings: `QCS_GATEWAY_*` variables, by their whole names."""
@@ -242,7 +245,22 @@ def running_gateway(folder: Path, **settings: str) -> Iterator[Gateway]:
 
 
 @pytest.fixture(scope="session")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def gateway(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Gateway]:
     """A gateway on the embedded defaults, shared: make names of your own, change no policy."""
     with running_gateway(tmp_path_factory.mktemp("gateway")) as running:
+        request.session.stash[SHARED] = running
         yield running
+        del request.session.stash[SHARED]
+
+
+@pytest.fixture(autouse=True)
+def _shared_gateway_lives(request: pytest.FixtureRequest) -> Iterator[None]:
+    """If the shared gateway ends, that fails the test it ends in, and no other."""
+    yield
+    shared = request.session.stash.get(SHARED, None)
+    if shared is not None and shared.ended:
+        code, log = shared.stop(), shared.log[-8_000:]
+        shared.start()
+        pytest.fail(f"the shared gateway ended with {code}:\n{log}")

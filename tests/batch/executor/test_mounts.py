@@ -2,11 +2,14 @@
 
 import os
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
-import anyio
 import pytest
 
 from gateway.batch.engines import Cause, Ended, Launch, Mount, view
@@ -232,12 +235,11 @@ def test_two_mounts_have_two_targets(tmp_path: Path) -> None:
         place(mounts, root=tmp_path / "engine", work=str(tmp_path), user=None)
 
 
-@pytest.mark.anyio
-async def test_a_share_that_is_replaced_before_it_is_mounted_is_a_failure_of_storage(
-    root: Path, share: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is replaced after it was looked at, before the attempt's process exists."""
-    os.mkdir(root, mode=0o711)
+def run_and_replace(root: Path, share: Path, attempt: Launch) -> Ended:
+    """Replace the share after it was looked at, before the attempt's process exists.
+
+    For a process of its own: a runner ends every child of its process that it does not know.
+    """
 
     def command_of_and_replace(*words: Any, **more: Any) -> Command:
         command = command_of(*words, **more)
@@ -245,23 +247,28 @@ async def test_a_share_that_is_replaced_before_it_is_mounted_is_a_failure_of_sto
         share.mkdir(mode=0o755)
         return command
 
-    monkeypatch.setattr(spawning, "command_of", command_of_and_replace)
     groups = open_control_groups(root)
     groups.claim()
-    try:
-        isolation = isolation_named("sandbox", root=root)
-        runner = Runner(root, isolation=isolation, groups=groups, clock=now)
-        attempt = mounting("echo ran; exit 126", [Mount(str(share), "/data")])
-        runner.enqueue([attempt])
+    isolation = isolation_named("sandbox", root=root)
+    runner = Runner(root, isolation=isolation, groups=groups, clock=now)
+    runner.enqueue([attempt])
+    with closing(groups), mock.patch.object(spawning, "command_of", command_of_and_replace):
         assert len(runner.spawn(count_max=1).running) == 1
         ended: list[Ended] = []
-        with anyio.fail_after(10):
-            while not ended:
-                await anyio.sleep(0.005)
-                ended = runner.reap()
-    finally:
-        groups.close()
+        while not ended:
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+            ended = runner.reap()
     [outcome] = ended
+    return outcome
+
+
+def test_a_share_that_is_replaced_before_it_is_mounted_is_a_failure_of_storage(
+    root: Path, share: Path
+) -> None:
+    os.mkdir(root, mode=0o711)
+    attempt = mounting("echo ran; exit 126", [Mount(str(share), "/data")])
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        outcome = pool.submit(run_and_replace, root, share, attempt).result(timeout=30)
     assert (outcome.cause, outcome.exit_code) == (Cause.STORAGE, None)
     assert "replaced" in outcome.detail
     assert (root / "attempts" / attempt.folder / "stdout").read_bytes() == b""

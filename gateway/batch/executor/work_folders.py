@@ -172,15 +172,16 @@ def make_tmp(folder: str, *, user: int | None) -> str:
 def make_passable(folder: str) -> bool:
     """Make a folder, and those above it, that others can pass through and not list.
 
-    Returns whether it was not there. Raises OSError.
+    Returns whether it was not there; several may ask for it at once. Raises OSError.
     """
     try:
-        os.mkdir(folder, mode=_PASSABLE)
+        try:
+            os.mkdir(folder, mode=_PASSABLE)
+        except FileNotFoundError:
+            make_passable(os.path.dirname(folder))
+            os.mkdir(folder, mode=_PASSABLE)
     except FileExistsError:
         return False
-    except FileNotFoundError:
-        make_passable(os.path.dirname(folder))
-        os.mkdir(folder, mode=_PASSABLE)
     return True
 
 

@@ -10,7 +10,7 @@ from gateway.batch.engines import Cause
 from gateway.batch.engines.local import LocalEngine
 from gateway.batch.executor.folders import SPARE
 from gateway.batch.executor.isolation import NOBODY
-from gateway.batch.executor.work_folders import WorkFolders, make_folder
+from gateway.batch.executor.work_folders import WorkFolders, make_folder, make_passable
 from tests.batch.executor.executors import until
 from tests.support.attempts import Watch, launch
 
@@ -131,3 +131,18 @@ async def test_what_an_executor_moved_aside_is_removed_by_the_next(tmp_path: Pat
     work = made(folders, tmp_path / "a")
     folders.end(str(work), user=None, is_shut=False)
     assert not work.exists()
+
+
+def test_a_folder_that_another_makes_at_the_same_time_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mkdir = os.mkdir
+
+    def mkdir_by_another_first(path: str, mode: int = 0o777) -> None:
+        if os.path.isdir(os.path.dirname(path)):
+            mkdir(path, mode)
+        mkdir(path, mode)
+
+    monkeypatch.setattr(os, "mkdir", mkdir_by_another_first)
+    assert make_passable(str(tmp_path / "above" / "below")) is False
+    assert (tmp_path / "above" / "below").is_dir()

@@ -10,12 +10,13 @@ from typing import Final
 
 import anyio
 import anyio.to_thread
-from anyio.abc import SocketStream, TaskStatus
+from anyio.abc import TaskStatus
 
 import gateway
 from gateway.batch.engines import Ability, Launch, NodesLost, Reconnected, Report
+from gateway.batch.engines.line import Line, dial
 from gateway.batch.executor import frames
-from gateway.batch.executor.folders import SOCKET, attempt_folder, log_file, node_folder
+from gateway.batch.executor.folders import attempt_folder, log_file, node_folder
 from gateway.batch.executor.isolation import PATH
 from gateway.batch.staging.folders import remove_trees
 from gateway.clock import Clock
@@ -23,7 +24,6 @@ from gateway.clock import now as clock_now
 from gateway.errors import ServiceUnavailable
 from gateway.telemetry import log
 
-RECEIVE_BYTES: Final = 262_144
 ANSWER_S_MAX: Final = 10.0
 SEND_S_MAX: Final = 10.0
 LAUNCH_S_MAX: Final = 20.0
@@ -73,7 +73,7 @@ class LocalEngine:
         self.executor_pid = 0
         self._root = root.absolute()
         self._linger_s = linger_s
-        self._stream: SocketStream | None = None
+        self._line: Line | None = None
         self._replaced = False
         self._sending = anyio.Lock()
         self._reports: list[Report] = []
@@ -150,23 +150,23 @@ class LocalEngine:
 
     async def _serve_once(self, task_status: TaskStatus[None]) -> None:
         """Connect, greet, and pass reports on until the line ends."""
-        async with await self._connect() as stream:
-            unframer = frames.Unframer()
-            with anyio.fail_after(ANSWER_S_MAX), suppress(anyio.BrokenResourceError):
-                await stream.send(frames.encode(self._hello))
+        line = await self._connect()
+        try:
+            with anyio.fail_after(ANSWER_S_MAX), suppress(OSError):
+                await line.send(frames.encode(self._hello))
             with anyio.fail_after(ANSWER_S_MAX):
-                heard = await _receive(stream, unframer)
+                heard = await line.receive()
             lost = self._welcome(heard)
             self._replaced = False
-            self._stream = stream
+            self._line = line
             task_status.started()
-            try:
-                self._report(heard[1:], first=[*lost, Reconnected()])
-                while heard := await _receive(stream, unframer):
-                    self._report(heard)
-                log.warning("executor_lost", pid=self.executor_pid, replaced=self._replaced)
-            finally:
-                self._stream = None
+            self._report(heard[1:], first=[*lost, Reconnected()])
+            while heard := await line.receive():
+                self._report(heard)
+            log.warning("executor_lost", pid=self.executor_pid, replaced=self._replaced)
+        finally:
+            self._line = None
+            line.cut()
 
     def _welcome(self, heard: Sequence[frames.FromExecutor]) -> list[NodesLost]:
         """Check the answer to Hello; return whether its nodes are others than before."""
@@ -217,40 +217,26 @@ class LocalEngine:
         """Send frames, or none while the line is down. A line that takes nothing is given up."""
         async with self._sending:
             for frame in encoded:
-                stream = self._stream
-                if stream is None:
+                line = self._line
+                if line is None:
                     return
                 sent = False
                 try:
-                    with (
-                        anyio.move_on_after(SEND_S_MAX),
-                        suppress(anyio.BrokenResourceError, anyio.ClosedResourceError),
-                    ):
-                        await stream.send(frame)
+                    with anyio.move_on_after(SEND_S_MAX), suppress(OSError):
+                        await line.send(frame)
                         sent = True
                 finally:
                     if not sent:  # perhaps half of it was: nothing can follow on this line
-                        self._stream = None
-                        await anyio.aclose_forcefully(stream)
+                        self._line = None
+                        line.cut()
 
-    async def _connect(self) -> SocketStream:
+    async def _connect(self) -> Line:
         """Reach the executor, starting one if none answers. Raises ExecutorRefused or OSError."""
-        with suppress(OSError):
-            return await self._dial()
+        with suppress(OSError), anyio.fail_after(ANSWER_S_MAX):
+            return await dial(self._root)
         await anyio.to_thread.run_sync(self._launch_executor)
-        return await self._dial()
-
-    async def _dial(self) -> SocketStream:
-        """Connect to the socket.
-
-        Why through /proc: a socket's path may have 107 bytes, a data folder's more.
-        """
-        folder = os.open(self._root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            with anyio.fail_after(ANSWER_S_MAX):
-                return await anyio.connect_unix(f"/proc/self/fd/{folder}/{SOCKET}")
-        finally:
-            os.close(folder)
+        with anyio.fail_after(ANSWER_S_MAX):
+            return await dial(self._root)
 
     def _launch_executor(self) -> None:
         """Start an executor and wait until it serves; blocks. Raises ExecutorRefused or OSError.
@@ -278,18 +264,6 @@ class LocalEngine:
             raise ExecutorRefused(f"it does not serve after {LAUNCH_S_MAX} s") from error
         if done.returncode != 0:
             raise ExecutorRefused(done.stderr.decode(errors="replace").strip())
-
-
-async def _receive(stream: SocketStream, unframer: frames.Unframer) -> list[frames.FromExecutor]:
-    """What came next: at least one frame, or none at the end. Raises FrameError."""
-    heard: list[frames.FromExecutor] = []
-    while not heard:
-        try:
-            data = await stream.receive(RECEIVE_BYTES)
-        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
-            return []
-        heard = [frames.decode_from_executor(body) for body in unframer.feed(data)]
-    return heard
 
 
 def _portions(attempt_ids: Sequence[str]) -> Iterable[list[str]]:

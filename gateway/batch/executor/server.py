@@ -29,7 +29,7 @@ from gateway.batch.executor.isolation import (
     with_folders,
 )
 from gateway.batch.executor.ledger import Committed, Ledger, lost
-from gateway.batch.executor.runner import Runner
+from gateway.batch.executor.runner import Runner, Running
 from gateway.clock import Clock
 
 log = logging.getLogger("executor")
@@ -41,6 +41,10 @@ RETRY_S: Final = 1.0
 KILL_S_MAX: Final = 10.0
 FIRST_LINE_S: Final = 10.0  # whoever started us has this long to connect
 FACTS_PER_FRAME: Final = 1_000
+STARTED_S_MAX: Final = 0.01
+"""How late a start is told, at most: of a command that ends sooner both are one message, and one
+change of its rows.
+"""
 
 
 class Connection:
@@ -142,6 +146,7 @@ class Server:
         )
         self._no_containers = "" if containers is not None else no_containers
         self._line: Connection | None = None
+        self._untold: dict[str, tuple[float, Started]] = {}  # each with the moment to tell it at
         self._idle_since = monotonic() + FIRST_LINE_S
         self._retry_at = 0.0
         self._root_key = _folder_key(root)
@@ -202,6 +207,8 @@ class Server:
             moments.append(self._retry_at)
         if self._runner.next_deadline is not None:
             moments.append(self._runner.next_deadline)
+        if self._untold:
+            moments.append(next(iter(self._untold.values()))[0])
         return max(0.0, min(moments) - now)
 
     def _attend(self, source: object, mask: int) -> None:
@@ -357,7 +364,22 @@ class Server:
             self._ledger.note_process(attempt_id, pid=process.pid, start_ticks=process.start_ticks)
         for ended in spawned.ended:
             self._ledger.end(ended)
-        self._tell([running.started for running in spawned.running], committed.ended)
+        self._note_started(spawned.running)
+        started = self._take_started(committed.ended)
+        if started or committed.ended:
+            self._tell(started, committed.ended)
+
+    def _note_started(self, spawned: Sequence[Running]) -> None:
+        """Note starts that are to be told."""
+        tell_at = self._monotonic() + STARTED_S_MAX
+        self._untold.update((each.attempt_id, (tell_at, each.started)) for each in spawned)
+
+    def _take_started(self, ended: Sequence[Ended]) -> list[Started]:
+        """The starts to be told now: of what has ended, and those whose moment has come."""
+        now = self._monotonic()
+        due = [each.attempt_id for each in ended if each.attempt_id in self._untold]
+        due += (id_ for id_, (tell_at, _) in self._untold.items() if tell_at <= now)
+        return [self._untold.pop(id_)[1] for id_ in dict.fromkeys(due)]
 
     def _tell(self, started: Sequence[Started], ended: Sequence[Ended]) -> None:
         """Tell the gateway, if one listens; if not, it will be told when it comes."""

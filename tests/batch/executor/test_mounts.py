@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -256,7 +256,8 @@ def run_and_replace(root: Path, share: Path, attempt: Launch) -> Ended:
         assert len(runner.spawn(count_max=1).running) == 1
         ended: list[Ended] = []
         while not ended:
-            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+            with suppress(ChildProcessError):  # its group may be empty only a moment later
+                os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
             ended = runner.reap()
     [outcome] = ended
     return outcome

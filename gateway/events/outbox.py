@@ -20,6 +20,8 @@ SIGNAL = "outbox"
 LEDGER_SIGNAL = "ledger"
 """Woken when something happened, whether anybody asked to be told or not."""
 SHARDS = 64
+MARKED_AT_ONCE = 1_024
+"""So many positions one statement has at most: a database takes only so many values."""
 NO_TAGS = "[]"
 
 
@@ -201,8 +203,10 @@ def list_positions_unsent(tx: Tx, topic_key: str, *, upto: int) -> set[int]:
 
 
 def mark_sent(tx: Tx, positions: Sequence[int], *, now: datetime) -> None:
-    """Note that messages need not be published any more."""
-    tx.execute(tables.MARK_SENT, {"positions": positions, "now": now})
+    """Note that messages need not be published any more, however many."""
+    for first in range(0, len(positions), MARKED_AT_ONCE):
+        portion = positions[first : first + MARKED_AT_ONCE]
+        tx.execute(tables.MARK_SENT, {"positions": portion, "now": now})
 
 
 def list_waiting_topics(tx: Tx) -> set[str]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import anyio
-from anyio.abc import TaskGroup
+from anyio.abc import TaskGroup, TaskStatus
 from sqlalchemy.exc import OperationalError
 
 from gateway.clock import Clock
@@ -61,9 +61,10 @@ class Publisher:
         self._line: dict[str, None] = {}  # topics, in their order
         self._rests: dict[str, Rest] = {}
 
-    async def run(self) -> None:
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Publish for ever; while the broker or the database is away, try again and again."""
         reachable = True
+        task_status.started()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._depot.marker.run)
             while True:
@@ -131,6 +132,9 @@ class Publisher:
         lane = Lane(topic, self._depot, is_careful=rest is not None and rest.is_careful)
         try:
             ending = await lane.run(may_go_on=lambda: not self._line)
+        except Exception:  # a fault of our own: one topic may not stop the others
+            log.exception("lane_failed", topic=topic)
+            ending = Ending.FAILED
         finally:
             self._lanes.discard(topic)
         if ending is Ending.FAILED:

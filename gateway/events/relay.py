@@ -53,8 +53,22 @@ async def run(
         expand_all = partial(_expand_forever, store, subscribers, clock=clock, final=is_final)
         await tasks.start(partial(keep_running, expand_all, name="expansion"))
         if bus is not None:
-            tasks.start_soon(Publisher(store, bus, subscribers=subscribers, clock=clock).run)
+            publish = partial(_publish_forever, store, bus, subscribers, clock=clock)
+            await tasks.start(partial(keep_running, publish, name="publishing"))
         task_status.started()
+
+
+async def _publish_forever(
+    store: Store,
+    bus: Bus,
+    subscribers: Subscribers,
+    *,
+    clock: Clock,
+    task_status: TaskStatus[None],
+) -> None:
+    """By a new publisher each time: nothing that the last one took for known is left."""
+    publisher = Publisher(store, bus, subscribers=subscribers, clock=clock)
+    await publisher.run(task_status=task_status)
 
 
 async def _expand_forever(

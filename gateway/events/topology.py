@@ -38,11 +38,13 @@ class Topology:
 
         Raises BusUnavailable, BusRefused.
         """
-        wanted = route.bindings if route else ()
         for removal in removals:
-            if removal.binding is None and route is None:
-                await self._bus.remove(removal.exchange)
-            elif removal.binding is not None and removal.binding not in wanted:
+            # a topic that was deleted and made again may spell its exchange another way
+            is_wanted = route is not None and route.exchange == removal.exchange
+            if removal.binding is None:
+                if not is_wanted:
+                    await self._bus.remove(removal.exchange)
+            elif route is None or not is_wanted or removal.binding not in route.bindings:
                 await self._bus.unbind(removal.exchange, binding=removal.binding)
         if route is not None:
             await self._declare(topic, route)

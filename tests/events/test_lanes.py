@@ -263,3 +263,48 @@ async def test_a_topic_whose_queue_the_broker_refuses_is_held_and_somebody_is_to
     assert [(each["log_level"], each["topic"]) for each in told] == [
         ("error", address_of("job").key)
     ]
+
+
+class Faulty(FakeBus):
+    """Meets something that nobody thought of, whenever something is published to `poisoned`."""
+
+    async def publish(
+        self,
+        route: Route,
+        messages: Sequence[Message],
+        *,
+        written: Callable[[], None] = lambda: None,
+    ) -> list[Outcome]:
+        if route.exchange == address_of("poisoned").exchange:
+            raise RuntimeError("nobody thought of this")
+        return await super().publish(route, messages, written=written)
+
+
+async def test_a_fault_in_one_topic_holds_up_no_other(store: Store, relaying: Relaying) -> None:
+    bus = Faulty()
+    await publish(store, "poisoned", count=1)
+    with capture_logs() as logs:
+        async with relaying(bus, "poisoned", "well"):
+            await eventually(lambda: any(each["event"] == "lane_failed" for each in logs))
+            await publish(store, "well", count=3)
+            await eventually(lambda: len(bus.held[queue_of("well")]) == 3)
+    assert {each["event"] for each in logs} == {"lane_failed"}
+
+
+async def test_a_topic_made_again_in_other_letters_leaves_no_exchange_behind(
+    store: Store, relaying: Relaying
+) -> None:
+    bus, before = FakeBus(), TopicAddress(OWNER, REGION, "Jobs")
+    kept = Binding(queue_of("jobs"), "#")
+    await bus.declare(Route(before.exchange, (kept,)))
+
+    def delete(tx: Tx) -> None:
+        outbox.retire(tx, before, bindings=[kept])
+        outbox.retire(tx, before, bindings=None)
+
+    await store.write(delete)
+    await publish(store, "jobs", count=1)
+    async with relaying(bus, "jobs"):
+        await eventually(lambda: len(bus.held[queue_of("jobs")]) == 1)
+        await eventually(lambda: before.exchange not in bus.exchanges)
+    assert bus.exchanges == {address_of("jobs").exchange: {kept}}

@@ -116,3 +116,13 @@ async def test_the_ledger_keeps_the_members_in_their_order(store: Store) -> None
     row = await store.read_list(lambda tx: tx.execute(select(tables.event)).one())
     assert row.batch.decode() == '{"Z":1,"A":[null,{"b":"ü"}]}'
     assert row.happened_at == NOW
+
+
+async def test_more_messages_are_marked_at_once_than_a_statement_has_values(store: Store) -> None:
+    await store.write(
+        lambda tx: outbox.append(tx, stream(), [job_event(1)], notifications=[asks()], now=NOW)
+    )
+    [message] = await store.read_list(unsent)
+    positions = [*range(message.position + 1, message.position + 300_000), message.position]
+    await store.write(lambda tx: outbox.mark_sent(tx, positions, now=NOW))
+    assert await store.read_list(unsent) == []

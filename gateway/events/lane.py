@@ -98,7 +98,7 @@ class Lane:
         self._signal = outbox.signal_of(topic)
         self._depot = depot
         self._has_small_page = False
-        self._pages = anyio.Semaphore(PAGES_MAX)
+        self._pages = anyio.Semaphore(PAGES_MAX, fast_acquire=True)
         self._room = Room(ROOM_OF_ONE_BYTES)
         self._failed = False
         self._failed_shards: set[int] = set()
@@ -150,7 +150,7 @@ class Lane:
                     return False
                 keep(sum(len(message.body) for message in page.waiting.messages))
                 self._passed.update(message.position for message in page.waiting.messages)
-                if before is not None:
+                if before is not None and not before.written.is_set():
                     await before.written.wait()
                 if self._failed:
                     return False
@@ -248,7 +248,7 @@ class Lane:
                     outcomes = await self._tell(page.route, due, passage)
                 self._note(outcomes)
                 passage.written.set()
-                if before is not None:
+                if before is not None and not before.settled.is_set():
                     await before.settled.wait()
                 sent = settled(due, outcomes, failed=self._failed_shards)
                 MESSAGES_PUBLISHED.inc(len(sent))

@@ -77,7 +77,7 @@ class RabbitMQ:
         self._under_way: dict[str, list[PublishingChannel]] = {}
         self._whys: dict[str, str] = {}  # by exchange: why something was lost, as it was logged
         self._left: list[PublishingChannel] = []
-        self._lock = anyio.Lock()
+        self._lock = anyio.Lock(fast_acquire=True)
 
     async def connect(self) -> int:
         """See `Bus.connect`."""

@@ -30,8 +30,7 @@ class Signals:
         for name in names:
             self._counts[name] = self.count(name) + 1
             for waiter in self._waiters.pop(name, ()):
-                if not waiter.done():
-                    waiter.set_result(None)
+                _end(waiter)
         if len(self._counts) > self._names_max:
             self._forget()
 
@@ -41,18 +40,27 @@ class Signals:
         self._counts.clear()
 
     async def wait(self, name: str, *, seen: int, at_most_s: float) -> None:
-        """Return once `name` has been woken more than `seen` times, or after `at_most_s`."""
+        """Return once `name` has been woken more than `seen` times, or after `at_most_s`.
+
+        Why a timer of its own: `asyncio.wait_for` hears of a wake-up a turn of the loop later.
+        """
         if self.count(name) != seen:
             return
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
         self._waiters[name].add(waiter)
+        timer = loop.call_later(at_most_s, _end, waiter)
         try:
-            await asyncio.wait_for(waiter, at_most_s)
-        except TimeoutError:
-            return
+            await waiter
         finally:
+            timer.cancel()
             waiting = self._waiters.get(name)
             if waiting is not None:
                 waiting.discard(waiter)
                 if not waiting:
                     del self._waiters[name]
+
+
+def _end(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

@@ -3,7 +3,7 @@
 All publish 593 bytes to topic exchanges with one durable queue behind each, on a RabbitMQ of the
 benchmark's own, on uvloop, each round in a process of its own. Ours is the real `Publisher` on a
 real SQLite, with all properties; the peers send a body and nothing else. The latency is that of a
-paced stream, from the commit, or from the bare publish, to the consumer.
+paced stream, from the commit, or from the bare publish, to a consumer in another process.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Seque
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -411,26 +412,26 @@ class Stopwatch:
     WARM_UP = 0.25
 
     def __init__(self, rate: int) -> None:
+        self._count = rate * self.SECONDS
         self._rate = rate
         self.began: dict[int, float] = {}
-        self._ended: dict[int, float] = {}
+        self._told: Connection | None = None
 
     @asynccontextmanager
     async def reading(self, url: str, queue: str) -> AsyncIterator[None]:
-        """A consumer that notes when each message came."""
-
-        async def note(message: AbstractIncomingMessage) -> None:
-            if message.message_id and message.message_id.isdigit():
-                self._ended[int(message.message_id)] = time.perf_counter()
-
-        async with await aio_pika.connect(url) as connection, connection.channel() as channel:
-            consumed = await channel.get_queue(queue, ensure=False)
-            await consumed.consume(note, no_ack=True)
-            yield
+        """A consumer, in a process of its own as subscribers are."""
+        context = multiprocessing.get_context("spawn")
+        self._told, tells = context.Pipe(duplex=False)
+        consumer = context.Process(target=consume, args=(url, queue, self._count, tells))
+        consumer.start()
+        await anyio.to_thread.run_sync(self._told.recv)
+        yield
+        await anyio.to_thread.run_sync(consumer.join)
 
     async def pace(self, begin: Callable[[int], Coroutine[Any, Any, None]]) -> Result:
         """Begin so many a second, each when it is due, however long the ones before take."""
-        count = self._rate * self.SECONDS
+        assert self._told is not None
+        count = self._count
         used, began = time.process_time(), time.perf_counter()
         async with anyio.create_task_group() as tasks:
             for number in range(count):
@@ -438,17 +439,42 @@ class Stopwatch:
                 if ahead_s > 0:
                     await anyio.sleep(ahead_s)
                 tasks.start_soon(begin, number)
-        with anyio.fail_after(WAIT_S):
-            while len(self._ended) < count:  # noqa: ASYNC110
-                await anyio.sleep(0.01)
+        ended = await anyio.to_thread.run_sync(self._told.recv)
         took, used = time.perf_counter() - began, time.process_time() - used
         late = [
-            (self._ended[number] - self.began[number]) * 1e3
+            (ended[number] - self.began[number]) * 1e3
             for number in range(int(count * self.WARM_UP), count)
         ]
         cuts = statistics.quantiles(late, n=100)
         notes = {"p50 ms": cuts[49], "p99 ms": cuts[98]}
         return Result(count / took, {**notes, "CPU us/event": used / count * 1e6, "MB": peak_mb()})
+
+
+def consume(url: str, queue: str, count: int, tells: Connection) -> None:
+    """Tell that a queue is being read, and then when each of `count` numbered messages came.
+
+    The clock is the machine's, the same in every process.
+    """
+    arrived: dict[int, float] = {}
+
+    async def read() -> None:
+        all_came = anyio.Event()
+
+        async def note(message: AbstractIncomingMessage) -> None:
+            if message.message_id and message.message_id.isdigit():
+                arrived[int(message.message_id)] = time.perf_counter()
+                if len(arrived) == count:
+                    all_came.set()
+
+        async with await aio_pika.connect(url) as connection, connection.channel() as channel:
+            consumed = await channel.get_queue(queue, ensure=False)
+            await consumed.consume(note, no_ack=True)
+            tells.send(None)
+            with anyio.fail_after(WAIT_S):
+                await all_came.wait()
+
+    anyio.run(read, backend_options={"use_uvloop": True})
+    tells.send(arrived)
 
 
 if __name__ == "__main__":

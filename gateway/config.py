@@ -223,7 +223,7 @@ def _check_form(name: str, value: str, *, source: str) -> None:
     form, sentence = FORMS[name]
     try:
         fits = form.fullmatch(value) is not None
-        if name.endswith("_url"):
+        if name.endswith("_url") or name == "cos_endpoint":
             _ = urlsplit(value).port  # raises ValueError for what is no port
     except ValueError:
         fits = False

@@ -80,7 +80,10 @@ BAD: dict[str, list[str]] = {
     "push_pause_after_s": ["0", "86401", "1h"],
     "memory_gib": ["-1", "65537", "8G"],
     "processes_max": ["0", "15", "4194305", "many"],
-    "cos_endpoint": ["cos.example", "s3://cos", "http://", "http://u@cos/", "http://cos/path?"],
+    "cos_endpoint": [
+        *("cos.example", "s3://cos", "http://", "http://u@cos/", "http://cos/path?"),
+        *("http://cos:99999", "http://cos:port", "http://[cos"),
+    ],
     "cos_forms": ["", "XML", "json"],
     "logs_keep_days": ["-1", "36501", "7d"],
     "sandbox_folders": ["/", "tools", "/opt/../etc", "/etc/ssl", "/lib64", "/work"],

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from gateway.batch import datatypes
 from gateway.batch.members import check_choice, check_range, check_text
+from gateway.batch.secrets import mask_address
 from gateway.batch.storage.paths import parse_cos_file
 from gateway.errors import InvalidParameter, InvalidParameterValue
 
@@ -74,26 +75,28 @@ def _check_command(name: str, command: str) -> None:
 def check_package_path(path: str, *, xml_only: bool) -> None:
     """Check where a package is fetched from; its name tells the kind of archive.
 
-    Only PACKAGE asks for it; with LOCAL a PackagePath is kept and nobody reads it.
+    Only PACKAGE asks for it; with LOCAL a PackagePath is kept and nobody reads it. An error repeats
+    it without the keys that may be in it.
     """
     if not path:
         raise InvalidParameter(
             "DeliveryForm `PACKAGE` needs a `PackagePath`.", detail="InvalidParameterCombination"
         )
+    shown = mask_address(path)
     scheme, separator, _ = path.partition("://")
     if separator and scheme == "cos":
-        name = parse_cos_file(path, xml_only=xml_only).key
+        name = parse_cos_file(path, xml_only=xml_only, shown=shown).key
     elif separator and scheme in {"http", "https"}:
         name = _url_path(path)
     else:
         raise InvalidParameterValue(
-            f"The storage type of `{path}` is not one that a package can come from: use `http://`,"
+            f"The storage type of `{shown}` is not one that a package can come from: use `http://`,"
             " `https://` or `cos://`.",
             detail="RemoteStorageSchemeType",
         )
     if not name.lower().endswith(ARCHIVES):
         raise InvalidParameterValue(
-            f"`{path}` does not end as an archive does: {', '.join(ARCHIVES)}.",
+            f"`{shown}` does not end as an archive does: {', '.join(ARCHIVES)}.",
             detail="RemoteStoragePath",
         )
 
@@ -105,7 +108,9 @@ def _url_path(url: str) -> str:
     except ValueError:  # no port, or no address
         has_place = False
     if not has_place or len(url) > URL_MAX or not _URL.fullmatch(url):
-        raise InvalidParameterValue(f"`{url}` is not a URL.", detail="RemoteStoragePath")
+        raise InvalidParameterValue(
+            f"`{mask_address(url)}` is not a URL.", detail="RemoteStoragePath"
+        )
     return parts.path
 
 

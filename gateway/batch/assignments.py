@@ -20,8 +20,12 @@ from gateway.batch.validation import TIMEOUT_DEFAULT_S
 from gateway.store import Conflict, Store, Tx
 
 TASKS_MAX: Final = 10_000
+SPECS_BYTES_MAX: Final = 64 * 2**20
+SPEC_BYTES_MAX: Final = 2**20
 NODES_PER_QUERY: Final = 500
 GIB: Final = 2**30
+TaskKey = tuple[str, int]
+"""A job's id, and the task's position in it."""
 
 TASK_AT = (
     select(task.c.spec, task.c.env_id, task.c.cpu, task.c.mem_gib, job.c.owner_uin)
@@ -47,7 +51,8 @@ class Known:
     owner_uin: the account whose job it is.
 
     needs_staging: whether anything must be there before its command can run. variables: the
-    environment of its commands, but for what differs from instance to instance.
+    environment of its commands, but for what differs from instance to instance. stored_bytes: of
+    what is in the database of all this.
     """
 
     task: datatypes.Task
@@ -57,6 +62,7 @@ class Known:
     node: Node
     needs_staging: bool
     variables: Mapping[str, str]
+    stored_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +88,14 @@ class Assignment:
 
 
 class Assignments:
-    """Reads what attempts need. Tasks and environments never change in this, so they are kept."""
+    """Reads what attempts need, and keeps what is known of their tasks.
+
+    A task never changes. Of its environment, what it brings was fixed when it was created; that
+    the rest of it may change (ModifyComputeEnv) is nothing to an attempt.
+
+    At most TASKS_MAX are kept, and SPECS_BYTES_MAX of what is stored of them; one of more than
+    SPEC_BYTES_MAX is read each time.
+    """
 
     def __init__(self, store: Store, engine: Engine, vault: Vault, *, processes_max: int) -> None:
         """processes_max: how many processes one command may have."""
@@ -90,18 +103,23 @@ class Assignments:
         self._engine = engine
         self._vault = vault
         self._processes_max = processes_max
-        self._known: dict[tuple[str, int], Known] = {}
+        self._known: dict[TaskKey, Known] = {}
+        self._bytes = 0
 
     async def read(self, attempts: Mapping[Attempt, Node | None]) -> list[Assignment]:
         """What is known of attempts, in their order. Raises Conflict if a task is gone.
 
         attempts: each with its node, or None if that must be looked up, too.
         """
-        known = {}
+        known: dict[Attempt, Known] = {}
+        of_task: dict[TaskKey, Known] = {}
         nodes: dict[Attempt, Node] = {}
         to_look_up: dict[str, list[Attempt]] = {}
         for attempt, node in attempts.items():
-            found = known[attempt] = self.find_known(attempt) or await self._know(attempt)
+            key = _task_key(attempt)
+            if key not in of_task:
+                of_task[key] = self.find_known(attempt) or await self._know(attempt)
+            found = known[attempt] = of_task[key]
             if found.env_id is None:
                 continue
             if node is None:
@@ -117,14 +135,22 @@ class Assignments:
 
     def find_known(self, attempt: Attempt) -> Known | None:
         """What was read of an attempt's task before, unless it was too long ago."""
-        return self._known.get((attempt.job_id, attempt.position))
+        return self._known.get(_task_key(attempt))
 
     async def _know(self, attempt: Attempt) -> Known:
         known = await self._store.read_point(lambda tx: _read_known(tx, attempt))
-        while len(self._known) >= TASKS_MAX:
-            del self._known[next(iter(self._known))]
-        self._known[attempt.job_id, attempt.position] = known
+        self._forget(_task_key(attempt))  # who read it meanwhile
+        if known.stored_bytes <= SPEC_BYTES_MAX:
+            room = SPECS_BYTES_MAX - known.stored_bytes
+            while self._bytes > room or len(self._known) >= TASKS_MAX:
+                self._forget(next(iter(self._known)))
+            self._known[_task_key(attempt)] = known
+            self._bytes += known.stored_bytes
         return known
+
+    def _forget(self, key: TaskKey) -> None:
+        if key in self._known:
+            self._bytes -= self._known.pop(key).stored_bytes
 
     async def _nodes(self, env_id: str, attempts: Sequence[Attempt]) -> Mapping[Attempt, Node]:
         """The nodes of an environment that have these attempts. An end that comes again finds its
@@ -237,7 +263,12 @@ def _read_known(tx: Tx, attempt: Attempt) -> Known:
             "BATCH_TASK_NAME": spec.task_name or "",
             "BATCH_TASK_INSTANCE_NUM": str(spec.task_instance_num or 1),
         },
+        stored_bytes=len(row.spec) + len(created or b""),
     )
+
+
+def _task_key(attempt: Attempt) -> TaskKey:
+    return attempt.job_id, attempt.position
 
 
 def _command(application: datatypes.Application, number: int) -> str:

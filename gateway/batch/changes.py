@@ -95,8 +95,9 @@ class JobChanges:
         if trigger in {Trigger.FAILED, Trigger.KEPT}:
             self._reason = TERMINATED if self.terminating else self._why_failed()
         if self.state in FINAL:
-            ends = [task.last_end for task in self.tasks.values() if task.last_end is not None]
-            self._ended_at = max(ends, default=self.now)
+            self._save_tasks()
+            ended_at = self._tx.execute(sql.LAST_TASK_END, {"job_id": self.job.id}).scalar_one()
+            self._ended_at = ended_at or self.now
             self.terminating = False
         if event is not None:
             self.tell(

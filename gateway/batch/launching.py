@@ -128,13 +128,22 @@ class Launcher:
         except StoreUnavailable:
             log.warning("not_prepared", attempt_id=attempt_id)  # it is started again before long
         except OSError as error:
-            self._fail(attempt_id, in_words(error))
+            await self._fail_prepared(attempt_id, in_words(error))
         except Exception:  # a fault of our own: one attempt may not stop the others
             log.exception("not_prepared", attempt_id=attempt_id)
-            self._fail(attempt_id, "The gateway could not prepare it.")
+            await self._fail_prepared(attempt_id, "The gateway could not prepare it.")
         finally:
             del self._preparing[attempt_id]
             preparation.over.set()
+
+    async def _fail_prepared(self, attempt_id: str, words: str) -> None:
+        """End an attempt that cannot be prepared, and remove what was prepared of it.
+
+        Why before it is told: what it brought may have filled the disk that the end is to be
+        written to.
+        """
+        await self._remove([attempt_id])
+        self._fail(attempt_id, words)
 
     def _fail(self, attempt_id: str, words: str) -> None:
         """End an attempt that cannot be prepared; said again until `finish`, never tried again."""
@@ -156,7 +165,9 @@ class Launcher:
     # After -------------------------------------------------------------------------------------
 
     def leaves_files(self, ended: Ended) -> bool:
-        """Whether the task asks for files to be kept, or is not known yet."""
+        """Whether its command ran, and its task asks for files to be kept, or is not known yet."""
+        if not ended.started:
+            return False
         known = self._assignments.find_known(parse_attempt(ended.attempt_id))
         return known is None or leaves_files(known.task)
 
@@ -229,6 +240,11 @@ class Launcher:
         cancelled = [self._preparing[id_] for id_ in attempt_ids if id_ in self._preparing]
         for preparation in cancelled:
             await preparation.over.wait()
+        await self._remove(attempt_ids)
+        await self._engine.acknowledge(sorted(attempt_ids))
+
+    async def _remove(self, attempt_ids: Sequence[str]) -> None:
+        """Remove what attempts left, their logs apart; what cannot be removed is logged."""
         folders = [
             self._engine.attempt_path(parse_attempt(attempt_id).folder) / name
             for attempt_id in attempt_ids
@@ -238,7 +254,6 @@ class Launcher:
             await anyio.to_thread.run_sync(remove_trees, folders, limiter=self._removals)
         except (OSError, SubprocessError) as error:
             log.warning("not_removed", attempts=len(attempt_ids), error=str(error))
-        await self._engine.acknowledge(sorted(attempt_ids))
 
 
 def build_launcher(

@@ -9,7 +9,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from gateway.batch import datatypes
 from gateway.batch.engines import view
 from gateway.batch.members import check_choice, check_range, check_text
-from gateway.batch.storage.paths import is_file_name, parse_cos_folder, parse_input_source
+from gateway.batch.storage.paths import (
+    clean_path,
+    is_file_name,
+    parse_cos_folder,
+    parse_input_source,
+)
 from gateway.errors import InvalidParameterValue
 
 MAPPINGS_MAX = 100  # our limit, for each list of a task or an environment
@@ -100,13 +105,12 @@ def check_local_path(name: str, path: str) -> str:
     under a mapping at `/usr`. `:` and `,` are for container engines what parts a path from its
     options. Raises InvalidParameterValue.LocalPath.
     """
-    parts = path.split("/")
     good = path.startswith("/") and path.isprintable() and len(path.encode()) <= PATH_MAX
-    if not good or ".." in parts or any(sign in path for sign in ":,"):
+    if not good or ".." in path.split("/") or any(sign in path for sign in ":,"):
         raise InvalidParameterValue(
             f"{name} `{path}` is not an absolute path on a Linux node.", detail="LocalPath"
         )
-    clean = "/" + "/".join(part for part in parts if part not in {"", "."})
+    clean = clean_path(path)
     if view.is_of_the_system(clean):
         raise InvalidParameterValue(
             f"{name} `{path}` belongs to the node's own system.", detail="LocalPath"

@@ -99,22 +99,20 @@ def data_points(
     of what was measured in it. Between two attempts the value is None, NULLS_MAX times at most.
     """
     period = period_of(within)
-    segments = []
+    bins: dict[int, list[float | None]] = {}
     for record in records:
-        bins: dict[int, list[float | None]] = {}
-        for at, value in _curve(record, metric, disk=disk):
-            if within.holds(at):
-                bins.setdefault(int(at) // period * period, []).append(value)
-        if bins:
-            segments.append({stamp: _average(values) for stamp, values in sorted(bins.items())})
-    joined: dict[int, float | None] = {}
-    for segment in segments:
-        if joined:
-            gap = range(max(joined) + period, min(segment), period)
-            joined.update(dict.fromkeys(gap[:NULLS_MAX]))
-        joined.update(segment)
-    stamps = sorted(joined)
-    return Points(period, stamps, [joined[stamp] for stamp in stamps])
+        found = [
+            (int(at) // period * period, value)
+            for at, value in _curve(record, metric, disk=disk)
+            if within.holds(at)
+        ]
+        if bins and found:
+            gap = range(max(bins) + period, min(stamp for stamp, _ in found), period)
+            bins.update((stamp, []) for stamp in gap[:NULLS_MAX])
+        for stamp, value in found:
+            bins.setdefault(stamp, []).append(value)
+    stamps = sorted(bins)
+    return Points(period, stamps, [_average(bins[stamp]) for stamp in stamps])
 
 
 def period_of(within: Window) -> int:

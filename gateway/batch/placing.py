@@ -1,5 +1,6 @@
 """Which instances of a job start now, and on which nodes."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from gateway.batch import tidings
@@ -22,8 +23,13 @@ class Placed(NamedTuple):
     mem_gib: int
 
 
-def place(changes: JobChanges, room: Room, *, catalogue: Catalogue) -> list[Placed]:
-    """Put runnable instances on nodes as far as there is room, which they use up."""
+def place(
+    changes: JobChanges, room: Room, *, catalogue: Catalogue, sick: Sequence[str]
+) -> list[Placed]:
+    """Put runnable instances on nodes as far as there is room, which they use up.
+
+    sick: jobs that are left alone for now; the nodes that they wait for are not kept for them.
+    """
     if changes.terminating or changes.state in OVER or room.places <= 0:
         return []
     changes.save()
@@ -33,6 +39,7 @@ def place(changes: JobChanges, room: Room, *, catalogue: Catalogue) -> list[Plac
         "since": changes.job.created_at,
         "moment": changes.now,
         "most": room.places,
+        "sick": sick,
     }
     positions = changes.positions(TASKS_TO_PLACE, **keys)
     changes.load_tasks(positions)

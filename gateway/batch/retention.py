@@ -5,7 +5,7 @@ left behind, the folders of jobs and nodes that no longer exist, is swept at the
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -37,8 +37,9 @@ SET_ASIDE: Final = "batch_files_set_aside"
 JOBS_LONG_OVER = (
     select(job.c.id)
     .where(~job.c.files_dropped, job.c.ended_at < bindparam("before", type_=Moment))
-    .order_by(job.c.ended_at)
+    .order_by(job.c.ended_at, job.c.id)
     .limit(FILES_PAGE)
+    .offset(bindparam("failed"))
 )
 LOCK_JOB_LONG_OVER = (
     select(job.c.id)
@@ -84,20 +85,26 @@ async def run(
     while True:
         seen = store.signals.count(SET_ASIDE)
         now = clock()
-        try:
-            await remove_set_aside(engine)
-            if anyio.current_time() >= due_s:
-                due_s = anyio.current_time() + EVERY_S
-                if keep_days:
-                    await drop_files(store, engine, before=now - timedelta(days=keep_days))
-                await drop_tokens(store, before=now - CLIENT_TOKEN_LIFE)
-                if swept_at is None or now - swept_at >= SWEEP_EVERY:
-                    await sweep(store, engine)
-                    swept_at = now
-        except (StoreUnavailable, OSError, SubprocessError) as error:
-            log.warning("retention_failed", error=str(error), retry_s=EVERY_S)
+        await _is_done(remove_set_aside(engine))
+        if anyio.current_time() >= due_s:
+            due_s = anyio.current_time() + EVERY_S
+            if keep_days:
+                await _is_done(drop_files(store, engine, before=now - timedelta(days=keep_days)))
+            await _is_done(drop_tokens(store, before=now - CLIENT_TOKEN_LIFE))
+            if swept_at is None or now - swept_at >= SWEEP_EVERY:
+                swept_at = now if await _is_done(sweep(store, engine)) else None
         rest_s = max(0.0, due_s - anyio.current_time())
         await store.signals.wait(SET_ASIDE, seen=seen, at_most_s=rest_s)
+
+
+async def _is_done(duty: Awaitable[object]) -> bool:
+    """Do one duty; False if it failed, which keeps no other from being done."""
+    try:
+        await duty
+    except (StoreUnavailable, OSError, SubprocessError) as error:
+        log.warning("retention_failed", error=str(error), retry_s=EVERY_S)
+        return False
+    return True
 
 
 def set_aside(engine: Engine, job_id: str) -> None:
@@ -117,29 +124,45 @@ async def remove_set_aside(engine: Engine) -> None:
     """Remove every folder that was set aside. One that cannot be removed holds nobody up."""
     names = await anyio.to_thread.run_sync(_names_in, engine.attempt_path("job").parent, DROPPED)
     for name in names:
-        try:
-            await engine.discard(name)
-        except (OSError, SubprocessError) as error:
-            log.warning("files_not_removed", folder=name, error=str(error))
+        await _discard(engine, name)
+
+
+async def _discard(engine: Engine, folder: str) -> None:
+    try:
+        await engine.discard(folder)
+    except (OSError, SubprocessError) as error:
+        log.warning("files_not_removed", folder=folder, error=str(error))
 
 
 async def drop_files(store: Store, engine: Engine, *, before: datetime) -> int:
-    """Remove the logs and folders of jobs that were over before a time; returns of how many."""
-    count = 0
+    """Remove the logs and folders of jobs that were over before a time; returns of how many.
+
+    One whose folder cannot be moved out of the way is passed over, and tried again the next time.
+    """
+    count = failed = 0
     while True:
-        rows = await store.read_list(
-            lambda tx: tx.execute(JOBS_LONG_OVER, {"before": before}).scalars().all()
-        )
+        keys = {"before": before, "failed": failed}
+        rows = await store.read_list(partial(_long_over, keys=keys))
         for job_id in rows:
-            await engine.discard(f"{DROPPED}{job_id}")  # of an earlier life, if it is still there
-            if await store.write(_drop_one(engine, job_id, before=before)):
-                await engine.discard(f"{DROPPED}{job_id}")
+            await _discard(engine, f"{DROPPED}{job_id}")  # of an earlier life, if there is one
+            try:
+                dropped = await store.write(_drop_one(engine, job_id, before=before))
+            except OSError as error:
+                failed += 1
+                log.warning("files_not_dropped", job_id=job_id, error=str(error))
+                continue
+            if dropped:
+                await _discard(engine, f"{DROPPED}{job_id}")
                 count += 1
         if len(rows) < FILES_PAGE:
             break
     if count:
         log.info("files_dropped", jobs=count)
     return count
+
+
+def _long_over(tx: Tx, *, keys: Mapping[str, object]) -> Sequence[str]:
+    return tx.execute(JOBS_LONG_OVER, keys).scalars().all()
 
 
 def _drop_one(engine: Engine, job_id: str, *, before: datetime) -> Callable[[Tx], bool]:

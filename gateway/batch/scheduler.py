@@ -42,24 +42,29 @@ SICK_S_MAX = 16.0
 
 @dataclass(slots=True)
 class Moved:
-    """What one job's transaction came to."""
+    """What one job's transaction came to.
+
+    told_to_end: it is terminating, and nothing is left to be done before an attempt has ended.
+    """
 
     placed: list[Placed] = field(default_factory=list)
     stopping: list[str] = field(default_factory=list)
     unfinished: bool = False
     admitted: bool = False
+    told_to_end: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
     """What the rows ask for: jobs to look at, what waits for room, most urgent first, and the
-    attempts that are to end on request.
+    attempts that are to end on request. sick: the jobs that were left out.
     """
 
     due: Sequence[str]
     waiting: Sequence[Waiting]
     free_nodes: Mapping[str, FreeNodes]
     terminating: Sequence[str]
+    sick: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +104,7 @@ class Scheduler:
         self._sick: dict[str, Sick] = {}
         self._terminations_seen = -1
         self._stopped: set[str] = set()
+        self._told_to_end: set[str] = set()  # jobs; they come again with their attempts' ends
         self._copying: set[str] = set()
         self._estranged = True  # another one may have told the engine something before it failed
         self._told_at = clock()
@@ -158,11 +164,15 @@ class Scheduler:
         for attempt_id in ended:
             self._live.pop(attempt_id, None)
         self._stopped -= ended
-        if any(isinstance(report, NodesLost) for report in reports):
+        losses = [report for report in reports if isinstance(report, NodesLost)]
+        if losses:
             await self._store.write(lose_nodes)
+            await self._engine.acknowledge_loss(losses[-1])
         by_job = _by_job(reports)
         outlook = await self._look_ahead()
         moved = await self._move_jobs(by_job, outlook)
+        self._told_to_end.difference_update(moved)
+        self._told_to_end |= {job_id for job_id, each in moved.items() if each.told_to_end}
         await self._hand_over(moved, terminating=outlook.terminating)
         INSTANCES_RUNNING.set(len(self._live))
         self._load.attempts = len(self._live)
@@ -173,7 +183,8 @@ class Scheduler:
         if ended:
             self._launcher.finish(ended)
         return bool(ended) or any(
-            each.placed or each.unfinished or each.admitted for each in moved.values()
+            each.placed or each.unfinished or each.admitted or each.told_to_end
+            for each in moved.values()
         )
 
     async def _look_ahead(self) -> Outlook:
@@ -195,7 +206,7 @@ class Scheduler:
         now = self._clock()
         sick = sorted(job_id for job_id in self._sick if self._is_sick(job_id, now=now))
         keys = {"sick": sick, "most": JOBS_AT_ONCE}
-        due = [*tx.execute(DUE_JOBS, keys).scalars()]
+        due = [*tx.execute(DUE_JOBS, {**keys, "told_to_end": sorted(self._told_to_end)}).scalars()]
         due += tx.execute(JOBS_TO_FAIL, keys).scalars()
         free = self._engine.capacity - len(self._live)
         keys = {"sick": sick, "most": free, "moment": now}
@@ -209,6 +220,7 @@ class Scheduler:
             waiting=waiting,
             free_nodes={row.env_id: FreeNodes(row.n, row.mem_gib) for row in counted},
             terminating=[read_instance(row[:-1]).latest.id for row in rows],
+            sick=sick,
         )
 
     def _is_sick(self, job_id: str, *, now: datetime) -> bool:
@@ -219,6 +231,7 @@ class Scheduler:
         before = self._sick.get(job_id)
         pause_s = min(SICK_S_MAX, before.pause_s * 2 if before else RETRY_S)
         self._sick[job_id] = Sick(self._clock() + timedelta(seconds=pause_s), pause_s)
+        self._store.signals.wake([JOBS])  # others may have what was kept for it
 
     async def _move_jobs(
         self, by_job: Mapping[str, Sequence[Started | Ended]], outlook: Outlook
@@ -238,6 +251,7 @@ class Scheduler:
                 reports=by_job.get(job_id, ()),
                 reserved=reserved.get(job_id),
                 slots=slots,
+                sick=outlook.sick,
             )
             try:
                 moved[job_id] = await self._store.write(function)
@@ -264,6 +278,7 @@ class Scheduler:
         reports: Sequence[Started | Ended],
         reserved: Room | None,
         slots: Slots,
+        sick: Sequence[str],
     ) -> Moved:
         changes = open_job(tx, job_id, now=self._clock(), new_id=self._new_id)
         if changes is None:
@@ -278,13 +293,14 @@ class Scheduler:
         if reserved is not None:
             room.add(reserved)
         try:
-            placed = place(changes, room, catalogue=self._catalogue)
+            placed = place(changes, room, catalogue=self._catalogue, sick=sick)
             changes.close()
         except BaseException:  # the store may run this again, with what is reserved
             slots.give_back(rest)
             raise
         slots.give_back(room)
-        return Moved(placed, stopping, progress.unfinished, admitted)
+        told_to_end = changes.terminating and not progress.unfinished
+        return Moved(placed, stopping, progress.unfinished, admitted, told_to_end)
 
     def _free_room(self) -> Room:
         whole_gib = self._engine.mem_gib
@@ -320,6 +336,7 @@ class Scheduler:
             for instance, row in zip(instances, rows, strict=True)
         }
         self._stopped.clear()
+        self._told_to_end.clear()
         self._terminations_seen = -1
         starting = {i.latest: None for i in instances if i.state is State.STARTING}
         await self._launcher.start(starting)

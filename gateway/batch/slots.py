@@ -118,8 +118,9 @@ def reserve(
 ) -> dict[str, Room]:
     """Take room for waiting tasks, the most urgent first; returns what each job has.
 
-    free_nodes: by environment. Why room is reserved: the transactions of a round may run at once,
-    and the one that happens to be first is not the most urgent.
+    A job that is not among them waits as its account does. free_nodes: by environment. Why room is
+    reserved: the transactions of a round may run at once, and the one that happens to be first is
+    not the most urgent.
     """
     reserved: dict[str, Room] = {}
     nodes = {env_id: free.number for env_id, free in free_nodes.items()}
@@ -127,7 +128,6 @@ def reserve(
     for task in waiting:
         if task.owner_uin in slots.held:
             continue
-        mine = reserved.setdefault(task.job_id, Room(0, 0, free.whole_gib))
         wanted, mem_gib = task.runnable, task.mem_gib
         if task.concurrent_max:
             wanted = min(wanted, task.concurrent_max - task.busy)
@@ -135,9 +135,12 @@ def reserve(
             wanted = min(wanted, nodes.get(task.env_id, 0))
             mem_gib = free_nodes[task.env_id].mem_gib if wanted else 0
         taken = min(wanted, free.fits(mem_gib))
+        if taken < wanted:
+            slots.held.add(task.owner_uin)
+            if not taken:
+                continue
+        mine = reserved.setdefault(task.job_id, Room(0, 0, free.whole_gib))
         mine.add(free.take(taken, mem_gib=mem_gib))
         if task.env_id is not None:
             nodes[task.env_id] = nodes.get(task.env_id, 0) - taken
-        if taken < wanted:
-            slots.held.add(task.owner_uin)
     return reserved

@@ -124,6 +124,7 @@ TASKS_NOT_OVER = (
     )
     .order_by(task.c.position)
 )
+LAST_TASK_END = select(func.max(task.c.ended_at)).where(task.c.job_id == bindparam("job_id"))
 FOLLOWERS = select(dependence.c.end).where(
     dependence.c.job_id == bindparam("job_id"), dependence.c.start == bindparam("position")
 )

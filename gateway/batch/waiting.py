@@ -16,6 +16,7 @@ from sqlalchemy import (
     select,
 )
 
+from gateway.batch.slots import Waiting
 from gateway.batch.statements import HAS_SOME_TO_FAIL, NODE_IS_FREE, OPEN
 from gateway.batch.states import State
 from gateway.batch.tables import compute_node, job, task
@@ -44,6 +45,7 @@ def _wants_to_run(waiting: FromClause) -> ColumnElement[bool]:
 def _first_in_line(*conditions: Callable[[FromClause], ColumnElement[bool]]) -> Subquery:
     """Priority and time of the most urgent job that waits for nodes of each environment.
 
+    The parameter `sick`: jobs that are left alone for now, whom nobody waits for.
     Why worked out once, and not looked for from each task: of a thousand tasks that wait for one
     environment, each would look through all the others.
     """
@@ -65,6 +67,7 @@ def _first_in_line(*conditions: Callable[[FromClause], ColumnElement[bool]]) -> 
             _wants_to_run(rival),
             rival_job.c.id == rival.c.job_id,
             ~rival_job.c.terminating,
+            rival_job.c.id.not_in(bindparam("sick", expanding=True)),
             *[condition(rival) for condition in conditions],
         )
         .subquery()
@@ -128,18 +131,20 @@ TASKS_TO_PLACE = (
     .limit(bindparam("most"))
 )
 _IS_WELL = job.c.id.not_in(bindparam("sick", expanding=True))
+_IS_TOLD_TO_END = job.c.id.in_(bindparam("told_to_end", expanding=True))
 DUE_JOBS = (
     select(job.c.id)
     .where(
         job.c.state.in_(OPEN),  # has an index, `terminating` has none
-        (job.c.state == State.SUBMITTED.value) | job.c.terminating,
+        (job.c.state == State.SUBMITTED.value) | and_(job.c.terminating, ~_IS_TOLD_TO_END),
         _IS_WELL,
     )
     .order_by(job.c.state != State.SUBMITTED.value, job.c.priority.desc(), job.c.created_at)
     .limit(bindparam("most"))
 )
 """New ones first: those that are terminating may take long, and nobody is to wait for them.
-`sick`: those that are left alone for now."""
+`sick`: those that are left alone for now. `told_to_end`: those that only wait for attempts to end;
+there may be more of them than are looked at in a round."""
 JOBS_TO_FAIL = (
     select(task.c.job_id)
     .join(job, job.c.id == task.c.job_id)
@@ -152,7 +157,7 @@ JOBS_TO_FAIL = (
     .limit(bindparam("most"))
 )
 _first_of_all = _first_in_line()
-WAITING_TASKS = (
+_in_line = (
     select(
         task.c.job_id,
         job.c.owner_uin,
@@ -161,6 +166,15 @@ WAITING_TASKS = (
         task.c.concurrent_max,
         (task.c.starting + task.c.running).label("busy"),
         task.c.mem_gib,
+        job.c.priority,
+        job.c.created_at,
+        task.c.position,
+        func.row_number()
+        .over(
+            partition_by=job.c.owner_uin,
+            order_by=(job.c.priority.desc(), job.c.created_at, job.c.id, task.c.position),
+        )
+        .label("place"),
     )
     .join(job, job.c.id == task.c.job_id)
     .outerjoin(_first_of_all, _first_of_all.c.env_id == task.c.env_id)
@@ -170,7 +184,19 @@ WAITING_TASKS = (
         ~job.c.terminating,
         _IS_WELL,
     )
-    .order_by(job.c.priority.desc(), job.c.created_at, job.c.id, task.c.position)
-    .limit(bindparam("most"))
+    .subquery()
 )
-"""Tasks of which an instance could be started now, the most urgent first."""
+WAITING_TASKS = (
+    select(*[_in_line.c[name] for name in Waiting._fields])
+    .where(_in_line.c.place <= bindparam("most"))
+    .order_by(
+        _in_line.c.priority.desc(),
+        _in_line.c.created_at,
+        _in_line.c.job_id,
+        _in_line.c.position,
+    )
+)
+"""Tasks of which an instance could be started now, the most urgent first, `most` of each account.
+
+Why so many of each account, and not of all: those of one may all wait for memory, which is no
+reason for another to wait."""

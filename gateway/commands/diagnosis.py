@@ -10,33 +10,44 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
 import anyio
-import anyio.to_thread
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.administration import DATA_MODE, ENGINE
+from gateway.authn.issuers import read_issuers
+from gateway.authn.jwt import JwtAuthenticator
 from gateway.batch.catalogue import read_catalogue
-from gateway.batch.engines import Ability
 from gateway.batch.engines.local import machine_memory_gib
+from gateway.batch.executor.abilities import LIMITS
 from gateway.batch.executor.containers import (
     ContainersUnavailable,
     find_containers,
     prove_containers,
 )
 from gateway.batch.executor.control_groups import open_control_groups
-from gateway.batch.executor.isolation import ISOLATIONS, IsolationUnavailable, isolation_named
+from gateway.batch.executor.isolation import (
+    ISOLATIONS,
+    Isolation,
+    IsolationUnavailable,
+    isolation_named,
+    with_folders,
+)
 from gateway.batch.executor.mounted import mount_lines
 from gateway.cam.identities import PolicyFolder
+from gateway.cmq.push.addresses import Reach
 from gateway.config import Settings, SettingsError
+from gateway.context import Edge
 from gateway.events.bus import BusRefused, BusUnavailable
 from gateway.events.connection import Connection, tls_context
 from gateway.policy.strict_toml import PolicySetRefused
@@ -54,6 +65,9 @@ ISOLATION_ADVICE: Final = {
     "none": "A shell must be able to work in `data`.",
 }
 MOUNTED: Final = Path("/proc/self/mountinfo")
+NO_HOST: Final = UnicodeError
+"""What Python raises for a name that no host can have."""
+T = TypeVar("T")
 
 
 class Verdict(Enum):
@@ -79,12 +93,16 @@ def diagnose(settings: Settings) -> list[Finding]:
     data = settings.data.absolute()
     with _libraries_silent(), probing_folder(data) as folder:
         return [
-            *look_at_isolation(folder, asked=settings.isolation),
+            *look_at_isolation(
+                folder, asked=settings.isolation, shown=settings.split_sandbox_folders
+            ),
             *look_at_limits(folder),
             look_at_containers(data / ENGINE),
             look_at_capacity(settings),
             look_at_catalogue(settings),
             look_at_policies(settings),
+            look_at_issuers(settings),
+            look_at_networks(settings),
             *look_at_data(settings),
             look_at_buckets(settings),
             look_at_shares(settings),
@@ -111,11 +129,12 @@ def probing_folder(data: Path) -> Iterator[Path]:
     As near to it as a folder is there already with the rights that a start would give it: an older
     version shut the data folder, and the next start opens the way through it.
     """
-    ours = [each for each in (data, data / ENGINE) if each.is_dir()]
+    # os.path: what this user may not enter is no folder; Path would raise.
+    ours = [each for each in (data, data / ENGINE) if os.path.isdir(each)]
     if ours and all(_is_passable(each) for each in ours):
         above = ours[-1]
     else:
-        above = next(each for each in data.parents if each.is_dir())
+        above = next(each for each in data.parents if os.path.isdir(each))
     try:
         folder = Path(tempfile.mkdtemp(prefix=".doctor-", dir=above))
     except OSError:  # the folder that cannot be written to is told elsewhere
@@ -131,41 +150,59 @@ def _is_passable(folder: Path) -> bool:
     return stat.S_IMODE(folder.stat().st_mode) & DATA_MODE == DATA_MODE
 
 
-def look_at_isolation(folder: Path, *, asked: str) -> list[Finding]:
-    """Try each isolation; the one that would be used decides whether that is good enough."""
-    failures: dict[str, str] = {}
-    for name in ISOLATIONS:
-        try:
-            isolation_named(name, root=folder)
-        except IsolationUnavailable as error:
-            failures[name] = str(error)
-    used = asked or next((name for name in ("sandbox", "uid") if name not in failures), "")
-    found = [
-        Finding(f"isolation.{name}", Verdict.DEGRADED, failures[name], ISOLATION_ADVICE[name])
-        if name in failures
-        else Finding(f"isolation.{name}", Verdict.OK, ISOLATION_WORKS.get(name, "works"))
-        for name in ISOLATIONS
-    ]
-    return [*found, _used_isolation(used, failures)]
+def look_at_isolation(folder: Path, *, asked: str, shown: Sequence[str] = ()) -> list[Finding]:
+    """Try each isolation; the one that would be used decides whether that is good enough.
+
+    asked: the setting; "" is the best there is. shown: more folders that a sandbox is to show.
+    """
+    found = [_look_at_one_isolation(name, folder) for name in ISOLATIONS]
+    try:
+        used = isolation_named(asked, root=folder)
+    except IsolationUnavailable:
+        words = f"`{asked}` is asked for and does not work"
+        return [
+            *found,
+            Finding(
+                "isolation",
+                Verdict.WRONG,
+                words if asked else "neither sandbox nor uid works",
+                "Install bubblewrap, run the gateway as root, or set `isolation` to what works.",
+            ),
+        ]
+    return [*found, _used_isolation(used), _look_at_shown(used, shown, root=folder)]
 
 
-def _used_isolation(used: str, failures: dict[str, str]) -> Finding:
-    name = "isolation"
-    if not used or used in failures:
+def _look_at_one_isolation(name: str, folder: Path) -> Finding:
+    try:
+        isolation_named(name, root=folder)
+    except IsolationUnavailable as error:
+        advice = ISOLATION_ADVICE[name]
+        return Finding(f"isolation.{name}", Verdict.DEGRADED, str(error), advice)
+    return Finding(f"isolation.{name}", Verdict.OK, ISOLATION_WORKS.get(name, "works"))
+
+
+def _used_isolation(used: Isolation) -> Finding:
+    if used.name == "none":
         return Finding(
-            name,
-            Verdict.WRONG,
-            f"`{used}` is asked for and does not work" if used else "neither sandbox nor uid works",
-            "Install bubblewrap, run the gateway as root, or set `isolation` to one that works.",
-        )
-    if used == "none":
-        return Finding(
-            name,
+            "isolation",
             Verdict.DEGRADED,
             "`none` is used: commands have the gateway's rights, and see its keys",
             'Leave `isolation` out to have the best there is, or set it to "sandbox".',
         )
-    return Finding(name, Verdict.OK, f"`{used}` is used")
+    return Finding("isolation", Verdict.OK, f"`{used.name}` is used")
+
+
+def _look_at_shown(used: Isolation, shown: Sequence[str], *, root: Path) -> Finding:
+    """Have a sandbox show what it is to show besides the system."""
+    name = "isolation.folders"
+    try:
+        with_folders(used, shown, root=root)
+    except IsolationUnavailable as error:
+        advice = "Make the folder, or take it out of `sandbox_folders`: no server starts with it."
+        return Finding(name, Verdict.WRONG, str(error), advice)
+    if not shown:
+        return Finding(name, Verdict.OK, "none is set: a sandbox shows the system alone")
+    return Finding(name, Verdict.OK, f"{', '.join(shown)} can be seen")
 
 
 def look_at_limits(folder: Path) -> list[Finding]:
@@ -174,7 +211,6 @@ def look_at_limits(folder: Path) -> list[Finding]:
     try:
         groups.claim()
         versions = sorted({tree.version for tree in groups.trees})
-        limits = (Ability.CPU, Ability.MEMORY, Ability.PROCESSES)
         advice = "Run the gateway as root, or have its service delegate control groups to it."
         layout = " and ".join(f"v{version}" for version in versions)
         return [
@@ -190,7 +226,7 @@ def look_at_limits(folder: Path) -> list[Finding]:
                     f"not enforced: {groups.missing.get(each, 'there are no control groups')}",
                     advice,
                 )
-                for each in limits
+                for each in LIMITS
             ),
         ]
     finally:
@@ -241,6 +277,30 @@ def look_at_policies(settings: Settings) -> Finding:
     return Finding(name, Verdict.OK, f"{settings.policies} can be used")
 
 
+def look_at_issuers(settings: Settings) -> Finding:
+    """Read the trusted issuers of bearer tokens, and their keys, as a start does."""
+    name, path = "issuers", settings.jwt_issuers
+    if not path:
+        return Finding(name, Verdict.OK, "none is set: no bearer token is taken")
+    try:
+        JwtAuthenticator(read_issuers(Path(path)))
+    except SettingsError as error:
+        return Finding(name, Verdict.WRONG, str(error), "Correct the file, or leave it out.")
+    return Finding(name, Verdict.OK, f"{path} can be used")
+
+
+def look_at_networks(settings: Settings) -> Finding:
+    """Read the addresses of proxies and of HTTP subscribers as a start does."""
+    name = "networks"
+    try:
+        Edge.of(settings)
+        Reach.of(settings)
+    except SettingsError as error:
+        advice = "Write addresses such as 10.0.0.7, or networks such as 10.0.0.0/8."
+        return Finding(name, Verdict.WRONG, str(error), advice)
+    return Finding(name, Verdict.OK, "`trusted_proxies` and `push_networks` can be read")
+
+
 def look_at_buckets(settings: Settings) -> Finding:
     """Have the service that holds the buckets answer, whatever it answers."""
     name, url = "buckets", settings.cos_endpoint
@@ -248,15 +308,13 @@ def look_at_buckets(settings: Settings) -> Finding:
         return Finding(name, Verdict.OK, f"in {settings.data.absolute() / 'cos'}")
     parts = urlsplit(url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname or "", parts.port, timeout=ANSWER_S)
     try:
-        connection.request("HEAD", "/")
-        connection.getresponse()
-    except (OSError, http.client.HTTPException) as error:
+        with closing(kind(parts.hostname or "", parts.port, timeout=ANSWER_S)) as connection:
+            connection.request("HEAD", "/")
+            connection.getresponse()
+    except (OSError, http.client.HTTPException, NO_HOST) as error:
         advice = "Start it, or correct `cos_endpoint`: until then jobs with files of it fail."
         return Finding(name, Verdict.WRONG, f"{url} cannot be reached: {error}", advice)
-    finally:
-        connection.close()
     return Finding(name, Verdict.OK, f"{url} answers")
 
 
@@ -273,8 +331,8 @@ def look_at_shares(settings: Settings) -> Finding:
 def look_at_data(settings: Settings) -> list[Finding]:
     """The folder of all state: whether it can be written to, its file system, its room."""
     data = settings.data.absolute()
-    above = next(each for each in (data, *data.parents) if each.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+    above = next(each for each in (data, *data.parents) if os.path.exists(each))
+    if not os.path.isdir(above) or not os.access(above, os.W_OK | os.X_OK):
         return [
             Finding(
                 "data.folder",
@@ -333,16 +391,11 @@ def look_at_database(settings: Settings) -> Finding:
     url = settings.resolved_database_url
     shown = make_url(url).render_as_string(hide_password=True)
     advice = "Start it, or correct `database_url`; the name, the user or the password may be wrong."
-
-    async def ask() -> str | None:
-        with anyio.fail_after(ANSWER_S):
-            return await anyio.to_thread.run_sync(find_revision, url, abandon_on_cancel=True)
-
     try:
-        revision = anyio.run(ask)
+        revision = _answer_of(lambda: find_revision(url))
     except TimeoutError:
         return Finding("database", Verdict.WRONG, f"{shown} does not answer", advice)
-    except (SQLAlchemyError, OSError) as error:
+    except (SQLAlchemyError, OSError, NO_HOST) as error:
         why = str(getattr(error, "orig", None) or error).strip().split("\n", 1)[0]
         return Finding("database", Verdict.WRONG, f"{shown}: {why}", advice)
     if revision is None:
@@ -351,6 +404,23 @@ def look_at_database(settings: Settings) -> Finding:
         advice = "`qcs-gateway migrate`, or the next start, brings it to this version's revision."
         return Finding("database", Verdict.DEGRADED, f"{shown}, revision {revision}", advice)
     return Finding("database", Verdict.OK, f"{shown}, revision {revision}")
+
+
+def _answer_of(ask: Callable[[], T]) -> T:
+    """What `ask` returns or raises; TimeoutError if that takes longer than ANSWER_S.
+
+    Why a daemon thread: what hangs in it does not hold this process at its end.
+    """
+    answer: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(ask())
+        except Exception as error:  # raised again where it is waited for
+            answer.set_exception(error)
+
+    threading.Thread(target=run, name="asking", daemon=True).start()
+    return answer.result(timeout=ANSWER_S)
 
 
 def look_at_broker(settings: Settings) -> Finding:
@@ -376,7 +446,7 @@ def look_at_broker(settings: Settings) -> Finding:
         anyio.run(log_in)
     except SettingsError as error:
         return Finding("broker", Verdict.WRONG, str(error), "Correct `amqp_url` and its files.")
-    except (BusUnavailable, BusRefused) as error:
+    except (BusUnavailable, BusRefused, NO_HOST) as error:
         advice = "Start it, or correct `amqp_url`: until then events wait, and none is lost."
         return Finding("broker", Verdict.WRONG, f"it cannot be reached: {error}", advice)
     return Finding("broker", Verdict.OK, "reached")

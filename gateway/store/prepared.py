@@ -70,7 +70,8 @@ class Prepared:
         """SQL and values with every list written out.
 
         The last value stands in its list again until they are 1, 2, 4, 8, …: that asks for nothing
-        more, and there are few different texts, which SQLite need not read again.
+        more, and there are few different texts, which SQLite need not read again. An empty list
+        stays so: SQLite takes one, as SQL does not.
         """
         sql, written = self.sql, list(values)
         for index, name in reversed(self.lists):
@@ -149,7 +150,7 @@ class PreparedLine:
         values = prepared.values_of(row)
         sql = prepared.sql
         if prepared.lists:
-            if not all(0 < len(values[index]) <= LIST_MAX for index, _ in prepared.lists):
+            if not all(len(values[index]) <= LIST_MAX for index, _ in prepared.lists):
                 return None
             sql, values = prepared.with_lists(values)
         cursor = self._connection.execute(sql, values)
@@ -195,7 +196,8 @@ def prepare(statement: Executable, names: tuple[str, ...], *, dialect: Dialect) 
     )
     lists = {compiled.bind_names[bind] for bind in compiled.post_compile_params}
     places = tuple((index, name) for index, name in enumerate(order) if name in lists)
-    if len(places) != len(lists) or {index for index, _ in places} & {at for at, _ in converters}:
+    converted = {index for index, _ in converters}
+    if {name for _, name in places} != lists or any(index in converted for index, _ in places):
         return None
     return Prepared(
         sql=compiled.string,

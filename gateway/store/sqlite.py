@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -144,9 +144,13 @@ class SqliteStore:
             line.say("PRAGMA query_only=ON")
             line.say("BEGIN")
             try:
-                return function(Tx(connection, line))
-            finally:
+                result = function(Tx(connection, line))
                 line.say("COMMIT")
+            except BaseException:
+                with suppress(DBAPIError):  # SQLite has done so already if the disk failed, say
+                    line.say("ROLLBACK")
+                raise
+            return result
 
     def _write_forever(self) -> None:
         with self._engine.connect() as connection:

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from gateway.batch.assignments import Assignments
+from gateway.batch.attempts import Attempt
 from gateway.batch.engines import Launch, Limits
 from gateway.store import Store
-from tests.support.batch import PROCESSES_MAX, Batch, a_task, eventually
+from tests.support.batch import PROCESSES_MAX, VAULT, Batch, a_task, eventually
 from tests.support.fake_engine import FakeEngine
 
 pytestmark = pytest.mark.anyio
@@ -49,6 +51,41 @@ async def test_an_attempt_that_is_told_again_is_the_same_on_the_same_node(
         Limits(2, 4 * GIB, PROCESSES_MAX),
         Limits(1, 1 * GIB, PROCESSES_MAX),
     ]
+
+
+def assignments(batch: Batch) -> Assignments:
+    return Assignments(batch.store, batch.engine, VAULT, processes_max=PROCESSES_MAX)
+
+
+async def test_what_is_kept_of_tasks_is_bounded_in_bytes(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.batch.assignments.SPECS_BYTES_MAX", 5_000)
+    monkeypatch.setattr("gateway.batch.assignments.SPEC_BYTES_MAX", 3_000)
+    tasks = [
+        a_task(name, Application={"DeliveryForm": "LOCAL", "Command": "x" * length})
+        for name, length in {"a": 1_500, "b": 1_500, "large": 4_000, "c": 1_500}.items()
+    ]
+    job_id = await batch.submit(*tasks)
+    first, second, large, last = attempts = [Attempt(job_id, at, 0, 1) for at in range(4)]
+    reader = assignments(batch)
+    for _ in range(3):
+        for attempt, task in zip(attempts, tasks, strict=True):
+            [found] = await reader.read({attempt: None})
+            assert found.task.application.command == task["Application"]["Command"]
+        assert reader.find_known(first) is None, "the oldest had to go"
+        assert reader.find_known(large) is None, "it would have pushed out many"
+        assert reader.find_known(second) is not None
+        assert reader.find_known(last) is not None
+
+
+async def test_instances_of_a_large_task_have_it_read_once_for_all(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.batch.assignments.SPEC_BYTES_MAX", 0)
+    job_id = await batch.submit(a_task(instances=3))
+    found = await assignments(batch).read({Attempt(job_id, 0, n, 1): None for n in range(3)})
+    assert len({id(each.known) for each in found}) == 1
 
 
 async def test_instances_of_one_task_have_variables_of_their_own(batch: Batch) -> None:

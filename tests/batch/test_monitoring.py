@@ -103,6 +103,18 @@ def test_a_longer_time_is_told_in_coarser_periods_by_their_averages() -> None:
     assert all(stamp % 60 == 0 for stamp in points.timestamps)
 
 
+def test_a_period_with_two_attempts_in_it_is_the_average_of_both() -> None:
+    minute = BEGAN + 20
+    within = Window(moment(minute), moment(minute + 10_000))
+    first = record((5, 10), (10, 20), began=minute)  # all of both cores
+    second = record((5, 0), began=minute + 15)  # none of them
+    third = record((5, 10), began=minute + 60)
+    points = ask(first, second, third, within=within)
+    assert points.period == 60
+    assert points.timestamps == [minute, minute + 60]
+    assert points.values == [66.67, 100.0]
+
+
 attempts = st.lists(
     st.lists(st.tuples(st.floats(0, 10_000), st.floats(0, 100_000)), max_size=20),
     max_size=5,

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from gateway.batch.staging import StagingFailed
 from gateway.batch.staging.packages import CHUNK, Bounds, Unpacking, _check_directory, unpack
 from gateway.batch.staging.tarballs import HEADER_BYTES_MAX, HEADERS_BYTES_MAX, _said
+from gateway.batch.storage import trees
 
 SECRET = b"nobody may change this"
 
@@ -258,6 +259,30 @@ def test_a_bomb_stops_at_the_bound(place: Place) -> None:
         place.unpack(tarball(*[entry(f"f{number}") for number in range(51)]), bounds)
     with pytest.raises(StagingFailed, match="nested"):
         place.unpack(tarball(entry("a/b/c/d/e/f")), bounds)
+
+
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, LINK, FOLDER])
+def test_folders_made_on_the_way_count_as_entries(tmp_path: Path, kind: bytes) -> None:
+    deep = [entry(f"{number}/b/c/d/e", kind, linkname="x") for number in range(10)]
+    Place(tmp_path / "1").unpack(tarball(*deep), Bounds(entries_max=50))
+    with pytest.raises(StagingFailed, match="over 49 entries"):
+        Place(tmp_path / "2").unpack(tarball(*deep), Bounds(entries_max=49))
+
+
+def test_folders_that_are_entries_count_once(place: Place) -> None:
+    names = ["a", "a/b", "a/b/c", "a/b/c"]
+    place.unpack(tarball(*[entry(name, FOLDER) for name in names]), Bounds(entries_max=4))
+    assert (place.into / "a/b/c").is_dir()
+
+
+def test_a_package_does_not_take_the_last_room_of_a_disk(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trees, "FLOOR_BYTES", 2**62)
+    monkeypatch.setattr(trees, "FLOOR_PERCENT", 100)
+    with pytest.raises(OSError, match="No space left on device"):
+        place.unpack(tarball((entry("a"), b"hello")))
+    assert (place.into / "a").read_bytes() == b""
 
 
 def test_a_header_that_claims_to_be_huge_is_not_read(place: Place) -> None:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -147,6 +148,42 @@ async def test_a_running_job_is_stopped_and_fails(batch: Batch) -> None:
         assert await batch.until_state(job_id, *OVER) == "FAILED"
     assert len(batch.engine.started) == 16
     assert not batch.engine.running
+
+
+class Stubborn(FakeEngine):
+    """Notes what it is to stop, and stops nothing until a test ends it."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.asked: list[str] = []
+
+    async def stop(self, attempt_ids: Sequence[str]) -> None:
+        self.asked += attempt_ids
+
+
+async def test_a_termination_does_not_wait_for_those_that_were_asked_for_before(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.batch.scheduler.JOBS_AT_ONCE", 1)
+    monkeypatch.setattr("gateway.batch.scheduler.IDLE_S", 3_600)
+    engine = Stubborn(tmp_path)
+    batch = Batch(store, engine, folder=tmp_path)
+
+    async def asked(times: int) -> bool:
+        return Counter(engine.asked) == Counter(dict.fromkeys(engine.running, times))
+
+    async with batch.scheduling():
+        jobs = [await batch.submit() for _ in range(3)]
+        attempts = await running(engine, 3)
+        for job_id in jobs:
+            await batch.call("TerminateJob", JobId=job_id)
+        await eventually(partial(asked, 1))
+        engine.reconnect()  # it may have forgotten
+        await eventually(partial(asked, 2))
+        for attempt in attempts:
+            engine.end(attempt, exit_code=None, cause=Cause.TERMINATED)
+        for job_id in jobs:
+            assert await batch.until_state(job_id, *OVER) == "FAILED"
 
 
 async def test_an_interrupted_job_is_terminated(store: Store, tmp_path: Path) -> None:

@@ -9,12 +9,14 @@ from sqlalchemy import text, update
 from gateway.batch.engines import Cause
 from gateway.batch.slots import FreeNodes, Room, Slots, Waiting, reserve
 from gateway.batch.tables import compute_node
+from gateway.call import Principal
 from gateway.store import Store
-from tests.support.batch import Batch, Turns, a_task, eventually
+from tests.support.batch import Batch, Turns, a_job, a_task, eventually
 from tests.support.fake_engine import FakeEngine
 
 pytestmark = pytest.mark.anyio
 OVER = ("SUCCEED", "FAILED")
+OTHER_ACCOUNT = Principal("200000000002", "200000000002", "root")
 
 
 def sized(gib: int, *, name: str = "a", instances: int = 1, **members: Any) -> dict[str, Any]:
@@ -78,7 +80,7 @@ def test_who_waits_for_much_memory_stops_no_other_account() -> None:
     slots = Slots(room(10, 15, whole_gib=16))
     waiting = [waits("job-a", 1, 99), waits("job-b", 1), waits("job-c", 1, owner="2")]
     reserved = reserve(slots, waiting, free_nodes={})
-    assert {job_id: each.places for job_id, each in reserved.items()} == {"job-a": 0, "job-c": 1}
+    assert {job_id: each.places for job_id, each in reserved.items()} == {"job-c": 1}
     assert slots.take_rest("2").mem_gib == 14
 
 
@@ -94,7 +96,7 @@ def test_a_node_larger_than_the_whole_counts_as_the_whole() -> None:
     alone = Slots(room(10, 16, whole_gib=16))
     assert reserve(alone, [waits("job-a", 3, 99)], free_nodes={})["job-a"] == Room(1, 16, 16)
     beside = Slots(room(9, 15, whole_gib=16))
-    assert reserve(beside, [waits("job-a", 3, 99)], free_nodes={})["job-a"].places == 0
+    assert reserve(beside, [waits("job-a", 3, 99)], free_nodes={}) == {}
 
 
 def test_the_rest_is_taken_once_and_given_back() -> None:
@@ -263,6 +265,51 @@ async def test_a_sick_job_that_waits_takes_no_place_in_the_line(
         [other] = await running(engine, 1)
         assert other == f"{well}.0.0.1"
         assert await batch.state(filler) == "SUCCEED"
+
+
+async def test_a_sick_job_keeps_no_node_of_an_environment_from_the_others(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.batch.scheduler.IDLE_S", 3_600)  # longer than anything here waits
+    engine = FakeEngine(tmp_path)
+    batch = Batch(store, engine, folder=tmp_path)
+    async with batch.scheduling():
+        env_id = await batch.create_env(1)
+        filler, sick, well = [
+            await batch.submit(a_task(EnvId=env_id), Priority=priority) for priority in (99, 50, 1)
+        ]
+        [attempt] = await running(engine, 1)
+        assert attempt == f"{filler}.0.0.1"
+        await batch.until_state(sick, "RUNNABLE")
+        await batch.until_state(well, "RUNNABLE")
+        unreadable = text("UPDATE batch_task SET state = 'NONSENSE' WHERE job_id = :id")
+        await store.write(lambda tx: tx.execute(unreadable, {"id": sick}))
+        engine.exit(attempt, 0)
+        [other] = await running(engine, 1)
+        assert other == f"{well}.0.0.1"
+
+
+async def test_who_waits_for_memory_with_many_jobs_keeps_no_other_account_waiting(
+    store: Store, tmp_path: Path
+) -> None:
+    engine = FakeEngine(tmp_path, capacity=4, mem_gib=8)
+    batch = Batch(store, engine, folder=tmp_path)
+    async with batch.scheduling():
+        kept = await batch.submit(sized(7))
+        freed = await batch.submit_job(a_job(sized(1)), who=OTHER_ACCOUNT)
+        await running(engine, 2)
+        for _ in range(5):
+            await batch.until_state(await batch.submit(sized(4), Priority=9), "RUNNABLE")
+        small = await batch.submit_job(a_job(sized(1)), who=OTHER_ACCOUNT)
+
+        async def has_been_taken_up() -> bool:
+            answer = await batch.call("DescribeJob", who=OTHER_ACCOUNT, JobId=small)
+            return bool(answer["JobState"] == "RUNNABLE")
+
+        await eventually(has_been_taken_up)
+        assert sorted(engine.running) == sorted([f"{kept}.0.0.1", f"{freed}.0.0.1"])
+        engine.exit(f"{freed}.0.0.1", 0)
+        assert f"{small}.0.0.1" in await running(engine, 2)
 
 
 async def test_a_job_that_is_more_urgent_than_one_that_waits_starts_at_once(

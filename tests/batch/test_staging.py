@@ -15,6 +15,7 @@ from gateway.batch.staging import StagingFailed, fetching
 from gateway.batch.staging.fetching import Patience, fetch_http
 from gateway.batch.staging.places import Order
 from gateway.batch.staging.preparing import AT_ONCE_OF_ONE, Preparer
+from gateway.batch.storage import trees
 from gateway.batch.storage.local import LocalStorage
 from gateway.batch.storage.nfs import NfsRoot
 from gateway.store import Store
@@ -211,6 +212,46 @@ async def test_a_server_that_stumbles_is_asked_again(tmp_path: Path) -> None:
         await fetch_http(f"{address}/p.tgz", tmp_path / "p", patience=EAGER)
     assert (tmp_path / "p").read_bytes() == b"package"
     assert len(asked) == fetching.TRIES
+
+
+@pytest.mark.parametrize("status", [408, 429, 500])
+async def test_a_server_that_cannot_now_is_asked_again(tmp_path: Path, status: int) -> None:
+    asked: list[str] = []
+
+    async def later(request: web.Request) -> web.StreamResponse:
+        asked.append(request.path)
+        return web.Response(status=200 if len(asked) > 1 else status, body=b"package")
+
+    async with web_server(later) as address:
+        await fetch_http(f"{address}/p.tgz", tmp_path / "p", patience=EAGER)
+    assert (tmp_path / "p").read_bytes() == b"package"
+
+
+async def test_a_server_that_compresses_gives_the_archive_as_it_is(tmp_path: Path) -> None:
+    archive = b"PK" + b"x" * 10_000
+
+    async def compress(_: web.Request) -> web.StreamResponse:
+        answer = web.Response(body=archive)
+        answer.enable_compression()  # if the client says that it may
+        return answer
+
+    async with web_server(compress) as address:
+        await fetch_http(f"{address}/p.zip", tmp_path / "p")
+    assert (tmp_path / "p").read_bytes() == archive
+
+
+async def test_a_package_that_is_fetched_does_not_take_the_last_room_of_a_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def serve(_: web.Request) -> web.StreamResponse:
+        return web.Response(body=b"package")
+
+    monkeypatch.setattr(trees, "FLOOR_BYTES", 2**62)
+    monkeypatch.setattr(trees, "FLOOR_PERCENT", 100)
+    async with web_server(serve) as address:
+        with pytest.raises(OSError, match="No space left on device"):
+            await fetch_http(f"{address}/p.tgz", tmp_path / "p", patience=EAGER)
+    assert (tmp_path / "p").read_bytes() == b""
 
 
 @pytest.mark.parametrize("chunked", [False, True])

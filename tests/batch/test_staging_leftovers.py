@@ -1,5 +1,6 @@
 """What goes when its time is up: logs of old jobs, folders of what is gone, client tokens."""
 
+import errno
 import shutil
 from datetime import datetime, timedelta
 from functools import partial
@@ -12,6 +13,7 @@ from sqlalchemy import func, select, update
 from gateway import clock
 from gateway.batch.retention import (
     DROPPED,
+    JOBS_LONG_OVER,
     PAGE,
     drop_files,
     drop_tokens,
@@ -72,6 +74,55 @@ async def test_a_job_that_is_retried_is_not_old_any_more(store: Store, tmp_path:
     assert await stdout(batch, job_id) != EMPTY_LOG
     assert await drop_files(store, engine, before=clock.now() + DAY) == 1, "its second life, too"
     assert await stdout(batch, job_id) == EMPTY_LOG
+
+
+class Stuck(Machine):
+    """An engine that can remove nothing that was set aside."""
+
+    async def discard(self, folder: str) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+
+@pytest.mark.parametrize("page", [1, 50])
+async def test_a_folder_that_cannot_be_moved_holds_up_no_other(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: int
+) -> None:
+    monkeypatch.setattr("gateway.batch.retention.FILES_PAGE", page)
+    monkeypatch.setattr("gateway.batch.retention.JOBS_LONG_OVER", JOBS_LONG_OVER.limit(page))
+    engine = Stuck(tmp_path, lambda *_: 0)
+    batch = Batch(store, engine, folder=tmp_path)
+    ends = [START + timedelta(seconds=number) for number in range(4)]
+    bad, good, worse, better = [await ended_job(batch, at=at) for at in ends]
+    for job_id in (bad, worse):
+        (tmp_path / "attempts" / f"{DROPPED}{job_id}" / "0").mkdir(parents=True)
+    assert await drop_files(store, engine, before=START + DAY) == 2
+    there = {each.name for each in (tmp_path / "attempts").iterdir()}
+    assert there.isdisjoint({good, better})
+    assert {bad, worse} <= there
+    able = Machine(tmp_path, lambda *_: 0)
+    assert await drop_files(store, able, before=START + DAY) == 2, "tried again the next time"
+
+
+async def test_a_duty_that_fails_keeps_no_other_from_being_done(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Machine(tmp_path, lambda *_: 0)
+    attempts = tmp_path / "attempts"
+    (attempts / "job-deleted0").mkdir(parents=True)
+
+    async def fail(*_: object, **__: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    for duty in ("remove_set_aside", "drop_files", "drop_tokens"):
+        monkeypatch.setattr(f"gateway.batch.retention.{duty}", fail)
+
+    async def is_swept() -> bool:
+        return list(attempts.iterdir()) == []
+
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(partial(run, store, engine, keep_days=1, clock=clock.now))
+        await eventually(is_swept)
+        tasks.cancel_scope.cancel()
 
 
 async def test_what_crashes_left_is_swept_and_what_is_there_stays(

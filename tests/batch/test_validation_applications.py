@@ -112,6 +112,26 @@ def test_a_wrong_application_is_refused_with_its_public_code(
     assert caught.value.code == code
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "ftp://me:SECRET@h/a.tgz",
+        "http://me:SECRET@h/a.exe",
+        "http://h/a.exe?sign=SECRET",
+        "http://me:SECRET@h:99999/a.tgz",
+        "http://h/a b.tgz?sign=SECRET",
+        "http://[::1/a.tgz?sign=SECRET",
+        "cos://me:SECRET@h/a.tgz",
+        f"{BUCKET}/a.tgz?sign=SECRET",
+    ],
+)
+def test_no_key_in_a_refused_address_comes_back(path: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        check(DeliveryForm="PACKAGE", PackagePath=path)
+    assert caught.value.code in {SCHEME, PATH}
+    assert "SECRET" not in str(caught.value)
+
+
 def test_each_instance_has_a_command_of_its_own() -> None:
     check(instances=2, Command=None, Commands=[{"Command": "a"}, {"Command": "b"}])
     with pytest.raises(ApiError, match="1 Commands for 2 task instances"):

@@ -2,7 +2,11 @@
 
 import json
 import os
+import socket
 import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +18,44 @@ from tests.support.running import Gateway, running_gateway
 from tests.support.services import LOOPBACK, RabbitMQ, free_port
 
 NAMES = {
-    "isolation.sandbox", "isolation.uid", "isolation.none", "isolation",
+    "isolation.sandbox", "isolation.uid", "isolation.none", "isolation", "isolation.folders",
     "limits.layout", "limits.cpu", "limits.memory", "limits.processes",
-    "containers", "capacity", "catalogue", "policies",
+    "containers", "capacity", "catalogue", "policies", "issuers", "networks",
     "data.folder", "data.file_system", "data.room",
     "buckets", "shares", "database", "broker",
 }  # fmt: skip
 PASSWORD = "n0t-to-be-shown"
+ISSUERS = """
+[[issuer]]
+name = "https://login.example"
+algorithm = "HS256"
+key_file = "weak"
+audience = "qcs-gateway"
+owner_uins = ["100"]
+"""
+LOOK_AT_DATABASE = """
+import sys
+from gateway.commands import diagnosis
+from gateway.config import Settings
+diagnosis.ANSWER_S = 0.2
+print(diagnosis.look_at_database(Settings(database_url=sys.argv[1])).words)
+"""
+LOOK_AT_DATA = """
+import os, sys
+from pathlib import Path
+from gateway.commands.diagnosis import look_at_data, probing_folder
+from gateway.config import Settings
+data = Path(sys.argv[1])
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setgid(65_534)
+    os.setuid(65_534)
+with probing_folder(data) as folder:
+    assert folder.is_dir()
+for found in look_at_data(Settings(data=data)):
+    print(found.verdict.value, found.words)
+"""
+GUARD_S = 60
 
 
 def consult(folder: Path, **settings: str) -> tuple[int, dict[str, dict[str, Any]], str]:
@@ -76,6 +111,37 @@ def test_a_server_that_is_not_there_is_wrong_and_no_password_is_shown(
     assert PASSWORD not in said
 
 
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port on which lines are taken and nothing is ever said."""
+    with socket.create_server((LOOPBACK, 0)) as server:
+        yield int(server.getsockname()[1])
+
+
+def python(script: str, *words: str) -> str:
+    """What a script prints, run in a process of its own, which must end by itself."""
+    command = [sys.executable, "-c", script, *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=GUARD_S, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_database_that_is_silent_is_given_up_and_does_not_hold_the_process(
+    silent_port: int,
+) -> None:
+    said = python(LOOK_AT_DATABASE, f"postgresql://somebody@{LOOPBACK}:{silent_port}/place")
+    assert "does not answer" in said
+
+
+def test_a_data_folder_below_one_that_is_shut_is_wrong() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o711)
+        shut = Path(folder, "shut")
+        shut.mkdir(mode=0)
+        said = python(LOOK_AT_DATA, str(shut / "var"))
+    assert said == f"wrong {shut} is no folder that this user can write to\n"
+
+
 def test_what_a_library_says_of_a_server_that_is_not_there_is_not_printed(tmp_path: Path) -> None:
     url = f"amqp://{LOOPBACK}:{free_port()}/"
     gateway = Gateway(tmp_path, settings={"QCS_GATEWAY_AMQP_URL": url})
@@ -87,14 +153,25 @@ def test_what_a_library_says_of_a_server_that_is_not_there_is_not_printed(tmp_pa
     [
         ("catalogue", "CATALOGUE", "catalogue.toml"),
         ("policies", "POLICIES", "nowhere"),
+        ("issuers", "JWT_ISSUERS", "issuers.toml"),
+        ("issuers", "JWT_ISSUERS", "nowhere.toml"),
+        ("networks", "TRUSTED_PROXIES", "10.0.0.0/33"),
+        ("networks", "PUSH_NETWORKS", "loopback"),
+        ("isolation.folders", "SANDBOX_FOLDERS", "/nowhere/tools"),
         ("shares", "MOUNT_ROOT", "nowhere"),
         ("buckets", "COS_ENDPOINT", "http://{address}"),
+        ("buckets", "COS_ENDPOINT", "http://no host"),
+        ("buckets", "COS_ENDPOINT", "http://a..b"),
+        ("broker", "AMQP_URL", "amqp://a..b/"),
+        ("database", "DATABASE_URL", "postgresql://a..b/place"),
     ],
 )
 def test_what_would_stop_the_server_or_its_jobs_is_wrong(
     tmp_path: Path, name: str, setting: str, value: str
 ) -> None:
     (tmp_path / "catalogue.toml").write_text("[[image]]\nnonsense = 1\n")
+    (tmp_path / "issuers.toml").write_text(ISSUERS)
+    (tmp_path / "weak").write_text("short")
     value = value.format(address=f"{LOOPBACK}:{free_port()}")
     code, checks, _ = consult(tmp_path, **{f"QCS_GATEWAY_{setting}": value})
     assert code == 1

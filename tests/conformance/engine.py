@@ -4,15 +4,33 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from gateway.batch.engines import Ability, Cause, Ended, Engine, Launch, Reconnected, Started
+from gateway.batch.engines import (
+    Ability,
+    Cause,
+    Ended,
+    Engine,
+    Launch,
+    NodesLost,
+    Reconnected,
+    Started,
+)
 from gateway.errors import InvalidParameterValue
 from tests.support.attempts import Watch, launch
 
 Finish = Callable[[Launch], Awaitable[None]]
+Disturb = Callable[[], Awaitable[None]]
+
+
+def losses(watch: Watch) -> list[NodesLost]:
+    return [each for each in watch.heard if isinstance(each, NodesLost)]
 
 
 class EngineConformance:
-    """Subclasses give `engine`, and `finish`, which lets a command of `LONG` end with code 0."""
+    """Subclasses give `engine`, and `finish`, which lets a command of `LONG` end with code 0.
+
+    And `lose_nodes`, which kills all that runs, and `reconnect`, which only cuts the line; the
+    engine is back by itself after both.
+    """
 
     LONG = "until test -e finish; do sleep 0.01; done"
 
@@ -49,9 +67,27 @@ class EngineConformance:
         after = launch(self.LONG)
         await engine.start([after])
         await watch.started([after])
-        begun = [each.attempt_id for each in watch.heard if isinstance(each, Started)]
-        assert begun == [attempt.attempt_id, after.attempt_id]
+        begun = dict.fromkeys(each for each in watch.heard if isinstance(each, Started))
+        assert [each.attempt_id for each in begun] == [attempt.attempt_id, after.attempt_id]
         await engine.stop([after.attempt_id])
+
+    @pytest.mark.anyio
+    async def test_starting_what_is_known_tells_again_where_it_stands(
+        self, engine: Engine, finish: Finish
+    ) -> None:
+        watch, attempt = Watch(engine), launch(self.LONG)
+        await engine.start([attempt])
+        await watch.started([attempt])
+        begun = [each for each in watch.heard if isinstance(each, Started)]
+        watch.heard.clear()
+        await engine.start([attempt])
+        await watch.started([attempt])
+        assert [each for each in watch.heard if isinstance(each, Started)] == begun
+        await finish(attempt)
+        ended = await watch.ended([attempt])
+        watch.heard.clear()
+        await engine.start([attempt])
+        assert await watch.ended([attempt]) == ended
 
     @pytest.mark.anyio
     async def test_a_stopped_attempt_ends_as_terminated(self, engine: Engine) -> None:
@@ -62,6 +98,7 @@ class EngineConformance:
         ended = await watch.ended(attempts)
         assert [each.cause for each in ended] == [Cause.TERMINATED] * 3
         assert [each.exit_code for each in ended] == [None] * 3
+        assert all(each.started for each in ended)
 
     @pytest.mark.anyio
     async def test_an_attempt_stopped_before_it_is_known_never_runs(self, engine: Engine) -> None:
@@ -70,6 +107,7 @@ class EngineConformance:
         await engine.start([attempt])
         [ended] = await watch.ended([attempt])
         assert ended.cause is Cause.TERMINATED
+        assert not ended.started
         after = launch(self.LONG)
         await engine.start([after])
         await watch.started([after])
@@ -104,6 +142,30 @@ class EngineConformance:
         assert ended.cause is Cause.INFRA_LOST
         await engine.stop([running.attempt_id])
         await watch.ended([running])
+
+    @pytest.mark.anyio
+    async def test_lost_nodes_are_told_again_until_that_loss_is_acknowledged(
+        self, engine: Engine, lose_nodes: Disturb, reconnect: Disturb
+    ) -> None:
+        watch, attempt = Watch(engine), launch(self.LONG)
+        await engine.start([attempt])
+        await watch.started([attempt])
+        await lose_nodes()
+        await watch.reconnected()
+        [lost] = losses(watch)
+        await lose_nodes()
+        await watch.reconnected()
+        for is_told_again in (True, False):  # the first loss says nothing of the second
+            await engine.acknowledge_loss(lost)
+            watch.heard.clear()
+            await engine.reconcile([attempt.attempt_id])
+            await watch.ended([attempt])  # so it has heard of the other as well
+            await reconnect()
+            await watch.reconnected()
+            [ended] = await watch.ended([attempt])
+            assert ended.cause is Cause.INFRA_LOST
+            assert bool(losses(watch)) is is_told_again
+            lost = losses(watch)[0] if is_told_again else lost
 
     @pytest.mark.anyio
     async def test_saying_nothing_is_allowed(self, engine: Engine) -> None:

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.batch.storage import KEY_MAX, PASSING, RemoteFile, RemotePath, Storage
+from gateway.batch.storage import trees as local_trees
 
 FOLDER_KEY = "a/b/"
 SMALL_FILES = 1_001  # more than one page of a list
@@ -243,6 +244,65 @@ class StorageConformance:
             storage.put_file(source / "a", folder=folder, name="log", halted=lambda: True)
         assert caught.value.errno == errno.ECANCELED
         assert buckets.read(f"{FOLDER_KEY}log") is None
+
+    @pytest.mark.parametrize("looks", [0, 1, 3])
+    def test_what_nobody_wants_any_more_is_not_fetched_on(
+        self, storage: Storage, buckets: Buckets, folder: RemotePath, target: Path, looks: int
+    ) -> None:
+        for name in ("a", "b", "c", "d", "e"):
+            buckets.write(f"{FOLDER_KEY}{name}", b"1")
+        answers = iter([False] * looks)
+
+        def halted() -> bool:
+            return next(answers, True)
+
+        with pytest.raises(OSError, match="stopped") as caught:
+            storage.fetch_tree(folder, target, halted=halted)
+        assert caught.value.errno == errno.ECANCELED
+        assert len(files_below(target)) <= looks
+
+    def test_a_fetch_that_nobody_wants_any_more_ends_in_the_middle_of_a_file(
+        self, storage: Storage, buckets: Buckets, folder: RemotePath, target: Path
+    ) -> None:
+        buckets.write("a/b/large", b"1" * 20 * local_trees.CHUNK_BYTES)
+        looks: list[None] = []
+
+        def halted() -> bool:
+            looks.append(None)
+            return len(looks) > 5
+
+        file = RemoteFile(buckets.bucket, "a/b/large")
+        for fetch in (
+            lambda: storage.fetch_tree(folder, target, halted=halted),
+            lambda: storage.fetch_file(file, target / "x", bytes_max=2**30, halted=halted),
+        ):
+            looks.clear()
+            with pytest.raises(OSError, match="stopped") as caught:
+                fetch()
+            assert caught.value.errno == errno.ECANCELED
+            assert len(looks) < 20
+            assert files_below(target) == {}
+
+    def test_what_is_fetched_does_not_take_the_last_room_of_a_disk(
+        self,
+        storage: Storage,
+        buckets: Buckets,
+        folder: RemotePath,
+        target: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        buckets.write("a/b/x", b"x")
+        file = RemoteFile(buckets.bucket, "a/b/x")
+        monkeypatch.setattr(local_trees, "FLOOR_BYTES", 2**62)
+        monkeypatch.setattr(local_trees, "FLOOR_PERCENT", 100)
+        for fetch in (
+            lambda: storage.fetch_tree(folder, target),
+            lambda: storage.fetch_file(file, target / "x", bytes_max=9),
+        ):
+            with pytest.raises(OSError, match="No space left on device") as caught:
+                fetch()
+            assert caught.value.errno == errno.ENOSPC
+            assert files_below(target) == {}
 
     def test_a_tree_that_is_not_there_is_not_stored(
         self, storage: Storage, folder: RemotePath, tmp_path: Path

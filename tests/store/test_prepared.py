@@ -48,6 +48,11 @@ AMONG = (
     .where(thing.c.number.in_(bindparam("numbers", expanding=True)), thing.c.kind == "plain")
     .order_by(thing.c.number)
 )
+AMONG_TWICE = select(thing.c.number).where(
+    thing.c.number.in_(bindparam("numbers", expanding=True)),
+    thing.c.number > bindparam("above"),
+    (thing.c.number * 10).not_in(bindparam("numbers", expanding=True)),
+)
 MADE_AMONG = select(thing.c.number).where(thing.c.made_at.in_(bindparam("moments", expanding=True)))
 FINISH = (
     update(thing)
@@ -87,7 +92,7 @@ def line(connection: Connection) -> PreparedLine:
 @pytest.fixture
 def tx(connection: Connection, line: PreparedLine) -> Tx:
     """A transaction in which every statement of this file has been run before."""
-    for statement in (ADD, ALL, AMONG, MADE_AMONG, FINISH, RAISE, FIRST, COUNT, DROP):
+    for statement in (ADD, ALL, AMONG, AMONG_TWICE, MADE_AMONG, FINISH, RAISE, FIRST, COUNT, DROP):
         assert line.run(statement, [{}]) is None
     return Tx(connection, line)
 
@@ -128,6 +133,15 @@ def test_a_list_may_have_any_length(tx: Tx, wanted: list[int]) -> None:
     tx.execute(ADD, [a_thing(number) for number in range(1, 5)])
     found = tx.execute(AMONG, {"numbers": wanted}).scalars().all()
     assert found == sorted({1, 2, 3, 4} & set(wanted))
+
+
+def test_a_list_may_be_empty_or_stand_in_two_places(tx: Tx, line: PreparedLine) -> None:
+    tx.execute(ADD, [a_thing(number) for number in (1, 2, 3, 30)])
+    assert is_prepared(line, AMONG, {"numbers": []})
+    keys = {"numbers": [1, 2, 3, 30, 99], "above": 1}
+    assert is_prepared(line, AMONG_TWICE, keys)
+    assert tx.execute(AMONG_TWICE, keys).scalars().all() == [2, 30]
+    assert tx.execute(AMONG_TWICE, {**keys, "numbers": []}).scalars().all() == []
 
 
 def test_a_list_of_values_that_are_stored_otherwise(tx: Tx, line: PreparedLine) -> None:

@@ -8,8 +8,8 @@ from sqlalchemy import select, text
 
 from gateway.store import Store, StoreUnavailable, open_store
 from gateway.store.postgresql import driver_url
-from tests.conformance.store import StoreConformance
-from tests.support.notes import add_note, create_tables, note
+from tests.conformance.store import StoreConformance, full_disk
+from tests.support.notes import add_note, count_notes, create_tables, note
 from tests.support.services import Postgresql
 
 
@@ -65,6 +65,22 @@ async def test_a_broken_file_is_an_outage_through_every_door(tmp_path: Path, doo
     async with open_store(f"sqlite:///{path}") as store:
         with pytest.raises(StoreUnavailable):
             await getattr(store, door)(lambda tx: tx.execute(select(note)).all())
+
+
+@pytest.mark.anyio
+async def test_a_list_that_has_no_room_to_be_sorted_is_an_outage(tmp_path: Path) -> None:
+    """SQLite sorts in a file what is large, and undoes the transaction if it cannot be written."""
+    async with open_store(f"sqlite:///{tmp_path / 'gateway.db'}") as store:
+        await store.write(create_tables)
+        with full_disk(), pytest.raises(StoreUnavailable):
+            await store.read_list(lambda tx: tx.execute(text(MUCH_TO_SORT)).all())
+        assert await store.read_list(count_notes) == 0
+
+
+MUCH_TO_SORT = """
+WITH RECURSIVE number(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < 20000)
+SELECT n FROM number LEFT JOIN conformance_note ON body = n ORDER BY randomblob(1000)
+"""
 
 
 def break_file(path: Path) -> None:

@@ -18,6 +18,7 @@ from gateway.batch.attempts import Attempt
 from gateway.batch.catalogue import Catalogue
 from gateway.batch.changes import open_job
 from gateway.batch.engines import Cause, Ended, Started
+from gateway.batch.environments import ENVIRONMENTS
 from gateway.batch.environments.keeper import Keeper
 from gateway.batch.launching import build_launcher
 from gateway.batch.placing import place
@@ -138,8 +139,15 @@ class Batch:
     ) -> None:
         """Have everything done that is due in the environments: nodes made, made again, gone."""
         keeper = self.keeper(catalogue=catalogue, time=time)
-        while await keeper.tend_all():
+        while await self.tend_once(keeper):
             pass
+
+    async def tend_once(self, keeper: Keeper) -> bool:
+        """Have everything done that one look finds due; True if the keeper would look again."""
+        seen = self.store.signals.count(ENVIRONMENTS)
+        async with anyio.create_task_group() as tasks:
+            await keeper.tend_due(tasks)
+        return self.store.signals.count(ENVIRONMENTS) > seen
 
     async def state(self, job_id: str) -> str:
         return str((await self.call("DescribeJob", JobId=job_id))["JobState"])
@@ -222,7 +230,7 @@ class Turns:
         self.stopping = progress.terminate()
         progress.settle()
         room = Room(slots, self._mem_gib, self._mem_gib)
-        placed = place(changes, room, catalogue=self.catalogue)
+        placed = place(changes, room, catalogue=self.catalogue, sick=())
         changes.close()
         self.unfinished = progress.unfinished
         return [each.attempt.id for each in placed]

@@ -43,6 +43,8 @@ class FakeEngine:
         self.started: list[Launch] = []
         self.outcomes: dict[str, Ended] = {}
         self.acknowledged: set[str] = set()
+        self.loss: NodesLost | None = None
+        self._begun: dict[str, Started] = {}
         self._root = root
         self._clock = clock
         self._answer = answer
@@ -52,10 +54,12 @@ class FakeEngine:
     async def start(self, launches: Sequence[Launch]) -> None:
         for launch in launches:
             if self._knows(launch.attempt_id):
+                self._tell_standing(launch.attempt_id)
                 continue
             self.running[launch.attempt_id] = launch
             self.started.append(launch)
-            self._tell(Started(launch.attempt_id, self._clock()))
+            self._begun[launch.attempt_id] = Started(launch.attempt_id, self._clock())
+            self._tell_standing(launch.attempt_id)
             code = self._answer(launch)
             if code is not None:
                 self.exit(launch.attempt_id, code)
@@ -65,19 +69,26 @@ class FakeEngine:
             if attempt_id in self.outcomes:
                 self._tell(self.outcomes[attempt_id])
             elif attempt_id not in self.acknowledged:
-                self.end(attempt_id, exit_code=None, cause=Cause.TERMINATED)
+                self.end(
+                    attempt_id,
+                    exit_code=None,
+                    cause=Cause.TERMINATED,
+                    started=attempt_id in self.running,
+                )
 
     async def acknowledge(self, attempt_ids: Sequence[str]) -> None:
         for attempt_id in attempt_ids:
             if self.outcomes.pop(attempt_id, None) is not None:
                 self.acknowledged.add(attempt_id)
 
+    async def acknowledge_loss(self, lost: NodesLost) -> None:
+        if lost == self.loss:
+            self.loss = None
+
     async def reconcile(self, attempt_ids: Sequence[str]) -> None:
         for attempt_id in attempt_ids:
-            if attempt_id in self.running:
-                self._tell(Started(attempt_id, self._clock()))
-            elif attempt_id in self.outcomes:
-                self._tell(self.outcomes[attempt_id])
+            if attempt_id in self.running or attempt_id in self.outcomes:
+                self._tell_standing(attempt_id)
             else:
                 self.end(attempt_id, exit_code=None, cause=Cause.INFRA_LOST)
 
@@ -104,23 +115,32 @@ class FakeEngine:
         """Let a command end by itself."""
         self.end(attempt_id, exit_code=code, cause=Cause.USER_EXIT if code else None)
 
-    def end(self, attempt_id: str, *, exit_code: int | None, cause: Cause | None) -> None:
-        """Let an attempt end for any cause."""
+    def end(
+        self,
+        attempt_id: str,
+        *,
+        exit_code: int | None,
+        cause: Cause | None,
+        started: bool = True,
+    ) -> None:
+        """Let an attempt end for any cause. started: whether its command ever ran."""
         self.running.pop(attempt_id, None)
-        self.outcomes[attempt_id] = Ended(attempt_id, self._clock(), exit_code, cause)
+        at = self._clock()
+        self.outcomes[attempt_id] = Ended(attempt_id, at, exit_code, cause, started=started)
         self._tell(self.outcomes[attempt_id])
 
     def reconnect(self) -> None:
         """Be lost and come back: everything is told again."""
+        if self.loss is not None:
+            self._tell(self.loss)
         self._tell(Reconnected())
-        for attempt_id in self.running:
-            self._tell(Started(attempt_id, self._clock()))
-        for ended in self.outcomes.values():
-            self._tell(ended)
+        for attempt_id in (*self.running, *self.outcomes):
+            self._tell_standing(attempt_id)
 
     def lose_nodes(self) -> None:
         """Be killed with all that runs, and replaced by another."""
-        self._tell(NodesLost(self._clock()))
+        self.loss = NodesLost(self._clock())
+        self._tell(self.loss)
         self._tell(Reconnected())
         for attempt_id in list(self.running):
             self.end(attempt_id, exit_code=None, cause=Cause.INFRA_LOST)
@@ -131,6 +151,12 @@ class FakeEngine:
             or attempt_id in self.outcomes
             or attempt_id in self.acknowledged
         )
+
+    def _tell_standing(self, attempt_id: str) -> None:
+        if attempt_id in self.running:
+            self._tell(self._begun[attempt_id])
+        elif attempt_id in self.outcomes:
+            self._tell(self.outcomes[attempt_id])
 
     def _tell(self, report: Report) -> None:
         self._reports.append(report)

@@ -121,6 +121,7 @@ class NodesLost:
     """What held every node of the engine is gone, killed or crashed, and there is a new one.
 
     The attempts that ran there end as INFRA_LOST besides; nodes that ran nothing are lost as well.
+    It may be told again until it is acknowledged.
     """
 
     at: datetime
@@ -149,7 +150,11 @@ class Engine(Protocol):
     abilities: frozenset[Ability]
 
     async def start(self, launches: Sequence[Launch]) -> None:
-        """Start attempts; one that is known already is left alone. The facts come as reports."""
+        """Start attempts; one that is known already is left alone. The facts come as reports.
+
+        Of one that is known it is told again that it runs, or how it ended unless that is
+        acknowledged.
+        """
         ...
 
     async def stop(self, attempt_ids: Sequence[str]) -> None:
@@ -158,6 +163,13 @@ class Engine(Protocol):
 
     async def acknowledge(self, attempt_ids: Sequence[str]) -> None:
         """Allow the engine to forget these outcomes: they are stored."""
+        ...
+
+    async def acknowledge_loss(self, lost: NodesLost) -> None:
+        """Allow the engine to forget that nodes were lost, as it told: that is stored.
+
+        What it told of an earlier loss says nothing of a later one.
+        """
         ...
 
     async def reconcile(self, attempt_ids: Sequence[str]) -> None:

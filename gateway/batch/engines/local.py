@@ -39,7 +39,11 @@ def machine_memory_gib() -> float:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
 
 
-class ExecutorRefused(Exception):
+class NoExecutor(Exception):
+    """No executor serves now, though one may before long; says why."""
+
+
+class ExecutorRefused(NoExecutor):
     """The executor cannot serve as asked; says why."""
 
 
@@ -48,6 +52,8 @@ class LocalEngine:
 
     Why a message may be dropped while the line is down: when it is back, Reconnected makes the
     scheduler say everything again, and the executor tells all that runs and every outcome.
+
+    trouble: why there was no executor when it was last looked for in vain.
     """
 
     def __init__(
@@ -65,6 +71,7 @@ class LocalEngine:
 
         sandbox_folders: of the machine that a sandbox shows besides the system, read-only.
         """
+        self.trouble = ""
         self.capacity = capacity
         self.mem_gib = mem_gib
         self.abilities: frozenset[Ability] = frozenset()
@@ -74,6 +81,8 @@ class LocalEngine:
         self._root = root.absolute()
         self._linger_s = linger_s
         self._line: Line | None = None
+        self._lost: NodesLost | None = None
+        self._is_open = False
         self._replaced = False
         self._sending = anyio.Lock()
         self._reports: list[Report] = []
@@ -94,6 +103,15 @@ class LocalEngine:
         """See `Engine.acknowledge`."""
         await self._send(
             frames.encode(frames.Acknowledge(attempt_ids=ids)) for ids in _portions(attempt_ids)
+        )
+
+    async def acknowledge_loss(self, lost: NodesLost) -> None:
+        """See `Engine.acknowledge_loss`."""
+        # Looked at when it is sent: the line may be another by then, with a loss of its own.
+        await self._send(
+            frames.encode(frames.Acknowledge(attempt_ids=[], loss=True))
+            for told in [lost]
+            if told == self._lost
         )
 
     async def reconcile(self, attempt_ids: Sequence[str]) -> None:
@@ -130,23 +148,27 @@ class LocalEngine:
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Keep a line to an executor until cancelled; started once the first one answered.
 
-        Raises ExecutorRefused if the first executor cannot serve as asked; a later one is retried.
+        Raises ExecutorRefused if the first that answers cannot serve as asked; a later one, and
+        one that does not answer, an older one that is leaving say, is retried. `trouble` says why.
         When another gateway takes the executor over, this one comes back only after a while.
         """
-        await self._serve_once(task_status)
+        self._is_open = False
         delay_s = BACKOFF_S_MIN
         while True:
-            await anyio.sleep(delay_s)
-            delay_s = min(2 * delay_s, BACKOFF_S_MAX)
             begin = anyio.current_time()
             try:
-                await self._serve_once(anyio.TASK_STATUS_IGNORED)
-            except (OSError, TimeoutError, ExecutorRefused, frames.FrameError) as error:
-                log.error("executor_unavailable", error=str(error), retry_s=delay_s)
+                await self._serve_once(task_status)
+            except (OSError, TimeoutError, NoExecutor, frames.FrameError) as error:
+                if isinstance(error, ExecutorRefused) and not self._is_open:
+                    raise
+                self.trouble = str(error) or "it does not answer"
+                log.error("executor_unavailable", error=self.trouble, retry_s=delay_s)
             if anyio.current_time() - begin > BACKOFF_S_MAX:
                 delay_s = BACKOFF_S_MIN
             if self._replaced:
                 delay_s = BACKOFF_S_MAX
+            await anyio.sleep(delay_s)
+            delay_s = min(2 * delay_s, BACKOFF_S_MAX)
 
     async def _serve_once(self, task_status: TaskStatus[None]) -> None:
         """Connect, greet, and pass reports on until the line ends."""
@@ -158,8 +180,10 @@ class LocalEngine:
                 heard = await line.receive()
             lost = self._welcome(heard)
             self._replaced = False
-            self._line = line
-            task_status.started()
+            self._line, self._lost = line, next(iter(lost), None)
+            if not self._is_open:
+                self._is_open = True
+                task_status.started()
             self._report(heard[1:], first=[*lost, Reconnected()])
             while heard := await line.receive():
                 self._report(heard)
@@ -189,7 +213,7 @@ class LocalEngine:
             case [frames.Refused() as refused, *_]:
                 raise ExecutorRefused(refused.reason)
             case _:
-                raise ExecutorRefused("it ended the line before it answered")
+                raise NoExecutor("it ended the line before it answered")
 
     def _lost_by(self, welcome: frames.Welcome) -> bool:
         """Whether an executor died that had our nodes.
@@ -222,7 +246,8 @@ class LocalEngine:
                     return
                 sent = False
                 try:
-                    with anyio.move_on_after(SEND_S_MAX), suppress(OSError):
+                    # A caller that is cancelled must not cut the line of all others.
+                    with anyio.move_on_after(SEND_S_MAX, shield=True), suppress(OSError):
                         await line.send(frame)
                         sent = True
                 finally:
@@ -231,7 +256,7 @@ class LocalEngine:
                         line.cut()
 
     async def _connect(self) -> Line:
-        """Reach the executor, starting one if none answers. Raises ExecutorRefused or OSError."""
+        """Reach the executor, starting one if none answers. Raises NoExecutor or OSError."""
         with suppress(OSError), anyio.fail_after(ANSWER_S_MAX):
             return await dial(self._root)
         await anyio.to_thread.run_sync(self._launch_executor)
@@ -239,7 +264,9 @@ class LocalEngine:
             return await dial(self._root)
 
     def _launch_executor(self) -> None:
-        """Start an executor and wait until it serves; blocks. Raises ExecutorRefused or OSError.
+        """Start an executor and wait until it serves; blocks. Raises NoExecutor or OSError.
+
+        ExecutorRefused if it says itself that it cannot serve as asked.
 
         It gets none of our variables: they may hold keys. Its own parent ends at once, so it
         belongs to nobody here.
@@ -261,9 +288,10 @@ class LocalEngine:
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            raise ExecutorRefused(f"it does not serve after {LAUNCH_S_MAX} s") from error
+            raise NoExecutor(f"it does not serve after {LAUNCH_S_MAX} s") from error
         if done.returncode != 0:
-            raise ExecutorRefused(done.stderr.decode(errors="replace").strip())
+            why = done.stderr.decode(errors="replace").strip()
+            raise (ExecutorRefused if done.returncode == frames.EXIT_REFUSED else NoExecutor)(why)
 
 
 def _portions(attempt_ids: Sequence[str]) -> Iterable[list[str]]:
@@ -299,8 +327,11 @@ async def open_local_engine(
         try:
             with anyio.fail_after(OPEN_S_MAX):
                 await tasks.start(engine.run)
-        except (ExecutorRefused, OSError, TimeoutError, frames.FrameError) as error:
+        except ExecutorRefused as error:
             refusal = error
+        except TimeoutError as error:
+            refusal = NoExecutor(engine.trouble or "it does not answer")
+            refusal.__cause__ = error
         else:
             yield engine
         tasks.cancel_scope.cancel()

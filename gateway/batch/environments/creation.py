@@ -39,7 +39,7 @@ CORES_MAX = 1_000
 """How many environments, and how many cores in their nodes, an account has in a region where the
 vendor's quotas hold. Of cores the text of 2018 says 500; the newer pages say twice that."""
 DELETING = "DELETING"
-_GIVEN_UP_FIRST = (NodeState.CREATION_FAILED, NodeState.ABNORMAL, NodeState.CREATED)
+_GIVEN_UP_FIRST = (NodeState.CREATION_FAILED, NodeState.ABNORMAL)
 
 
 def create_env(

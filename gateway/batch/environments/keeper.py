@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import anyio
-from anyio.abc import TaskStatus
+from anyio.abc import TaskGroup, TaskStatus
 
 from gateway.batch.catalogue import Catalogue
 from gateway.batch.environments import ENVIRONMENTS
@@ -47,7 +47,8 @@ class Keeper:
         self._new_id = new_id
         self._places = anyio.CapacityLimiter(ENVS_AT_ONCE)
         self._removals = anyio.CapacityLimiter(REMOVALS_AT_ONCE)
-        self._busy: set[str] = set()
+        self._under_way: dict[str, Due] = {}
+        self._missed: set[str] = set()  # environments with nodes that became due meanwhile
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Keep environments until cancelled. What fails is logged and tried again later.
@@ -59,39 +60,42 @@ class Keeper:
             task_status.started()
             while True:
                 seen = self._store.signals.count(ENVIRONMENTS)
-                for due in await self._list_due():
-                    self._busy.add(due.env_id)
-                    tasks.start_soon(self._tend_beside, due)
+                await self.tend_due(tasks)
                 await self._store.signals.wait(ENVIRONMENTS, seen=seen, at_most_s=IDLE_S)
 
-    async def tend_all(self) -> bool:
-        """Do all that is due now; True if more may be due at once."""
-        more: list[bool] = []
+    async def tend_due(self, tasks: TaskGroup) -> None:
+        """Start what is due now, each environment in a task of its own; returns before it is done.
 
-        async def tend_one(due: Due) -> None:
-            more.append(await self._tend(due))
-
-        async with anyio.create_task_group() as tasks:
-            for due in await self._list_due():
-                tasks.start_soon(tend_one, due)
-        return any(more)
+        What is tended already is left alone. Why also what was when the read began: the read may
+        tell of a node that has been cleared since, and by now has a command that uses its folder.
+        """
+        under_way = dict(self._under_way)
+        for due in await self._list_due():
+            before = under_way.get(due.env_id)
+            if before is None:
+                self._under_way[due.env_id] = due
+                tasks.start_soon(self._tend_beside, due)
+            elif due.node_ids <= before.node_ids:
+                continue
+            elif due.env_id in self._under_way:
+                self._missed.add(due.env_id)
+            else:
+                self._store.signals.wake([ENVIRONMENTS])
 
     async def _list_due(self) -> list[Due]:
-        """What is due in environments that nobody looks after just now."""
         try:
-            due = await self._store.read_list(partial(list_due, now=self._clock()))
+            return await self._store.read_list(partial(list_due, now=self._clock()))
         except StoreUnavailable:
             log.exception("environments_not_read")
             return []
-        return [each for each in due if each.env_id not in self._busy]
 
     async def _tend_beside(self, due: Due) -> None:
-        more = False
         try:
             more = await self._tend(due)
         finally:
-            self._busy.discard(due.env_id)
-        if more:
+            del self._under_way[due.env_id]
+        if more or due.env_id in self._missed:
+            self._missed.discard(due.env_id)
             self._store.signals.wake([ENVIRONMENTS])
 
     async def _tend(self, due: Due) -> bool:

@@ -149,7 +149,7 @@ SAVE_NODE = (
 DROP_NODE = delete(compute_node).where(compute_node.c.id == bindparam("of_node"))
 LOSE_NODES = (
     update(compute_node)
-    .where(compute_node.c.state.in_([NodeState.CREATED.value, NodeState.RUNNING.value]))
+    .where(compute_node.c.state == NodeState.RUNNING.value)
     .values(fate=bindparam("now_fate"))
 )
 

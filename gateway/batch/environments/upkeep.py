@@ -1,5 +1,6 @@
 """What is done to the nodes of an environment when their time has come: one transaction each."""
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,21 +28,28 @@ _IN_VAIN = ActivityTrigger.BEGUN, ActivityTrigger.NOT_DONE
 class Due:
     """What the keeper has to look after in one environment.
 
-    to_clear: nodes whose folder must be gone before they are made again, restarted or forgotten.
+    node_ids: the nodes that something is to be done with. to_clear: those of them whose folder must
+    be gone before they are made again, restarted or forgotten.
     """
 
     env_id: str
+    node_ids: frozenset[str]
     to_clear: tuple[str, ...]
 
 
 def list_due(tx: Tx, *, now: datetime) -> list[Due]:
     """The environments with something to be done, and what has to be cleared for it."""
-    found: dict[str, list[str]] = {}
+    found: dict[str, dict[str, NodeState]] = defaultdict(dict)
     for row in tx.execute(sql.DUE_NODES, {"now": now}):
-        to_clear = found.setdefault(row.env_id, [])
-        if NodeState(row.state) in _HAS_BEEN_USED:
-            to_clear.append(row.id)
-    return [Due(env_id, tuple(nodes)) for env_id, nodes in found.items()]
+        found[row.env_id][row.id] = NodeState(row.state)
+    return [
+        Due(
+            env_id,
+            frozenset(nodes),
+            tuple(node_id for node_id, state in nodes.items() if state in _HAS_BEEN_USED),
+        )
+        for env_id, nodes in found.items()
+    ]
 
 
 def lose_nodes(tx: Tx) -> None:

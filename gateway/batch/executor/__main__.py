@@ -15,6 +15,7 @@ from gateway.batch.executor import processes
 from gateway.batch.executor.containers import look_for_containers
 from gateway.batch.executor.control_groups import control_groups_of, open_control_groups
 from gateway.batch.executor.folders import ATTEMPTS
+from gateway.batch.executor.frames import EXIT_REFUSED
 from gateway.batch.executor.group_trees import key_of
 from gateway.batch.executor.isolation import PATH, SHELL, IsolationUnavailable, isolation_named
 from gateway.batch.executor.journal import Journal
@@ -28,7 +29,6 @@ log = logging.getLogger("executor")
 
 LOCK_S_MAX: Final = 3.0
 LOCK_PAUSE_S: Final = 0.02
-EXIT_REFUSED: Final = 1
 EXIT_ALREADY_RUNNING: Final = 3
 READY: Final = b"ready"
 RUNNING: Final = b"another executor holds this folder"
@@ -175,6 +175,7 @@ def _serve(root: Path, *, isolation: str, linger_s: float) -> None:
         on_turn=keeper.look,
     )
     server.watch_signals()
+    nothing_runs = False
     try:
         groups.claim()
         for ability, why in groups.missing.items():
@@ -182,11 +183,13 @@ def _serve(root: Path, *, isolation: str, linger_s: float) -> None:
         _report(READY)
         log.info("serving root=%s", root)
         server.run()
+        nothing_runs = server.is_idle
         ledger.close()
     finally:
         server.close()
         groups.close()  # before the keeper goes, who does it if we are killed meanwhile
-        keeper.dismiss()
+        if nothing_runs:
+            keeper.dismiss()  # else it sweeps as soon as we are gone
 
 
 def _make_passable(root: Path) -> None:

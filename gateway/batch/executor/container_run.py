@@ -20,12 +20,12 @@ from typing import Final
 
 from gateway.batch.engines import Cause
 from gateway.batch.executor.containers import (
-    SCRATCH,
     Task,
     Verdict,
     read_task,
     write_verdict,
 )
+from gateway.batch.executor.folders import SCRATCH
 from gateway.batch.executor.mounts import MOUNT_REPLACED, still_same
 
 TASK_FD: Final = 3

@@ -34,13 +34,13 @@ from typing import Any, Final
 
 import gateway
 from gateway.batch.engines import Cause, Container, Launch, Limits, view
-from gateway.batch.executor.folders import TMP, WORK
+from gateway.batch.executor.folders import SCRATCH, TMP, WORK
 from gateway.batch.executor.isolation import NOBODY, PATH
 from gateway.batch.executor.mounts import CannotLaunch, Placed
 
 LABEL: Final = "qcs-gateway.folder"
 MARK: Final = "containers"  # a folder that is there once a container was
-SCRATCH: Final = "container"
+PID_FILE: Final = "pid"  # of its first process, in SCRATCH; docker writes none
 VERDICT: Final = "verdict.json"
 VARIABLES: Final = "/.variables.sh"
 PROBE_S: Final = 10
@@ -230,6 +230,7 @@ def container_command(
         names=_image_names(container),
         run=(
             *_words(containers, launch.limits, name=name, root=root, options=container.options),
+            *(("--pidfile", f"{scratch}/{PID_FILE}") if containers.is_podman else ()),
             *(word for volume in volumes for word in ("--volume", volume)),
         ),
         command=("-c", f". {VARIABLES}\n{launch.command}"),

@@ -10,11 +10,12 @@ SOCKET: Final = "executor.sock"
 ATTEMPTS: Final = "attempts"
 WORK: Final = "work"
 TMP: Final = "tmp"
+SCRATCH: Final = "container"  # what only an attempt's container needs, its variables too
 SPARE: Final = "spare"
 NODES: Final = "nodes"
 STREAMS: Final = ("stdout", "stderr")
 FOLDER_BYTES_MAX: Final = 1_024
-_PART: Final = r"(?!(?:work|tmp|stdout|stderr)(?:/|$))[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}"
+_PART: Final = r"(?!(?:work|tmp|container|stdout|stderr)(?:/|$))[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}"
 _FOLDER: Final = re.compile(rf"{_PART}(?:/{_PART})*")
 
 

@@ -10,6 +10,8 @@ from gateway.batch.engines import Ended, Launch, Started
 PROTOCOL: Final = 2
 FRAME_BYTES_MAX: Final = 16_777_216
 LENGTH_BYTES: Final = 4
+EXIT_REFUSED: Final = 1
+"""How an executor ends that cannot serve as asked, before it has a line to say so on."""
 
 
 class FrameError(Exception):
@@ -44,9 +46,14 @@ class Stop(Frame):
 
 
 class Acknowledge(Frame):
-    """Gateway: these outcomes are stored."""
+    """Gateway: these outcomes are stored.
+
+    loss: so is that nodes were lost before this line began. An executor of before that word
+    passes over it, and tells of the loss again.
+    """
 
     attempt_ids: list[str]
+    loss: bool = False
 
 
 class Reconcile(Frame):
@@ -59,7 +66,8 @@ class Welcome(Frame):
     """Executor: the answer to Hello. All that runs and all outcomes follow as Facts.
 
     abilities: the values of `Ability` it has here; missing: why it has not the others.
-    attempts_lost: how many of the outcomes that follow say that an earlier executor died.
+    attempts_lost: how many of the outcomes that follow say that an earlier executor died, if that
+    loss is not acknowledged.
     """
 
     pid: int

@@ -51,9 +51,13 @@ class Over(Line):
 
 
 class Forgotten(Line):
-    """The outcomes of these attempts are stored elsewhere; they must never be started again."""
+    """The outcomes of these attempts are stored elsewhere; they must never be started again.
+
+    loss: what was `with_executor` before is known elsewhere to have lost its nodes.
+    """
 
     attempt_ids: list[str]
+    loss: bool = False
 
 
 AnyLine = Boot | Began | Spawned | Over | Forgotten

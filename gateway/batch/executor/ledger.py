@@ -79,6 +79,8 @@ class Ledger:
                 self._settle(line.ended)
             case Forgotten():
                 self._forget(line.attempt_ids)
+                if line.loss:
+                    self._with_executor.clear()
 
     def knows(self, attempt_id: str) -> bool:
         """Whether an attempt is past unknown: then it must never be started again."""
@@ -135,9 +137,18 @@ class Ledger:
             self._forget(ids)
             self._lazy.append(Forgotten(attempt_ids=ids))
 
+    def acknowledge_loss(self) -> None:
+        """Forget that an executor died with its nodes; the outcomes that said so are kept."""
+        if self._with_executor:
+            self._with_executor.clear()
+            self._lazy.append(Forgotten(attempt_ids=[], loss=True))
+
     @property
     def lost_with_an_executor(self) -> int:
-        """How many outcomes, not acknowledged yet, say that an executor died with its nodes."""
+        """How many outcomes say that an executor died with its nodes.
+
+        Neither they nor that loss are acknowledged yet.
+        """
         return sum(attempt_id in self._with_executor for attempt_id in self.outcomes)
 
     @property
@@ -164,7 +175,8 @@ class Ledger:
         except OSError as error:
             self._launches = []
             for launch in launches:
-                self.end(lost(launch.attempt_id, f"not journalled: {error}", clock=self._clock))
+                why = f"not journalled: {error}"
+                self.end(lost(launch.attempt_id, why, clock=self._clock, started=False))
             raise
         self._launches, self._ended, self._lazy = [], {}, []
         for each in ended:
@@ -209,6 +221,9 @@ class Ledger:
         return Over(ended=ended, with_executor=ended.attempt_id in self._with_executor)
 
 
-def lost(attempt_id: str, why: str, *, clock: Clock) -> Ended:
-    """The outcome of an attempt that the machine, not the command, brought to its end."""
-    return Ended(attempt_id, clock(), exit_code=None, cause=Cause.INFRA_LOST, detail=why)
+def lost(attempt_id: str, why: str, *, clock: Clock, started: bool) -> Ended:
+    """The outcome of an attempt that the machine, not the command, brought to its end.
+
+    started: False if its command certainly never ran.
+    """
+    return Ended(attempt_id, clock(), None, Cause.INFRA_LOST, why, started=started)

@@ -16,7 +16,7 @@ from gateway.batch.executor.containers import remove_all
 from gateway.batch.executor.control_groups import ControlGroups
 from gateway.batch.executor.folders import WORK, attempt_folder
 from gateway.batch.executor.ledger import EXECUTOR_ENDED, Begun, Ledger, lost
-from gateway.batch.executor.work_folders import put_tmp_aside, remove_if_empty
+from gateway.batch.executor.work_folders import put_tmp_aside, remove_if_empty, remove_scratch
 from gateway.clock import Clock
 from gateway.errors import InvalidParameterValue
 
@@ -57,8 +57,9 @@ def recover(
     for leftover in leftovers:
         remove_if_empty(str(leftover.work))
         put_tmp_aside(root, str(leftover.work.parent))
+        remove_scratch(str(leftover.work.parent))
     for each in begun:
-        ended = lost(each.began.attempt_id, EXECUTOR_ENDED, clock=clock)
+        ended = lost(each.began.attempt_id, EXECUTOR_ENDED, clock=clock, started=True)
         ledger.end(ended, with_executor=True)
     ledger.commit()
     return len(begun)

@@ -207,7 +207,7 @@ class Runner:
             return None
         if self._waiting.pop(attempt_id, None) is None:
             return None
-        return Ended(attempt_id, self._clock(), exit_code=None, cause=Cause.TERMINATED)
+        return Ended(attempt_id, self._clock(), None, Cause.TERMINATED, started=False)
 
     def stop_all(self) -> None:
         """Kill everything, and start nothing that still waits."""

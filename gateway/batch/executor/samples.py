@@ -4,6 +4,9 @@ The file is a header and then a line for each sample, JSON arrays both. It never
 SAMPLES_MAX samples: when it is full every second one is dropped and the next are taken half as
 often. What ends within the first second has none.
 
+A container is not in the attempt's own control group: its processes are added up, from the first of
+them on. Under docker it is not known which they are, and there are no samples.
+
 Whoever looks at the disk anyhow sees it fill up, too: see `Sampler.guard_room`.
 """
 
@@ -22,8 +25,10 @@ import msgspec
 
 from gateway.batch.engines import Launch
 from gateway.batch.executor import processes
+from gateway.batch.executor.containers import PID_FILE
 from gateway.batch.executor.control_groups import Group
-from gateway.batch.executor.folders import WORK
+from gateway.batch.executor.folders import SCRATCH, WORK
+from gateway.batch.executor.group_trees import read
 from gateway.clock import Clock
 
 log = logging.getLogger("executor")
@@ -38,6 +43,7 @@ BY_PROCESS: Final = "process"
 FLOOR_BYTES: Final = 67_108_864
 FLOOR_PARTS: Final = 100  # or the hundredth part of a disk, whichever is less
 PATH_LONG: Final = 3_000
+HELD_MAX: Final = 64
 _BLOCK_BYTES: Final = 512
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
@@ -99,7 +105,11 @@ def read_samples(folder: Path) -> Record | None:
 
 @dataclass(slots=True)
 class Watched:
-    """A running attempt. disks: where each is seen and where it really is."""
+    """A running attempt.
+
+    pid_file: where the pid of its container's first process will be; "" if there is none, or it is
+    known. disks: where each is seen and where it really is.
+    """
 
     attempt_id: str
     folder: str
@@ -110,6 +120,7 @@ class Watched:
     mem_bytes: int
     began: float
     next_at: float
+    pid_file: str = ""
     every_s: float = EVERY_S
     count: int = 0
     cpu_s: float = 0.0
@@ -151,7 +162,7 @@ class Sampler:
             attempt_id=launch.attempt_id,
             folder=folder,
             pid=pid,
-            group=group,
+            group=None if launch.container else group,
             disks={
                 "/": f"{folder}/{WORK}",
                 **{mount.target: mount.source for mount in launch.mounts},
@@ -160,6 +171,7 @@ class Sampler:
             mem_bytes=self._mem_bytes if limits is None else limits.mem_bytes,
             began=self._clock().timestamp(),
             next_at=self._monotonic() + FIRST_S,
+            pid_file=f"{folder}/{SCRATCH}/{PID_FILE}" if launch.container else "",
         )
         if not self._something.is_set():
             self._something.set()
@@ -181,6 +193,8 @@ class Sampler:
                         look()
                     except OSError as error:  # of one round; the next may do
                         log.warning("not_sampled error=%s", error)
+                    except Exception:  # a fault of our own: the disk must be guarded all the same
+                        log.exception("not_sampled")
 
     def guard_room(self) -> None:
         """Name the attempt that fills the disk, if there is hardly any room left on it.
@@ -194,13 +208,23 @@ class Sampler:
         was_low, self._is_low = self._is_low, found.f_bavail * found.f_frsize < floor
         if not self._is_low or self._hog in self._watched:
             return
-        sizes = {each.attempt_id: _bytes_held(each) for each in list(self._watched.values())}
+        sizes = self._sizes()
         largest = max(sizes, key=lambda each: sizes[each], default="")
         if largest and sizes[largest] >= floor:
             self._hog = largest
             self._hogs.put(largest)
         elif not was_low:
             log.error("disk_nearly_full root=%s, and no attempt holds much of it", self._root)
+
+    def _sizes(self) -> Mapping[str, int]:
+        """What each attempt takes on the disk, those excepted that cannot be looked at."""
+        sizes = {}
+        for watched in list(self._watched.values()):
+            try:
+                sizes[watched.attempt_id] = _bytes_held(watched)
+            except OSError as error:
+                log.warning("not_measured attempt=%s error=%s", watched.attempt_id, error)
+        return sizes
 
     def next_hog(self) -> str | None:
         """An attempt that fills the disk, each told once; None if there is none."""
@@ -211,7 +235,7 @@ class Sampler:
         now = self._monotonic()
         table: list[processes.Process] = []
         for watched in list(self._watched.values()):
-            if watched.next_at > now:
+            if watched.next_at > now or not _has_begun(watched):
                 continue
             watched.next_at = now + watched.every_s
             try:
@@ -244,6 +268,13 @@ class Sampler:
         )
 
 
+def _has_begun(watched: Watched) -> bool:
+    """Whether there is something to measure: of a container, once it has its first process."""
+    if watched.pid_file and (text := read(watched.pid_file)):
+        watched.pid, watched.pid_file = int(text), ""
+    return not watched.pid_file
+
+
 def _keep(watched: Watched, sample: Sample) -> None:
     """Add a sample to the file of its attempt. Raises OSError."""
     path = f"{watched.folder}/{SAMPLES}"
@@ -274,9 +305,9 @@ def _keep(watched: Watched, sample: Sample) -> None:
 
 def _thin(path: str) -> None:
     """Drop every second sample of a file. Raises OSError, and then it is as it was."""
-    header, *lines = Path(path).read_bytes().splitlines(keepends=True)
+    lines = Path(path).read_bytes().splitlines(keepends=True)
     new = f"{path}.new"
-    Path(new).write_bytes(header + b"".join(lines[1::2]))
+    Path(new).write_bytes(b"".join(lines[:1] + lines[2::2]))  # the header stays
     os.replace(new, path)
 
 
@@ -292,17 +323,27 @@ def disk_used_percent(path: str) -> float | None:
 
 
 def bytes_below(folder: str) -> int:
-    """What the files below a folder take on their disk; what cannot be looked at is not counted."""
+    """What the files below a folder take on their disk; what cannot be looked at is not counted.
+
+    A folder whose path grows long is held open until all below it is counted. Why never more than
+    HELD_MAX, though what lies deeper is missed: a command may not use up this process's files.
+    """
     size = 0
     held: list[int] = []
-    waiting = [folder]
+    waiting: list[str | None] = [folder]  # None: what was held last is counted
     try:
         while waiting:
             path = waiting.pop()
+            if path is None:
+                os.close(held.pop())
+                continue
             if len(path) > PATH_LONG:
+                if len(held) == HELD_MAX:
+                    continue
                 with suppress(OSError):
                     held.append(os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC))
                     path = f"/proc/self/fd/{held[-1]}"
+                    waiting.append(None)
             with suppress(OSError), os.scandir(path) as entries:
                 for entry in entries:
                     with suppress(OSError):

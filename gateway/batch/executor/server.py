@@ -11,7 +11,7 @@ import selectors
 import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -189,6 +189,11 @@ class Server:
         log.warning("folder_gone root=%s", self._root)
         self._kill_all()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no attempt waits or has a process."""
+        return self._runner.is_idle
+
     def close(self) -> None:
         """Stop listening. Whoever holds the lock may do so."""
         self._drop_line()
@@ -268,11 +273,14 @@ class Server:
             case frames.Hello():
                 self._greet(line, frame)
             case frames.Start():
+                self._tell_standing([launch.attempt_id for launch in frame.launches])
                 self._ledger.begin(frame.launches)
             case frames.Stop():
                 self._stop(frame.attempt_ids)
             case frames.Acknowledge():
                 self._ledger.acknowledge(frame.attempt_ids)
+                if frame.loss:
+                    self._ledger.acknowledge_loss()
             case frames.Reconcile():
                 self._reconcile(frame.attempt_ids)
 
@@ -324,20 +332,23 @@ class Server:
                 self._tell([], [self._ledger.outcomes[attempt_id]])
             elif attempt_id not in self._runner.running and not self._ledger.is_over(attempt_id):
                 self._ledger.end(
-                    Ended(attempt_id, self._clock(), exit_code=None, cause=Cause.TERMINATED)
+                    Ended(attempt_id, self._clock(), None, Cause.TERMINATED, started=False)
                 )
 
     def _reconcile(self, attempt_ids: Sequence[str]) -> None:
         """Tell where each attempt stands; one that is neither begun nor over is lost."""
-        started, ended = [], []
+        self._tell_standing(attempt_ids)
         for attempt_id in attempt_ids:
-            if attempt_id in self._runner.running:
-                started.append(self._runner.running[attempt_id].started)
-            elif attempt_id in self._ledger.outcomes:
-                ended.append(self._ledger.outcomes[attempt_id])
-            elif attempt_id not in self._ledger.begun:
+            if attempt_id not in self._ledger.begun and attempt_id not in self._ledger.outcomes:
                 why = "The executor does not know this attempt."
-                self._ledger.end(lost(attempt_id, why, clock=self._clock))
+                self._ledger.end(lost(attempt_id, why, clock=self._clock, started=True))
+
+    def _tell_standing(self, attempt_ids: Iterable[str]) -> None:
+        """Tell which of these attempts run and how others ended; the rest has no news yet."""
+        running, outcomes = self._runner.running, self._ledger.outcomes
+        known = [each for each in attempt_ids if each not in self._untold]  # told in a moment
+        started = [running[each].started for each in known if each in running]
+        ended = [outcomes[each] for each in known if each in outcomes]
         self._tell(started, ended)
 
     def _commit(self) -> Committed:
@@ -346,7 +357,7 @@ class Server:
         Where there is no room for it, what failed attempts left in their work folders goes: else
         nobody could ever be told that they are over, and so remove it.
         """
-        if self._ledger.is_dirty and self._monotonic() < self._retry_at:
+        if self._monotonic() < self._retry_at:
             return Committed()
         try:
             return self._ledger.commit()

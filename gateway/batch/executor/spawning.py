@@ -27,7 +27,12 @@ from gateway.batch.executor.control_groups import ControlGroups, Group
 from gateway.batch.executor.folders import ATTEMPTS, WORK, check_folder
 from gateway.batch.executor.isolation import PATH, Isolation
 from gateway.batch.executor.mounts import CannotLaunch
-from gateway.batch.executor.work_folders import WorkFolders, make_tmp, remove_if_empty
+from gateway.batch.executor.work_folders import (
+    WorkFolders,
+    make_tmp,
+    remove_if_empty,
+    remove_scratch,
+)
 
 TREES_PER_REMOVAL: Final = 200
 # Python ignores these; a command expects them as the system has them.
@@ -75,6 +80,7 @@ class Spawner:
         except (CannotLaunch, OSError, ValueError):
             remove_if_empty(work)
             self._folders.end_tmp(folder)
+            remove_scratch(folder)
             raise
         files: list[int] = []
         try:
@@ -140,12 +146,17 @@ class Spawner:
         )
 
     def end(self, folder: str, command: Command, group: Group | None) -> None:
-        """Take back what an attempt of which nothing is left had: its group, its empty folder."""
+        """Take back what an attempt of which nothing is left had: its group, its empty folder.
+
+        And what its container had, if that never came to be.
+        """
         if group is not None:
             self._groups.discard(group)
         self._folders.end(f"{folder}/{WORK}", user=command.user, is_shut=command.is_shut)
         if command.has_tmp:
             self._folders.end_tmp(folder)
+        if command.remover:
+            remove_scratch(folder)
 
     def remove_work(self, folders: Iterable[str]) -> None:
         """Have the work folders of attempts removed with all that is in them.

@@ -13,6 +13,7 @@ and removed with all that is in it.
 import os
 import queue
 import stat
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -20,7 +21,7 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
-from gateway.batch.executor.folders import SPARE, TMP, WORK
+from gateway.batch.executor.folders import SCRATCH, SPARE, TMP, WORK
 
 SPARE_MAX: Final = 256
 _PASSABLE: Final = 0o711
@@ -139,6 +140,17 @@ def put_tmp_aside(root: Path, folder: str) -> None:
     os.makedirs(aside, mode=_OWN, exist_ok=True)
     with suppress(FileNotFoundError):
         os.rename(f"{folder}/{TMP}", f"{aside}/lost-{os.lstat(f'{folder}/{TMP}').st_ino}")
+
+
+def remove_scratch(folder: str) -> None:
+    """Remove what only the container of an attempt needed. No container of it may be left.
+
+    Why by `rm`: without isolation a command may put anything there, however deep.
+    """
+    scratch = f"{folder}/{SCRATCH}"
+    if os.path.isdir(scratch):
+        with suppress(OSError):
+            subprocess.run(["/bin/rm", "-rf", "--", scratch], check=False)  # noqa: S603  # ours
 
 
 def make_folder(folder: str, *, user: int | None) -> str:

@@ -12,13 +12,15 @@ tries together may take FETCH_S_MAX.
 from asyncio import IncompleteReadError
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 from urllib.parse import urlsplit
 
 import aiohttp
 import anyio
+import anyio.to_thread
 
 from gateway.batch.staging import StagingFailed
+from gateway.batch.storage import trees
 
 BYTES_MAX: Final = 2 * 2**30
 FETCH_S_MAX: Final = 600.0
@@ -30,7 +32,10 @@ TRIES: Final = 3
 PAUSE_S: Final = 1.0
 REDIRECTS_MAX: Final = 5
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S_MAX)
-_FINAL_STATUS: Final = range(400, 500)
+_LATER: Final = frozenset({408, 429})  # HTTP status: it was too slow, or asked too often
+_FINAL_STATUS: Final = frozenset(range(400, 500)) - _LATER
+_AS_IT_IS: Final = {"Accept-Encoding": "identity"}
+"""An archive is wanted as it is: else the client asks for a compressed one, which is another."""
 
 
 class _Hopeless(StagingFailed):
@@ -52,7 +57,8 @@ async def fetch_http(
 ) -> None:
     """Fetch a file to `target`, which is replaced; tried three times.
 
-    bytes_max: more are refused. Raises StagingFailed, or OSError of the disk.
+    bytes_max: more are refused. Raises StagingFailed, or OSError of the disk, of which the last
+    room is not taken.
     """
     with anyio.move_on_after(patience.fetch_s_max):
         for rest in reversed(range(TRIES)):
@@ -72,7 +78,9 @@ async def fetch_http(
 
 
 async def _fetch(url: str, target: Path, *, bytes_max: int, patience: Patience) -> None:
-    async with aiohttp.ClientSession(timeout=_TIMEOUT, auto_decompress=False) as session:
+    async with aiohttp.ClientSession(
+        headers=_AS_IT_IS, timeout=_TIMEOUT, auto_decompress=False
+    ) as session:
         with anyio.fail_after(patience.answer_s_max):
             answer = await session.get(url, max_redirects=REDIRECTS_MAX)
         async with answer:
@@ -88,7 +96,12 @@ async def _fetch(url: str, target: Path, *, bytes_max: int, patience: Patience) 
                     written += len(portion)
                     if written > bytes_max:
                         raise _Hopeless(f"`{shown(url)}` is larger than {bytes_max} bytes.")
-                    await file.write(portion)
+                    await anyio.to_thread.run_sync(_write, file.wrapped, portion)
+
+
+def _write(file: IO[bytes], portion: bytes) -> None:
+    trees.check_room(file.fileno(), len(portion))
+    file.write(portion)
 
 
 async def _portion(content: aiohttp.StreamReader, *, s_max: float) -> bytes:

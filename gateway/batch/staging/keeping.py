@@ -4,13 +4,15 @@ Why also of an attempt that failed: what there is of its output tells why, and a
 stopped after days has results worth having. A retry writes over it.
 
 A storage that is away or full is asked again, for a day: until then the attempt has not ended, and
-nothing that it left is removed. Whoever terminates the job ends the waiting, and the copying.
+nothing that it left is removed. Whoever terminates the job ends the waiting, and the copying. An
+account has only a share of what is kept at once: its long outputs hold up nobody else's.
 """
 
 import errno
+import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +30,7 @@ from gateway.batch.redirection import Redirection, local_redirections, remote_re
 from gateway.batch.staging import in_words
 from gateway.batch.staging.places import UNFINISHED, Order, Spot, find_spot
 from gateway.batch.staging.preparing import read_staged
+from gateway.batch.staging.shares import Shares, own_thread
 from gateway.batch.storage import (
     PART_MB,
     PASSING,
@@ -40,13 +43,15 @@ from gateway.batch.storage import (
 from gateway.telemetry import log
 
 AT_ONCE: Final = 8
+AT_ONCE_OF_ONE: Final = 6
 PAUSE_S_MIN: Final = 1.0
 PAUSE_S_MAX: Final = 60.0
 GIVE_UP_S: Final = 86_400.0
 TERMINATED_S_MAX: Final = 600.0
-"""How long what a terminated attempt left may take to be kept."""
+"""How long what a terminated attempt left may take to be kept, its waiting included."""
 
 NAMES_TOLD: Final = 5
+TO_WAIT: Final = "Its command has ended; it waits for its turn to have its files kept."
 Tell = Callable[[str], None]
 """Takes, in words, why an end has to wait; "" if it waits no longer."""
 
@@ -80,25 +85,37 @@ class Left(NamedTuple):
 
 
 class Halt:
-    """Ends one keeping, its threads as well as its pauses."""
+    """Ends one keeping, its threads as well as its waiting.
 
-    def __init__(self) -> None:
+    deadline: when it ends without being asked, on the event loop's clock.
+    """
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
         self._flag = threading.Event()
-        self._asked = anyio.Event()
+        self._waiting = anyio.CancelScope()
 
     def ask(self) -> None:
         """End it; on the event loop."""
         self._flag.set()
-        self._asked.set()
+        self._waiting.cancel()
 
     def is_asked(self) -> bool:
         """Whether it is to end; in any thread."""
         return self._flag.is_set()
 
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """A block that is left as soon as it is to end; for one task at a time."""
+        with anyio.CancelScope(deadline=self.deadline) as self._waiting:
+            if self.is_asked():
+                self._waiting.cancel()
+            yield
+
     async def pause(self, pause_s: float) -> None:
         """Wait so long, or until it is to end."""
-        with anyio.move_on_after(pause_s):
-            await self._asked.wait()
+        with self.waiting():
+            await anyio.sleep(pause_s)
 
 
 class Failure(NamedTuple):
@@ -141,6 +158,10 @@ class Keeping:
                     self.failures.append(failure)
         return passing
 
+    def stop(self) -> list[Failure]:
+        """Try nothing more; returns what is left, as stopped."""
+        return [Failure(what, "It was stopped.", errno.ECANCELED) for what, _ in self.steps]
+
 
 class Keeper:
     """Copies what ended attempts left to where their tasks ask, several at once.
@@ -162,7 +183,7 @@ class Keeper:
         self._storage = storage
         self._pause_s = pause_s
         self._give_up_s = give_up_s
-        self._threads = anyio.CapacityLimiter(AT_ONCE)
+        self._shares = Shares(AT_ONCE, of_one=AT_ONCE_OF_ONE)
         self._halts: dict[str, Halt] = {}
 
     def stop(self, attempt_ids: Sequence[str]) -> None:
@@ -178,8 +199,9 @@ class Keeper:
 
         tell: is told why it takes long. A success whose keeping was stopped is TERMINATED.
         """
-        halt = Halt()
-        if ended.cause is not Cause.TERMINATED:
+        is_terminated = ended.cause is Cause.TERMINATED
+        halt = Halt(anyio.current_time() + TERMINATED_S_MAX if is_terminated else math.inf)
+        if not is_terminated:
             self._halts[ended.attempt_id] = halt
         try:
             keeping = await self._keep(ended, attempt, order=order, halt=halt, tell=tell)
@@ -195,16 +217,20 @@ class Keeper:
     async def _keep(
         self, ended: Ended, attempt: Attempt, *, order: Order, halt: Halt, tell: Tell
     ) -> Keeping:
-        mounts = await anyio.to_thread.run_sync(_find_mounts, order.attempt, limiter=self._threads)
+        mounts = await anyio.to_thread.run_sync(_find_mounts, order.attempt)
         keys = order.keys or order.env_keys
-        left = Left(attempt, order.task, order.attempt, order.node, mounts or (), keys)
+        left = Left(attempt, order.task, order.attempt, order.node, mounts, keys)
         keeping = Keeping(list(self._steps(left, halt)))
         is_terminated = ended.cause is Cause.TERMINATED
-        begun, pause_s = anyio.current_time(), self._pause_s
+        pause_s, tried_at = self._pause_s, None
         while True:
-            at_most_s = TERMINATED_S_MAX if is_terminated else None
-            passing = await self._go_on(keeping, halt, at_most_s=at_most_s)
-            is_late = anyio.current_time() - begun >= self._give_up_s
+            async with self._turn(order.owner_uin, halt=halt, tell=tell) as is_mine:
+                if is_mine:
+                    passing = await self._go_on(keeping, halt)
+                else:
+                    passing = keeping.stop()
+            tried_at = anyio.current_time() if tried_at is None else tried_at
+            is_late = anyio.current_time() - tried_at >= self._give_up_s
             if halt.is_asked():
                 passing = [each._replace(number=errno.ECANCELED) for each in passing]
             if not passing or halt.is_asked() or is_late or is_terminated:
@@ -216,15 +242,30 @@ class Keeper:
             await halt.pause(pause_s)
             pause_s = min(pause_s * 2, PAUSE_S_MAX)
 
-    async def _go_on(
-        self, keeping: Keeping, halt: Halt, *, at_most_s: float | None
-    ) -> list[Failure]:
+    @asynccontextmanager
+    async def _turn(self, owner_uin: str, *, halt: Halt, tell: Tell) -> AsyncIterator[bool]:
+        """Have a place as long as the block runs; False, and none, if it is to end before that."""
+        has_place, waits = False, self._shares.is_full(owner_uin)
+        if waits:
+            tell(TO_WAIT)
+        with halt.waiting():
+            await self._shares.take(owner_uin)
+            has_place = True
+        if waits:
+            tell("")
+        try:
+            yield has_place
+        finally:
+            if has_place:
+                self._shares.give_back(owner_uin)
+
+    async def _go_on(self, keeping: Keeping, halt: Halt) -> list[Failure]:
         """Try what is left, in a thread; who is cancelled meanwhile waits for no long copy."""
         is_over = False
 
         async def watch() -> None:
             try:
-                with anyio.move_on_after(at_most_s):
+                with anyio.CancelScope(deadline=halt.deadline):
                     await anyio.sleep_forever()
             finally:
                 if not is_over:
@@ -232,7 +273,7 @@ class Keeper:
 
         async with anyio.create_task_group() as watching:
             watching.start_soon(watch)
-            passing = await anyio.to_thread.run_sync(keeping.go_on, limiter=self._threads)
+            passing = await anyio.to_thread.run_sync(keeping.go_on, limiter=own_thread())
             is_over = True
             watching.cancel_scope.cancel()
         await anyio.lowlevel.checkpoint_if_cancelled()
@@ -269,7 +310,7 @@ class Keeper:
                 spot.root, [*spot.parts, wanted.name], durable=True, aside=aside
             ) as file,
         ):
-            trees.copy(content, file, halted=halt.is_asked, floor=True)
+            trees.copy(content, file, halted=halt.is_asked)
         with suppress(OSError):
             aside.rmdir()
         return ()
@@ -340,10 +381,11 @@ def _printable(text: str) -> str:
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
-def _find_mounts(attempt: Path) -> tuple[Mount, ...] | None:
+def _find_mounts(attempt: Path) -> tuple[Mount, ...]:
     """What was mounted for an attempt. Its work folder is there again afterwards: an empty one goes
     with its command, and a local log may belong into it.
     """
     with suppress(FileExistsError, FileNotFoundError):
         (attempt / WORK).mkdir(mode=0o700)
-    return read_staged(attempt)
+    staged = read_staged(attempt)
+    return () if staged is None else staged.mounts

@@ -1,7 +1,8 @@
 """Unpacking a package, which is somebody else's and may be hostile, into a folder of ours.
 
 Nothing is written outside the folder, nothing through a link, no device, no set-user-id bit, and
-no more than the bounds below; nor is more read than that, or kept in memory. Links are made last,
+no more than the bounds below, nor into the last room of the disk; nor is more read than that, or
+kept in memory. Links are made last,
 so that no file can be written through one, and one that leads out of the folder makes the whole
 package be refused.
 """
@@ -12,13 +13,14 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
 from gateway.batch.staging import StagingFailed
 from gateway.batch.staging.tarballs import Entry, Kind, Reader, Tarball
+from gateway.batch.storage import trees
 
 BYTES_MAX: Final = 8 * 2**30
 ENTRIES_MAX: Final = 100_000
@@ -212,9 +214,7 @@ class Unpacking:
     def add(self, entry: Entry, content: Reader) -> None:
         """Unpack one entry. Raises OSError."""
         self.check_stopped()
-        self._entries += 1
-        if self._entries > self.bounds.entries_max:
-            raise self.too_many()
+        self._count()
         parts = self._parts(entry.name)
         if not parts:
             return  # the folder itself, as `tar -C folder .` writes it
@@ -223,7 +223,7 @@ class Unpacking:
             return
         self._links.pop(parts, None)  # the later of two with one name is meant
         if entry.kind is Kind.FOLDER:
-            os.close(self._open_folder(parts))
+            os.close(self._open_folder(parts, is_entry=True))
             return
         folder = self._open_folder(parts[:-1])
         try:
@@ -287,15 +287,26 @@ class Unpacking:
             raise StagingFailed(f"The package has over {self.bounds.depth_max} nested folders.")
         return parts
 
-    def _open_folder(self, parts: Iterable[str]) -> int:
-        """Open a folder below ours, made where it is missing, and follow no link on the way."""
+    def _count(self) -> None:
+        self._entries += 1
+        if self._entries > self.bounds.entries_max:
+            raise self.too_many()
+
+    def _open_folder(self, parts: Sequence[str], *, is_entry: bool = False) -> int:
+        """Open a folder below ours, made where it is missing, and follow no link on the way.
+
+        is_entry: the last part is an entry of the package, which has been counted. What is made on
+        the way to it counts as well: ten names can ask for hundreds of folders.
+        """
         folder = os.open(self._into, _FOLDER_FLAGS)
-        for part in parts:
+        for depth, part in enumerate(parts, start=1):
             above = folder
             try:
                 try:
                     folder = os.open(part, _FOLDER_FLAGS, dir_fd=above)
                 except FileNotFoundError:
+                    if not is_entry or depth < len(parts):
+                        self._count()
                     os.mkdir(part, mode=0o755, dir_fd=above)
                     folder = os.open(part, _FOLDER_FLAGS, dir_fd=above)
                 except NotADirectoryError as error:
@@ -314,6 +325,7 @@ class Unpacking:
                 self._bytes += len(chunk)
                 if self._bytes > self.bounds.bytes_max:
                     raise self.too_large()
+                trees.check_room(file, len(chunk))
                 written.write(chunk)
             os.fchmod(written.fileno(), mode & 0o777 | 0o600)
 

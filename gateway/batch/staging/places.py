@@ -13,8 +13,9 @@ from typing import Final, NamedTuple
 
 from gateway.batch import datatypes
 from gateway.batch.engines import Mount, view
-from gateway.batch.executor.folders import WORK
+from gateway.batch.executor.folders import SCRATCH, WORK
 from gateway.batch.storage import Keys
+from gateway.batch.storage.paths import clean_path
 from gateway.service import Wire
 
 INPUTS: Final = "inputs"
@@ -24,8 +25,10 @@ PACKAGE: Final = "package"
 STAGED: Final = "staged.json"
 WORKSPACE: Final = "workspace"
 UNFINISHED: Final = "unfinished"
-OF_THE_ATTEMPT: Final = (WORK, INPUTS, OUTPUTS, DISKS, PACKAGE, STAGED, UNFINISHED)
-"""What staging and the command leave in the folder of an attempt: all but its logs."""
+OF_THE_ATTEMPT: Final = (STAGED, WORK, SCRATCH, INPUTS, OUTPUTS, DISKS, PACKAGE, UNFINISHED)
+"""What staging and the command leave in the folder of an attempt: all but its logs. The note
+that it is prepared goes first.
+"""
 GLOBAL_WORKSPACE: Final = "GLOBAL_WORKSPACE"
 
 
@@ -89,15 +92,15 @@ def inputs(order: Order) -> list[Input]:
 
     Why the task's wins where both map to one place: it is the nearer wish.
     """
-    own = {clean(each.destination_path) for each in order.task.input_mappings}
-    own |= {clean(each.source_path) for each in order.task.output_mappings}
-    of_env = [e for e in order.env.input_mappings if clean(e.destination_path) not in own]
+    own = {clean_path(each.destination_path) for each in order.task.input_mappings}
+    own |= {clean_path(each.source_path) for each in order.task.output_mappings}
+    of_env = [e for e in order.env.input_mappings if clean_path(e.destination_path) not in own]
     found = [(each, order.env_keys) for each in of_env]
     found += [(each, order.keys or order.env_keys) for each in order.task.input_mappings]
     return [
         Input(
             source=mapping.source_path,
-            target=clean(mapping.destination_path),
+            target=clean_path(mapping.destination_path),
             folder=order.attempt / INPUTS / name_for(mapping.destination_path),
             keys=keys,
         )
@@ -107,16 +110,16 @@ def inputs(order: Order) -> list[Input]:
 
 def writable_mounts(order: Order) -> Iterator[Mount]:
     """The local folders that a command may write to besides its own: disks, then outputs."""
-    taken = {clean(each.destination_path) for each in order.task.input_mappings}
-    taken |= {clean(each.source_path) for each in order.task.output_mappings}
+    taken = {clean_path(each.destination_path) for each in order.task.input_mappings}
+    taken |= {clean_path(each.source_path) for each in order.task.output_mappings}
     for disk in _disks(order.task, order.env):
-        if clean(disk.local_path) not in taken:
+        if clean_path(disk.local_path) not in taken:
             folder = (order.node or order.attempt) / DISKS / name_for(disk.local_path)
-            yield Mount(str(folder), clean(disk.local_path), writable=True)
+            yield Mount(str(folder), clean_path(disk.local_path), writable=True)
     for mapping in order.task.output_mappings:
         if not is_in_work(mapping.source_path):
             folder = _output(order, mapping)
-            yield Mount(str(folder), clean(mapping.source_path), writable=True)
+            yield Mount(str(folder), clean_path(mapping.source_path), writable=True)
 
 
 def _output(order: Order, mapping: datatypes.OutputMapping) -> Path:
@@ -159,7 +162,7 @@ def find_spot(
     it. Why nothing elsewhere: in a share of a file server a command may put links where folders
     were, and others may keep there what the command could not read.
     """
-    wanted = clean(path)
+    wanted = clean_path(path)
     places = [Mount(str(work), view.WORK, writable=True), *mounts]
     above = [each for each in places if f"{wanted}/".startswith(f"{each.target}/")]
     nearest = max(above, key=lambda each: len(each.target), default=None)
@@ -173,16 +176,11 @@ def find_spot(
     return None
 
 
-def clean(path: str) -> str:
-    """A path on the node without repeated or trailing slashes."""
-    return "/" + "/".join(part for part in path.split("/") if part not in {"", "."})
-
-
 def is_in_work(path: str) -> bool:
     """Whether a path on the node is the working folder or below it."""
-    return f"{clean(path)}/".startswith(f"{view.WORK}/")
+    return f"{clean_path(path)}/".startswith(f"{view.WORK}/")
 
 
 def name_for(path: str) -> str:
     """The name of the folder that is mounted at `path`: another for every path, and a short one."""
-    return hashlib.sha256(clean(path).encode()).hexdigest()[:32]
+    return hashlib.sha256(clean_path(path).encode()).hexdigest()[:32]

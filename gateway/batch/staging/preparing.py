@@ -2,7 +2,8 @@
 
 All of it can be done again from the start: until the note that it is done is there, nobody runs in
 the folder, and what an interrupted preparation left is removed first. After that nothing is touched
-any more, because the engine may have the attempt already.
+any more, because the engine may have the attempt already. Why a note of another boot is as good as
+none: it outlives a power cut, and the files that it speaks of need not; and nothing runs any more.
 
 It counts towards neither the task's Timeout, which begins with its command, nor any other limit of
 the task. What a stranger's server or archive could draw out has bounds of its own: so long for a
@@ -13,6 +14,7 @@ the operator's, and whoever does not want to wait terminates the job.
 import os
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
@@ -23,6 +25,7 @@ import msgspec
 
 from gateway.batch.engines import Mount
 from gateway.batch.executor.folders import WORK
+from gateway.batch.executor.processes import boot_id
 from gateway.batch.executor.work_folders import make_passable
 from gateway.batch.staging import StagingFailed, fetching, in_words
 from gateway.batch.staging.archives import Archives
@@ -37,8 +40,9 @@ from gateway.batch.staging.places import (
     is_package,
     writable_mounts,
 )
-from gateway.batch.staging.shares import Shares
+from gateway.batch.staging.shares import Shares, own_thread
 from gateway.batch.storage import (
+    Halted,
     NfsPath,
     Storage,
     parse_cos_file,
@@ -49,6 +53,16 @@ AT_ONCE: Final = 8
 AT_ONCE_OF_ONE: Final = 6
 UNPACK_S_MAX: Final = 600.0
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """The note that an attempt was prepared. boot_id: of the machine, when it was. mounts: for the
+    command.
+    """
+
+    boot_id: str
+    mounts: tuple[Mount, ...]
 
 
 class FileServers(Protocol):
@@ -70,22 +84,22 @@ class Preparer:
         self._unpack_s_max = unpack_s_max
         self._archives = Archives(self._fetch)
         self._shares = Shares(AT_ONCE, of_one=AT_ONCE_OF_ONE)
-        self._threads = anyio.CapacityLimiter(AT_ONCE)
 
     async def prepare(self, order: Order) -> tuple[Mount, ...]:
         """Have everything there that an attempt needs; returns what is mounted for it.
 
         Raises OSError, see `in_words`, if something cannot be had. It can be cancelled between its
-        steps, and while it fetches or unpacks a package.
+        steps, and while it fetches files or unpacks a package.
         """
-        mounts = await self._in_thread(order, lambda: read_staged(order.attempt))
-        if mounts is None:
-            await self._in_thread(order, lambda: _begin(order.attempt))
-            if is_package(order.task):
-                async with self._archives.archive(order) as archive:
-                    await self._unpack(order, archive)
-            mounts = await self._in_thread(order, lambda: self._make_mounts(order))
-            await self._in_thread(order, lambda: _write_staged(order.attempt, mounts))
+        staged = await self._in_thread(order, lambda _: read_staged(order.attempt))
+        if staged is not None and staged.boot_id == boot_id():
+            return staged.mounts
+        await self._in_thread(order, lambda _: _begin(order.attempt))
+        if is_package(order.task):
+            async with self._archives.archive(order) as archive:
+                await self._unpack(order, archive)
+        mounts = await self._in_thread(order, lambda halted: self._make_mounts(order, halted))
+        await self._in_thread(order, lambda _: _write_staged(order.attempt, mounts))
         return mounts
 
     async def _fetch(self, order: Order, archive: Path) -> None:
@@ -95,48 +109,32 @@ class Preparer:
             keys = order.keys or order.env_keys
             most = fetching.BYTES_MAX
             await self._in_thread(
-                order, lambda: self._storage.fetch_file(path, archive, keys=keys, bytes_max=most)
+                order,
+                lambda halted: self._storage.fetch_file(
+                    path, archive, keys=keys, bytes_max=most, halted=halted
+                ),
             )
         else:
             await fetching.fetch_http(url, archive)
 
     async def _unpack(self, order: Order, archive: Path) -> None:
-        """Unpack in a thread that stops when this is cancelled, or after UNPACK_S_MAX."""
-        stopped = threading.Event()
-
-        async def stop_when_cancelled() -> None:
-            try:
-                await anyio.sleep_forever()
-            finally:
-                stopped.set()
-
-        failure: OSError | None = None
+        """Unpack, in UNPACK_S_MAX at most."""
+        into = order.attempt / WORK
         async with self._shares.place(order.owner_uin):
             with anyio.move_on_after(self._unpack_s_max) as in_time:
-                async with anyio.create_task_group() as watch:
-                    watch.start_soon(stop_when_cancelled)
-                    try:
-                        await self._run(
-                            lambda: unpack(archive, order.attempt / WORK, is_stopped=stopped.is_set)
-                        )
-                    except OSError as error:
-                        failure = error
-                    watch.cancel_scope.cancel()
-                await anyio.lowlevel.checkpoint_if_cancelled()
+                await _run(lambda halted: unpack(archive, into, is_stopped=halted))
         if in_time.cancelled_caught:
             raise StagingFailed(f"The package takes over {self._unpack_s_max:g} s to unpack.")
-        if failure is not None:
-            raise failure
 
-    def _make_mounts(self, order: Order) -> tuple[Mount, ...]:
+    def _make_mounts(self, order: Order, halted: Halted) -> tuple[Mount, ...]:
         wanted, own = inputs(order), tuple(writable_mounts(order))
         targets = [*(each.target for each in wanted), *(each.target for each in own)]
-        brought = [self._bring_input(each, others=targets) for each in wanted]
+        brought = [self._bring_input(each, others=targets, halted=halted) for each in wanted]
         for mount in own:
             make_passable(mount.source)
         return (*brought, *own)
 
-    def _bring_input(self, wanted: Input, *, others: Sequence[str]) -> Mount:
+    def _bring_input(self, wanted: Input, *, others: Sequence[str], halted: Halted) -> Mount:
         """Find or fetch an input. A bucket's is read-only; a file server's is as the server has it.
 
         others: all that is mounted. A folder with something mounted below it is fetched as well:
@@ -154,7 +152,7 @@ class Preparer:
             if folder is None:
                 folder = wanted.folder
                 make_passable(str(folder))
-                self._storage.fetch_tree(source, folder, keys=wanted.keys)
+                self._storage.fetch_tree(source, folder, keys=wanted.keys, halted=halted)
                 make_readable(folder)
         except OSError as error:
             raise StagingFailed(
@@ -162,14 +160,32 @@ class Preparer:
             ) from error
         return Mount(str(folder), wanted.target)
 
-    async def _in_thread(self, order: Order, do: Callable[[], T]) -> T:
+    async def _in_thread(self, order: Order, do: Callable[[Halted], T]) -> T:
         async with self._shares.place(order.owner_uin):
-            return await self._run(do)
+            return await _run(do)
 
-    async def _run(self, do: Callable[[], T]) -> T:
-        done = await anyio.to_thread.run_sync(do, limiter=self._threads)
-        await anyio.lowlevel.checkpoint_if_cancelled()
-        return done
+
+async def _run(do: Callable[[Halted], T]) -> T:
+    """Do something in a thread, which is told to halt once this is cancelled."""
+    halt, failure = threading.Event(), None
+
+    async def halt_when_cancelled() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            halt.set()
+
+    async with anyio.create_task_group() as watching:
+        watching.start_soon(halt_when_cancelled)
+        try:
+            done = await anyio.to_thread.run_sync(do, halt.is_set, limiter=own_thread())
+        except Exception as error:  # raised again, and not as one of a group
+            failure = error
+        watching.cancel_scope.cancel()
+    await anyio.lowlevel.checkpoint_if_cancelled()
+    if failure is not None:
+        raise failure
+    return done
 
 
 def _begin(attempt: Path) -> None:
@@ -178,18 +194,24 @@ def _begin(attempt: Path) -> None:
     (attempt / WORK).mkdir(mode=0o700)
 
 
-def read_staged(attempt: Path) -> tuple[Mount, ...] | None:
-    """What is mounted for an attempt that was prepared; None for one that was not."""
+def read_staged(attempt: Path) -> Staged | None:
+    """What was prepared for an attempt; None for one that was not prepared.
+
+    A note of an older form has the mounts alone. Why it counts as of this boot: the command may be
+    running, and who prepares it anew takes its folder away.
+    """
     try:
-        return msgspec.json.decode((attempt / STAGED).read_bytes(), type=tuple[Mount, ...])
+        note = (attempt / STAGED).read_bytes()
     except FileNotFoundError:
         return None
+    found = msgspec.json.decode(note, type=Staged | tuple[Mount, ...])
+    return found if isinstance(found, Staged) else Staged(boot_id(), found)
 
 
 def _write_staged(attempt: Path, mounts: Sequence[Mount]) -> None:
     unfinished = attempt / f"{STAGED}.part"
     with unfinished.open("wb") as file:
-        file.write(msgspec.json.encode(mounts))
+        file.write(msgspec.json.encode(Staged(boot_id(), tuple(mounts))))
         file.flush()
         os.fsync(file.fileno())
     unfinished.replace(attempt / STAGED)

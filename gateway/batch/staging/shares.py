@@ -1,9 +1,14 @@
-"""Places for what is done a few at a time, of which one account never has all."""
+"""Places and threads for what is done a few at a time, of which one account never has all."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import anyio
+
+
+def own_thread() -> anyio.CapacityLimiter:
+    """A thread besides those that all share: for what takes long, and has a place already."""
+    return anyio.CapacityLimiter(1)
 
 
 class Shares:
@@ -27,6 +32,11 @@ class Shares:
             yield
         finally:
             self.give_back(owner_uin)
+
+    def is_full(self, owner_uin: str) -> bool:
+        """Whether an account would have to wait for a place."""
+        own = self._own.get(owner_uin)
+        return not self._places.value or (own is not None and not own.value)
 
     async def take(self, owner_uin: str) -> None:
         """Wait for a place, and have it until `give_back`, which any task may call."""

@@ -136,21 +136,36 @@ class Storage(Protocol):
         """
         ...
 
-    def fetch_tree(self, folder: RemotePath, target: Path, *, keys: Keys | None = None) -> None:
+    def fetch_tree(
+        self,
+        folder: RemotePath,
+        target: Path,
+        *,
+        keys: Keys | None = None,
+        halted: Halted = never,
+    ) -> None:
         """Copy all that is below a folder into the local folder `target`, which exists.
 
-        Raises FileNotFoundError if there is no such folder or bucket, and OSError for a name that
-        no file here can have, or that is both a file and a folder. Nothing is written outside
-        `target`, and no file is there by half; after an error some files may be there.
+        halted: see `put_file`. Raises FileNotFoundError if there is no such folder or bucket, and
+        OSError for a name that no file here can have, or that is both a file and a folder; with
+        ENOSPC before the last room of the disk is taken. Nothing is written outside `target`, and
+        no file is there by half; after an error some files may be there.
         """
         ...
 
     def fetch_file(
-        self, path: RemoteFile, target: Path, *, keys: Keys | None = None, bytes_max: int
+        self,
+        path: RemoteFile,
+        target: Path,
+        *,
+        keys: Keys | None = None,
+        bytes_max: int,
+        halted: Halted = never,
     ) -> None:
         """Copy one file to `target`, whole or not at all. The folder of `target` exists.
 
-        Raises FileNotFoundError if it is not there, OSError if it is larger than `bytes_max`.
+        halted: see `put_file`. Raises FileNotFoundError if it is not there, OSError if it is larger
+        than `bytes_max`, or has no room, as in `fetch_tree`.
         """
         ...
 

@@ -89,7 +89,7 @@ class LocalStorage:
 
     def _put(self, content: BinaryIO, *, target: list[str], aside: Path, halted: Halted) -> None:
         with trees.new_file(self._root, target, durable=True, aside=aside) as file:
-            trees.copy(content, file, halted=halted, floor=True)
+            trees.copy(content, file, halted=halted)
 
     def _aside(self, bucket: str) -> Path:
         """The folder for what is being written to a bucket, on its file system; made and swept."""
@@ -113,10 +113,17 @@ class LocalStorage:
         trees.sweep(aside)
         return aside
 
-    def fetch_tree(self, folder: RemotePath, target: Path, *, keys: Keys | None = None) -> None:
+    def fetch_tree(
+        self,
+        folder: RemotePath,
+        target: Path,
+        *,
+        keys: Keys | None = None,
+        halted: Halted = never,
+    ) -> None:
         """See `Storage.fetch_tree`."""
         source = self.find_folder(folder)
-        tree = trees.Tree(source, hidden="" if folder.key else ASIDE)
+        tree = trees.Tree(source, halted=halted, hidden="" if folder.key else ASIDE)
 
         def fetch(item: tuple[str, str]) -> None:
             name, origin = item
@@ -129,7 +136,7 @@ class LocalStorage:
                     trees.open_file(source, origin.split("/")) as content,
                     trees.new_file(target, parts, durable=False) as file,
                 ):
-                    trees.copy(content, file, halted=never)
+                    trees.copy(content, file, halted=halted)
 
         trees.for_each(tree.files(), fetch, workers=WORKERS)
         tree.raise_failures()
@@ -137,7 +144,13 @@ class LocalStorage:
             raise trees.problem(errno.EACCES, f"`{tree.left_out[0]}` is not a file of the bucket.")
 
     def fetch_file(
-        self, path: RemoteFile, target: Path, *, keys: Keys | None = None, bytes_max: int
+        self,
+        path: RemoteFile,
+        target: Path,
+        *,
+        keys: Keys | None = None,
+        bytes_max: int,
+        halted: Halted = never,
     ) -> None:
         """See `Storage.fetch_file`."""
         parts = _parts(path)
@@ -148,7 +161,7 @@ class LocalStorage:
         ):
             if os.fstat(content.fileno()).st_size > bytes_max:
                 raise trees.problem(errno.EFBIG, f"`{path}` is larger than {bytes_max} bytes.")
-            trees.copy(content, file, halted=never)
+            trees.copy(content, file, halted=halted)
 
     def find_folder(self, folder: RemotePath) -> Path:
         """See `Storage.find_folder`: it is always there, and never has to be fetched."""

@@ -1,4 +1,4 @@
-"""The forms of remote paths, and what they name. Pure."""
+"""The forms of paths, remote ones and those on a node, and what they name. Pure."""
 
 import ipaddress
 import re
@@ -68,12 +68,15 @@ def parse_cos_folder(text: str, *, xml_only: bool = False) -> RemotePath:
     return RemotePath(*path)
 
 
-def parse_cos_file(text: str, *, xml_only: bool = False) -> RemoteFile:
-    """Read the `cos://` path of one file, as a package has it. Raises as `parse_cos_folder`."""
-    _check_scheme(text, {"cos"})
+def parse_cos_file(text: str, *, xml_only: bool = False, shown: str = "") -> RemoteFile:
+    """Read the `cos://` path of one file, as a package has it. Raises as `parse_cos_folder`.
+
+    shown: how an error repeats the path, if that may hold keys.
+    """
+    _check_scheme(text, {"cos"}, shown=shown)
     path = _bucket_and_key(text, xml_only=xml_only)
     if path is None or not path[1] or not is_folder_key(f"{path[1]}/"):
-        raise _bad_path(text, f"{_COS}/<file>")
+        raise _bad_path(shown or text, f"{_COS}/<file>")
     return RemoteFile(*path)
 
 
@@ -91,12 +94,12 @@ def parse_input_source(text: str, *, xml_only: bool = False) -> RemotePath | Nfs
     return NfsPath(host, key)
 
 
-def _check_scheme(text: str, allowed: set[str]) -> str:
+def _check_scheme(text: str, allowed: set[str], *, shown: str = "") -> str:
     scheme, separator, _ = text.partition("://")
     if not separator or scheme not in allowed:
         forms = " or ".join(f"`{each}://`" for each in ("cos", "cfs", "nfs") if each in allowed)
         raise InvalidParameterValue(
-            f"The storage type of `{text}` is not one that can be used here: use {forms}.",
+            f"The storage type of `{shown or text}` is not one that can be used here: use {forms}.",
             detail="RemoteStorageSchemeType",
         )
     return scheme
@@ -148,3 +151,8 @@ def is_name(part: str) -> bool:
     if part in {"", ".", ".."} or "\0" in part or "/" in part:
         return False
     return len(part.encode(errors="surrogatepass")) <= NAME_BYTES_MAX
+
+
+def clean_path(path: str) -> str:
+    """An absolute path on a node without repeated or trailing slashes, and without `.`."""
+    return "/" + "/".join(part for part in path.split("/") if part not in {"", "."})

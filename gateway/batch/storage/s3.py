@@ -8,7 +8,6 @@ obstore, the first choice, drops what a path should not have, so that the mark o
 import errno
 import math
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -103,11 +102,19 @@ class S3Storage:
         tree.raise_failures()
         return tuple(tree.left_out)
 
-    def fetch_tree(self, folder: RemotePath, target: Path, *, keys: Keys | None = None) -> None:
+    def fetch_tree(
+        self,
+        folder: RemotePath,
+        target: Path,
+        *,
+        keys: Keys | None = None,
+        halted: Halted = never,
+    ) -> None:
         """See `Storage.fetch_tree`."""
         client = self._clients.of(keys)
 
         def fetch(key: str) -> None:
+            trees.check_wanted(halted)
             name = key.removeprefix(folder.key)
             try:
                 parts = trees.local_parts(name.removesuffix("/"))
@@ -116,7 +123,9 @@ class S3Storage:
                         trees.make_folder(target, parts)
                     else:
                         path = RemoteFile(folder.bucket, key)
-                        self._download(path, client=client, target=target, parts=parts)
+                        self._download(
+                            path, client=client, target=target, parts=parts, halted=halted
+                        )
             except (NotADirectoryError, IsADirectoryError):
                 words = f"`{name}` is both a file and a folder in the bucket, or below one."
                 raise trees.problem(errno.ENOTDIR, words) from None
@@ -124,7 +133,13 @@ class S3Storage:
         trees.for_each(self._keys_below(folder, client=client), fetch, workers=WORKERS)
 
     def fetch_file(
-        self, path: RemoteFile, target: Path, *, keys: Keys | None = None, bytes_max: int
+        self,
+        path: RemoteFile,
+        target: Path,
+        *,
+        keys: Keys | None = None,
+        bytes_max: int,
+        halted: Halted = never,
     ) -> None:
         """See `Storage.fetch_file`."""
         client = self._clients.of(keys)
@@ -134,6 +149,7 @@ class S3Storage:
                 client=client,
                 target=target.parent,
                 parts=[target.name],
+                halted=halted,
                 bytes_max=bytes_max,
             )
 
@@ -205,6 +221,7 @@ class S3Storage:
         client: Client,
         target: Path,
         parts: list[str],
+        halted: Halted,
         bytes_max: int | None = None,
     ) -> None:
         """Write the file `parts` lead to below `target`; a line that is cut is taken up again."""
@@ -212,6 +229,7 @@ class S3Storage:
         rest = dict[str, str]()
         with trees.new_file(target, parts, durable=False) as file:
             for tries_left in reversed(range(TRIES)):
+                trees.check_wanted(halted)
                 with in_words(str(path)):
                     answer = client.get_object(**asked, **rest)
                 with closing(answer["Body"]) as body:
@@ -224,7 +242,7 @@ class S3Storage:
                         raise trees.problem(errno.EFBIG, words)
                     try:
                         with in_words(str(path)):
-                            shutil.copyfileobj(body, file, trees.CHUNK_BYTES)
+                            _read_all(body, file, halted=halted)
                     except (ConnectionError, TimeoutError):
                         if not tries_left:
                             raise
@@ -252,6 +270,14 @@ def _abort(client: Client, **upload: str) -> None:
         client.abort_multipart_upload(**upload)
     except (ClientError, BotoCoreError) as error:
         log.warning("upload_not_aborted", key=upload["Key"], error=type(error).__name__)
+
+
+def _read_all(body: Any, file: BinaryIO, *, halted: Halted) -> None:
+    """Write what comes, and not into the last room of the disk."""
+    while data := body.read(trees.CHUNK_BYTES):
+        trees.check_wanted(halted)
+        trees.check_room(file.fileno(), len(data))
+        file.write(data)
 
 
 def _size(file: BinaryIO) -> int:

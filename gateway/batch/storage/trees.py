@@ -220,10 +220,10 @@ def _sweep_one(name: str, folder: int) -> None:
         os.close(descriptor)
 
 
-def copy(source: BinaryIO, target: BinaryIO, *, halted: Halted, floor: bool = False) -> None:
+def copy(source: BinaryIO, target: BinaryIO, *, halted: Halted) -> None:
     """Copy a file into a new one; where the one has holes, the other has them too.
 
-    floor: refuse to take the last room of the file system, with ENOSPC. Raises as `check_wanted`.
+    Raises as `check_wanted` and `check_room`.
 
     Why holes count: a command makes a file of terabytes without writing a byte.
     """
@@ -235,8 +235,7 @@ def copy(source: BinaryIO, target: BinaryIO, *, halted: Halted, floor: bool = Fa
             data = os.pread(ours, min(CHUNK_BYTES, end - at), at)
             if not data:
                 raise problem(errno.EIO, "It became shorter while it was read.")
-            if floor:
-                check_room(theirs, len(data))
+            check_room(theirs, len(data))
             _write_all(theirs, data, at)
             at += len(data)
     os.ftruncate(theirs, size)

@@ -38,6 +38,7 @@ HOSTILE += [
     "work/a",
     "a/stdout/b",
     "stderr",
+    "a/container/b",
     "-a",
     "a b",
     "~",

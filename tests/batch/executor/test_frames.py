@@ -14,6 +14,7 @@ SAID = [
     frames.Start(launches=[launch("echo ä", environment={"A": "1"})]),
     frames.Stop(attempt_ids=["a", "b"]),
     frames.Acknowledge(attempt_ids=[]),
+    frames.Acknowledge(attempt_ids=["d"], loss=True),
     frames.Reconcile(attempt_ids=["c"]),
 ]
 

@@ -95,9 +95,9 @@ def test_on_a_full_disk_nothing_starts_and_no_outcome_is_lost(tmp_path: Path) ->
     assert (tmp_path / "journal").stat().st_size == size
     committed = ledger.commit()
     assert committed.launches == []
-    assert [(each.attempt_id, each.cause) for each in committed.ended] == [
-        (running.attempt_id, None),
-        (refused.attempt_id, Cause.INFRA_LOST),
+    assert [(each.attempt_id, each.cause, each.started) for each in committed.ended] == [
+        (running.attempt_id, None, True),
+        (refused.attempt_id, Cause.INFRA_LOST, False),
     ]
 
 
@@ -138,6 +138,23 @@ def test_nodes_are_lost_by_a_mark_of_the_journal_whatever_the_words(tmp_path: Pa
     again.acknowledge([died.attempt_id])
     assert again.lost_with_an_executor == 0
     again.close()
+
+
+def test_a_loss_of_nodes_is_acknowledged_apart_from_what_ran_there(tmp_path: Path) -> None:
+    died, later = launch("died"), launch("later")
+    ledger = open_ledger(tmp_path)
+    ledger.end(replace(over(died), cause=Cause.INFRA_LOST), with_executor=True)
+    ledger.commit()
+    ledger.acknowledge_loss()
+    assert ledger.lost_with_an_executor == 0
+    ledger.close()
+    again = open_ledger(tmp_path)
+    assert again.lost_with_an_executor == 0
+    assert list(again.outcomes) == [died.attempt_id]
+    again.end(replace(over(later), cause=Cause.INFRA_LOST), with_executor=True)
+    again.commit()
+    again.close()
+    assert open_ledger(tmp_path).lost_with_an_executor == 1
 
 
 def test_a_journal_of_before_that_mark_is_read(tmp_path: Path) -> None:

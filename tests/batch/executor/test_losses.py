@@ -64,6 +64,27 @@ async def test_a_new_gateway_hears_of_nodes_lost_until_it_has_stored_what_ran_on
 
 
 @pytest.mark.anyio
+async def test_a_loss_that_is_acknowledged_is_not_told_to_a_new_gateway(root: Path) -> None:
+    attempt = launch("sleep 1000")
+    async with open_local_engine(root, isolation="none", capacity=4) as engine:
+        watch = Watch(engine)
+        await engine.start([attempt])
+        await watch.started([attempt])
+        kill_process(engine.executor_pid)
+        await watch.reconnected()
+        [lost] = [each for each in watch.heard if isinstance(each, NodesLost)]
+        await engine.acknowledge_loss(lost)
+        later = launch("true")
+        await engine.start([later])
+        await watch.ended([later])
+    async with local_engine(root, isolation="none") as engine:
+        watch = Watch(engine)
+        [ended] = await watch.ended([attempt])
+        assert ended.cause is Cause.INFRA_LOST
+        assert NodesLost not in kinds(watch.heard)
+
+
+@pytest.mark.anyio
 async def test_an_executor_that_left_because_it_was_idle_has_lost_nothing(root: Path) -> None:
     async with local_engine(root, isolation="none") as engine:
         attempt = launch("exit 3")

@@ -1,34 +1,42 @@
 """What an attempt uses is measured while it runs, and kept in little room."""
 
 import os
+import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from gateway.batch.engines import Launch, Limits, Mount
+from gateway.batch.engines import Container, Launch, Limits, Mount
 from gateway.batch.engines.local import LocalEngine
 from gateway.batch.executor import processes
+from gateway.batch.executor.containers import PID_FILE
 from gateway.batch.executor.control_groups import open_control_groups
+from gateway.batch.executor.folders import SCRATCH
 from gateway.batch.executor.samples import (
     BY_PROCESS,
     EVERY_S,
     FIRST_S,
+    PATH_LONG,
     SAMPLES,
     SAMPLES_MAX,
     Record,
     Sampler,
+    bytes_below,
     disk_used_percent,
     read_samples,
 )
 from tests.batch.executor.executors import until
 from tests.support.attempts import Watch, launch
+from tests.support.disks import small_disk
 
+NAME = "d" * 250
 LIMITS = Limits(cores=1, mem_bytes=1 << 30, processes=100)
 # 50 MB in a variable, then one core for ever
 BUSY = "x=$(head -c 50000000 /dev/zero | tr '\\0' x); while :; do :; done"
@@ -95,6 +103,22 @@ def test_without_control_groups_the_processes_are_added_up(tmp_path: Path) -> No
     assert found.header.counted_by == BY_PROCESS
     assert found.header.cores == os.cpu_count()
     assert found.samples[-1].mem_bytes > 1_000_000
+
+
+def test_a_container_is_measured_from_its_first_process_on(tmp_path: Path) -> None:
+    time = Time()
+    sampler = Sampler(clock=time.now, monotonic=time.monotonic)
+    attempt = replace(launch("x"), container=Container("busybox"))
+    (tmp_path / SCRATCH).mkdir()
+    with busy_process() as pid:
+        sampler.watch(attempt, folder=str(tmp_path), pid=os.getpid(), group=None)
+        time.seconds = FIRST_S
+        sampler.take()
+        assert read_samples(tmp_path) is None
+        (tmp_path / SCRATCH / PID_FILE).write_text(str(pid))
+        sampler.take()
+    [sample] = found_in(tmp_path).samples
+    assert sample.mem_bytes > 0
 
 
 def test_a_file_of_samples_stays_small_and_spans_the_whole_life(tmp_path: Path) -> None:
@@ -231,3 +255,101 @@ def test_one_attempt_that_cannot_be_measured_stops_no_other(
     time.seconds += EVERY_S
     sampler.take()
     assert read_samples(tmp_path / "one") is not None
+
+
+def test_one_attempt_that_cannot_be_looked_at_hides_no_other_that_fills_the_disk(
+    tmp_path: Path,
+) -> None:
+    with small_disk(tmp_path / "disk", kib=4_096) as disk:
+        time = Time()
+        sampler = Sampler(clock=time.now, monotonic=time.monotonic, root=str(disk))
+        (disk / "hog").mkdir()
+        attempts = {name: launch(name) for name in ("gone", "hog")}
+        for name, attempt in attempts.items():
+            sampler.watch(attempt, folder=str(disk / name), pid=os.getpid(), group=None)
+        with suppress(OSError), (disk / "hog" / "filler").open("wb", buffering=0) as file:
+            while True:
+                file.write(b"x" * 4_096)
+        sampler.guard_room()
+        assert sampler.next_hog() == attempts["hog"].attempt_id
+
+
+def test_a_file_of_samples_that_somebody_emptied_stops_no_sample(tmp_path: Path) -> None:
+    time = Time()
+    sampler = Sampler(clock=time.now, monotonic=time.monotonic)
+    emptied, kept = tmp_path / "emptied", tmp_path / "kept"
+    for folder in (emptied, kept):
+        folder.mkdir()
+        sampler.watch(launch("x"), folder=str(folder), pid=os.getpid(), group=None)
+    for _ in range(SAMPLES_MAX):
+        time.seconds += EVERY_S
+        sampler.take()
+    (emptied / SAMPLES).write_bytes(b"")
+    count = len(found_in(kept).samples)
+    time.seconds += EVERY_S
+    sampler.take()
+    assert len(found_in(kept).samples) == count // 2 + 1
+
+
+@pytest.mark.anyio
+async def test_a_fault_of_one_round_does_not_end_the_sampler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Faulty(Sampler):
+        rounds = 0
+
+        def take(self) -> None:
+            self.rounds += 1
+            raise ValueError("a fault")
+
+    monkeypatch.setattr("gateway.batch.executor.samples.ROUND_S", 0.01)
+    time = Time()
+    sampler = Faulty(clock=time.now, monotonic=time.monotonic)
+    attempt = launch("x")
+    sampler.watch(attempt, folder=str(tmp_path), pid=os.getpid(), group=None)
+    sampler.start()
+    await until(lambda: sampler.rounds >= 3)
+    sampler.forget(attempt.attempt_id)
+
+
+@contextmanager
+def deep_folder(parent: Path) -> Iterator[int]:
+    """A folder opened, such that those in it with names as long are to be held open."""
+    names = [NAME] * (PATH_LONG // (len(NAME) + 1))
+    folder = os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
+    for name in names:
+        os.mkdir(name, dir_fd=folder)
+        above, folder = folder, os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=folder)
+        os.close(above)
+    try:
+        yield folder
+    finally:
+        os.close(folder)
+        subprocess.run(["rm", "-rf", str(parent / names[0])], check=True)
+
+
+def test_deep_folders_are_counted_with_few_files_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = 0
+    scandir = os.scandir
+
+    def scan(path: str) -> Any:
+        nonlocal most
+        most = max(most, len(os.listdir("/proc/self/fd")))
+        return scandir(path)
+
+    with deep_folder(tmp_path) as folder:
+        for number in range(100):
+            name = str(number).zfill(len(NAME))
+            os.mkdir(name, dir_fd=folder)
+            file = os.open(f"{name}/file", os.O_WRONLY | os.O_CREAT, dir_fd=folder)
+            os.write(file, b"x" * 4_096)
+            os.close(file)
+        before = len(os.listdir("/proc/self/fd"))
+        monkeypatch.setattr(os, "scandir", scan)
+        size = bytes_below(str(tmp_path))
+        monkeypatch.undo()
+        assert size >= 100 * 4_096
+        assert most < before + 10
+        assert len(os.listdir("/proc/self/fd")) == before

@@ -1,0 +1,169 @@
+"""The executor's loop: when it turns, and what follows if it cannot go on."""
+
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import anyio
+import pytest
+
+from gateway.batch.engines import Cause
+from gateway.batch.engines.local import open_local_engine
+from gateway.batch.executor.control_groups import open_control_groups
+from gateway.batch.executor.isolation import Isolation
+from gateway.batch.executor.runner import Runner
+from gateway.clock import now
+from tests.batch.executor.executors import (
+    is_gone,
+    local_engine,
+    processes_that_say,
+    sleeper,
+    until,
+)
+from tests.support.attempts import Watch, launch
+
+# An executor whose loop turns when something happens, and hardly ever by itself.
+SLEEPY = """
+import sys
+from gateway.batch.executor import __main__, server
+
+server.TURN_S_MAX = 1_000.0
+sys.exit(__main__.main())
+"""
+
+# An executor that has no file left to open when the first attempt ends.
+FAILING = """
+import errno, sys
+from gateway.batch.executor import __main__, processes
+
+def children():
+    raise OSError(errno.EMFILE, "Too many open files")
+
+processes.children = children
+sys.exit(__main__.main())
+"""
+
+# Turns of a loop that can journal nothing, at moments of its own; at last it can. Says in each
+# turn at what second the one before was, and how often it has tried by then.
+NO_ROOM = """
+import logging, resource, sys
+from datetime import UTC, datetime
+from pathlib import Path
+from gateway.batch.engines import Ended
+from gateway.batch.executor import server
+from gateway.batch.executor.control_groups import open_control_groups
+from gateway.batch.executor.isolation import Isolation
+from gateway.batch.executor.journal import Journal
+from gateway.batch.executor.ledger import Ledger
+
+class Tries(logging.Handler):
+    count = 0
+
+    def emit(self, record):
+        self.count += "not_journalled" in record.msg
+
+tries = Tries()
+logging.getLogger("executor").addHandler(tries)
+server.TURN_S_MAX = 0.0
+root = Path(sys.argv[1])
+moment = datetime(2026, 1, 1, tzinfo=UTC)
+ledger = Ledger(Journal(root / "journal"), boot_id="x", clock=lambda: moment)
+ledger.end(Ended("a", moment, exit_code=0, cause=None))
+ledger.commit()
+moments = iter([0, 0, 0, 0, server.RETRY_S / 2, server.RETRY_S, server.RETRY_S, 1_000])
+seconds = next(moments)
+
+def on_turn(runner):
+    global seconds
+    print(seconds, tries.count)
+    seconds = next(moments)
+    if tries.count == 0:
+        ledger.acknowledge(["a"])
+    if seconds == 1_000:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+
+resource.setrlimit(
+    resource.RLIMIT_FSIZE, ((root / "journal").stat().st_size, resource.RLIM_INFINITY)
+)
+server.Server(
+    root,
+    isolation=Isolation("none"),
+    asked_isolation="none",
+    ledger=ledger,
+    groups=open_control_groups(root),
+    linger_s=0,
+    clock=lambda: moment,
+    on_turn=on_turn,
+    monotonic=lambda: seconds,
+).run()
+"""
+
+
+@asynccontextmanager
+async def executor_of(script: str, root: Path) -> AsyncIterator[int]:
+    """The pid of an executor that a script starts."""
+    words = [sys.executable, "-c", script, "--root", str(root), "--isolation", "none"]
+    async with await anyio.open_process(words, stderr=subprocess.DEVNULL) as executor:
+        try:
+            await until((root / "executor.sock").exists)
+            yield executor.pid
+        finally:
+            with suppress(ProcessLookupError):
+                executor.kill()
+    await until(lambda: processes_that_say(str(root)) == [])
+
+
+@pytest.mark.anyio
+async def test_a_start_is_told_although_nothing_else_happens(root: Path) -> None:
+    async with (
+        executor_of(SLEEPY, root) as pid,
+        open_local_engine(root, isolation="none", capacity=4) as engine,
+    ):
+        assert engine.executor_pid == pid
+        attempt = launch(sleeper())
+        await engine.start([attempt])
+        await Watch(engine).started([attempt])
+
+
+def test_on_a_full_disk_what_can_wait_is_tried_again_only_now_and_then(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", NO_ROOM, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=20,
+    )
+    assert done.stdout.splitlines() == [
+        "0 0", "0 1", "0 1", "0 1", "0.5 1", "1.0 2", "1.0 2",
+    ]  # fmt: skip
+
+
+@pytest.mark.anyio
+async def test_an_executor_that_cannot_go_on_leaves_nothing_running(root: Path) -> None:
+    command = sleeper()
+    running = launch(f"(setsid sh -c '{command} &' &); {command}; true")
+    last = launch("until test -e go; do sleep 0.01; done")
+    async with executor_of(FAILING, root) as pid:
+        async with open_local_engine(root, isolation="none", capacity=4) as engine:
+            await engine.start([running, last])
+            await Watch(engine).started([running, last])
+            await until(lambda: len(processes_that_say(command)) >= 2)
+        (root / "attempts" / last.folder / "work" / "go").touch()
+        await until(lambda: is_gone(pid))
+        await until(lambda: processes_that_say(command) == [])
+    async with local_engine(root, isolation="none") as engine:
+        ended = await Watch(engine).ended([running, last])
+        assert {each.cause for each in ended} == {Cause.INFRA_LOST}
+
+
+def test_what_is_stopped_while_it_waits_for_its_process_never_started(tmp_path: Path) -> None:
+    groups = open_control_groups(tmp_path)
+    runner = Runner(tmp_path, isolation=Isolation("none"), groups=groups, clock=now)
+    attempt = launch("true")
+    runner.enqueue([attempt])
+    ended = runner.stop(attempt.attempt_id)
+    assert ended is not None
+    assert (ended.cause, ended.started) == (Cause.TERMINATED, False)
+    assert runner.is_idle

@@ -1,6 +1,7 @@
 """How a launch becomes the argv, environment and files of a process."""
 
 import os
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from gateway.batch.executor.work_folders import make_folder, make_tmp
 
 LANGUAGE: Final = "C.UTF-8"
 SCRIPT_FD: Final = 3
+# Names that every shell can set: not those that some keep to themselves, as bash does UID.
+_SETTABLE: Final = re.compile(r"(?!(?:E?UID|PPID|SHELLOPTS|BASH\w*|_)\Z)[A-Za-z_][A-Za-z0-9_]*")
 VERDICT_FD: Final = 4
 
 
@@ -71,9 +74,7 @@ def command_of(
     if not isolation.prefix:
         words = (*SHELL, launch.command)
         return Command(words, environment, user=isolation.user, is_shut=is_shut)
-    pairs = [f"{name}={value}" for name, value in environment.items()]
-    line = shlex.join(["/usr/bin/env", "-i", "--", *pairs, *SHELL, launch.command])
-    script = f"exec {SCRIPT_FD}<&- {line}\n"
+    script = _script(environment, launch.command)
     if placed:
         script = _unless_changed(placed) + script
     prefix = isolation.prefix_with(mounts.binds(placed))
@@ -86,6 +87,20 @@ def command_of(
         has_tmp=isolation.has_tmp,
         can_tell=bool(placed),
     )
+
+
+def _script(environment: Mapping[str, str], command: str) -> str:
+    """What a shell reads to become the command with these variables and no others.
+
+    Why not always by `env`: one more program to begin takes a tenth of an isolated `true`.
+    """
+    words = [*SHELL, command]
+    if all(_SETTABLE.fullmatch(name) for name in environment):
+        pairs = (f"{name}={shlex.quote(value)}" for name, value in environment.items())
+        exports = "".join(f"export {pair}\n" for pair in pairs)
+        return f"unset PWD\n{exports}exec {SCRIPT_FD}<&- {shlex.join(words)}\n"
+    pairs = (f"{name}={value}" for name, value in environment.items())
+    return f"exec {SCRIPT_FD}<&- {shlex.join(['/usr/bin/env', '-i', '--', *pairs, *words])}\n"
 
 
 def _check(environment: Mapping[str, str]) -> None:

@@ -45,6 +45,17 @@ async def test_the_environment_is_the_launchs_and_three_more(
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("name", ["a.b-c", "UID", "PPID", "SHELLOPTS", "BASH_ENV", "_", "1", "IFS"])
+async def test_a_variable_with_a_name_that_a_shell_keeps_to_itself_harms_no_command(
+    engine: LocalEngine, name: str
+) -> None:
+    given = {name: "x y", "BESIDE": "kept"}
+    ended, out, err = await run(engine, "exec cat /proc/self/environ", environment=given)
+    assert (ended.exit_code, err) == (0, "")
+    assert variables(out)["BESIDE"] == "kept"
+
+
+@pytest.mark.anyio
 async def test_a_command_begins_in_its_empty_home_and_can_write_there(engine: LocalEngine) -> None:
     _, out, err = await run(engine, 'pwd; cd "$HOME" && pwd && ls -A && echo x > file && cat file')
     first, second, *rest = out.splitlines()

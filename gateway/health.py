@@ -55,6 +55,7 @@ _ALWAYS = (
     Concern(
         telemetry.POLICY_BROKEN, bool, "the policies on disk are refused; the last good ones hold"
     ),
+    Concern(telemetry.EXECUTOR_SILENT, bool, "no executor answers: jobs wait"),
     Concern(
         telemetry.OLDEST_PUSH_SECONDS,
         lambda seconds: seconds > LATE_S,

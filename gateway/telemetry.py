@@ -49,6 +49,7 @@ LEDGER_DISCREPANCIES = Gauge(
 )
 DISK_FREE_BYTES = Gauge("qcs_gateway_disk_free_bytes", "What is left for the data folder.")
 EVENT_STREAMS = Gauge("qcs_gateway_event_streams", "Streams of events that are open.")
+EXECUTOR_SILENT = Gauge("qcs_gateway_executor_silent", "1 while no executor answers.")
 INSTANCES_RUNNING = Gauge("qcs_gateway_instances_running", "Task instances running now.")
 
 

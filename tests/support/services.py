@@ -21,6 +21,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from gateway.batch.executor.processes import find_process
 from gateway.store.migrations import migrate
 
 START_S = 60
@@ -259,16 +260,31 @@ class Postgresql(Server):
         """Stop it without waiting for its clients to leave."""
         self._end(signal.SIGINT)
 
+    def kill(self) -> None:
+        """Kill it, as a power cut would: also those that answer for it, in groups of their own."""
+        backends = self._backends() if self._program and self._program.running else []
+        super().kill()
+        for pid in backends:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        while any(_answers_still(pid) for pid in backends):
+            time.sleep(0.002)
+
+    def _backends(self) -> list[int]:
+        assert self._program
+        pid = self._program.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+        return [int(child) for child in children.split()]
+
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
         """A `with` block in which it keeps its connections and answers nothing."""
         assert self._program
-        # it first, so that it makes no more; each of the others leads a group of its own
+        # it first, so that it makes no more
         stopped = [self._program.pid]
         os.kill(stopped[0], signal.SIGSTOP)
         try:
-            children = Path(f"/proc/{stopped[0]}/task/{stopped[0]}/children")
-            for pid in map(int, children.read_text(encoding="ascii").split()):
+            for pid in self._backends():
                 os.kill(pid, signal.SIGSTOP)
                 stopped.append(pid)
             yield
@@ -321,6 +337,12 @@ class Postgresql(Server):
         except psycopg.OperationalError:
             return False
         return True
+
+
+def _answers_still(pid: int) -> bool:
+    """Whether a process that was killed still holds its connections."""
+    process = find_process(pid)
+    return process is not None and not process.is_zombie
 
 
 @contextlib.contextmanager

@@ -22,12 +22,16 @@ from gateway.batch.staging.folders import remove_trees
 from gateway.clock import Clock
 from gateway.clock import now as clock_now
 from gateway.errors import ServiceUnavailable
-from gateway.telemetry import log
+from gateway.telemetry import EXECUTOR_SILENT, log
 
 ANSWER_S_MAX: Final = 10.0
 SEND_S_MAX: Final = 10.0
 LAUNCH_S_MAX: Final = 20.0
 OPEN_S_MAX: Final = 30.0
+SILENT_S: Final = 30.0
+"""An executor that says nothing for so long after it was told to start something is in trouble: it
+was stopped, say, or waits for a disk or a file server for ever.
+"""
 BACKOFF_S_MIN: Final = 0.02
 BACKOFF_S_MAX: Final = 5.0
 IDS_PER_FRAME: Final = 10_000
@@ -87,11 +91,14 @@ class LocalEngine:
         self._sending = anyio.Lock()
         self._reports: list[Report] = []
         self._reported = anyio.Event()
+        self._asked_at: float | None = None  # since when a start waits for any word
 
     async def start(self, launches: Sequence[Launch]) -> None:
         """See `Engine.start`. Raises FrameError for a launch of more than 16 MB."""
         if launches:
             await self._send(frames.start_frames(launches))
+            if self._asked_at is None:
+                self._asked_at = anyio.current_time()
 
     async def stop(self, attempt_ids: Sequence[str]) -> None:
         """See `Engine.stop`."""
@@ -153,6 +160,12 @@ class LocalEngine:
         When another gateway takes the executor over, this one comes back only after a while.
         """
         self._is_open = False
+        try:
+            await self._serve_again_and_again(task_status)
+        finally:
+            EXECUTOR_SILENT.set(0)  # nobody waits for it any more
+
+    async def _serve_again_and_again(self, task_status: TaskStatus[None]) -> None:
         delay_s = BACKOFF_S_MIN
         while True:
             begin = anyio.current_time()
@@ -161,6 +174,7 @@ class LocalEngine:
             except (OSError, TimeoutError, NoExecutor, frames.FrameError) as error:
                 if isinstance(error, ExecutorRefused) and not self._is_open:
                     raise
+                EXECUTOR_SILENT.set(1)
                 self.trouble = str(error) or "it does not answer"
                 log.error("executor_unavailable", error=self.trouble, retry_s=delay_s)
             if anyio.current_time() - begin > BACKOFF_S_MAX:
@@ -185,12 +199,29 @@ class LocalEngine:
                 self._is_open = True
                 task_status.started()
             self._report(heard[1:], first=[*lost, Reconnected()])
-            while heard := await line.receive():
-                self._report(heard)
+            await self._listen(line)
+            EXECUTOR_SILENT.set(1)
             log.warning("executor_lost", pid=self.executor_pid, replaced=self._replaced)
         finally:
             self._line = None
             line.cut()
+
+    async def _listen(self, line: Line) -> None:
+        """Pass reports on until the line ends, and say so when there should be some and are not.
+
+        Why no more is done about it: what it runs may be well, and would be lost with it.
+        """
+        while True:
+            heard = None
+            with anyio.move_on_after(SILENT_S):
+                heard = await line.receive()
+            if heard:
+                self._report(heard)
+            elif heard is not None:
+                return
+            elif self._asked_at and anyio.current_time() - self._asked_at >= SILENT_S:
+                EXECUTOR_SILENT.set(1)
+                log.error("executor_silent", pid=self.executor_pid)
 
     def _welcome(self, heard: Sequence[frames.FromExecutor]) -> list[NodesLost]:
         """Check the answer to Hello; return whether its nodes are others than before."""
@@ -228,6 +259,8 @@ class LocalEngine:
     def _report(
         self, heard: Iterable[frames.FromExecutor], *, first: Sequence[Report] = ()
     ) -> None:
+        self._asked_at = None
+        EXECUTOR_SILENT.set(0)
         self._reports += first
         for frame in heard:
             if isinstance(frame, frames.Facts):

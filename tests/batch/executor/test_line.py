@@ -5,6 +5,7 @@ The test itself stands in for the executor: it holds the socket.
 
 import fcntl
 import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ import anyio
 import anyio.abc
 import pytest
 
+from gateway import telemetry
+from gateway.batch.engines import local
 from gateway.batch.engines.local import LocalEngine, open_local_engine
 from gateway.batch.executor import frames
 from gateway.batch.executor.folders import SOCKET
@@ -167,3 +170,27 @@ async def test_a_caller_that_is_cancelled_does_not_cut_the_line_of_the_others(ro
                 await engine.stop(["job-1.0.0.1"])
                 assert await executor.hear() == frames.Stop(attempt_ids=["job-1.0.0.1"])
         tasks.cancel_scope.cancel()
+
+
+@pytest.mark.anyio
+async def test_an_executor_that_says_nothing_of_what_it_was_to_start_is_noticed(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "SILENT_S", 0.05)
+    async with open_local_engine(root, isolation="none", capacity=4) as engine:
+        assert not is_silent()
+        attempt = launch("exit 3")
+        os.kill(engine.executor_pid, signal.SIGSTOP)
+        try:
+            await engine.start([attempt])
+            await until(is_silent)
+        finally:
+            os.kill(engine.executor_pid, signal.SIGCONT)
+        [ended] = await Watch(engine).ended([attempt])
+        assert ended.exit_code == 3
+        assert not is_silent()
+
+
+def is_silent() -> bool:
+    [metric] = telemetry.EXECUTOR_SILENT.collect()
+    return metric.samples[0].value == 1

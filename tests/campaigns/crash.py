@@ -178,9 +178,9 @@ class Campaign:
             self._pause(WORK_S)
             self._kill()
             if place.program == "executor":
-                pid = self._start_executor_that_dies(point, times=times)
+                pids = self._start_executor_that_dies(point, times=times)
                 self._gateway.start()
-                self._await_death(point, partial(is_gone, pid))
+                self._await_death(point, partial(_are_gone, pids))
                 self.report.executor_kills += 1
             else:
                 command = crash_points.command(point, times=times, arguments=["serve"])
@@ -191,17 +191,25 @@ class Campaign:
                 self._gateway.start()
             click.echo(f"{point}, pass {times}", err=True)
 
-    def _start_executor_that_dies(self, point: str, *, times: int) -> int:
-        """Start an executor in the place of the one there is; returns its pid."""
+    def _start_executor_that_dies(self, point: str, *, times: int) -> list[int]:
+        """Start an executor in the place of the one there is; returns its pid.
+
+        None if it has died already, while it took in what the one before had left.
+        """
         self._kill_executor()
         root = self._gateway.data.absolute() / "engine"
         arguments = ["--detach", "--root", str(root), "--isolation", self._plan.isolation]
         command = crash_points.command(point, times=times, arguments=arguments)
-        subprocess.run(
-            command, check=True, cwd=ROOT, stdin=subprocess.DEVNULL, timeout=START_S * 20
+        done = subprocess.run(
+            command,
+            check=False,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            timeout=START_S * 20,
         )
-        [pid] = processes_that_say(f"{point} {times} executor --detach --root {root}")
-        return pid
+        assert not done.returncode or b"it ended" in done.stderr, done.stderr
+        return processes_that_say(f"{point} {times} executor --detach --root {root}")
 
     def _await_death(self, point: str, has_died: Callable[[], bool]) -> None:
         give_up_at = time.monotonic() + REACHED_S
@@ -266,6 +274,10 @@ class Campaign:
         """Look at what a gateway that has stopped left behind."""
         self.report.findings.surprises += errors_in(self._gateway.log)
         self.report.findings.orphans += _processes_marked(self._name)
+
+
+def _are_gone(pids: list[int]) -> bool:
+    return all(map(is_gone, pids))
 
 
 def _discrepancies(gateway: Gateway) -> list[str]:

@@ -176,6 +176,7 @@ def _only(given: Mapping[str, list[str]], name: str) -> str:
 
 
 def _read_event_position(text: str) -> int:
+    text = text.strip(" \t")  # which may stand around the value of any header
     if not _EVENT_POSITION.fullmatch(text):
         raise InvalidParameterValue(f"`{text[:64]}` is not the id of an event of the stream.")
     return int(text)

@@ -102,13 +102,15 @@ def send(
 ) -> None:
     """Put messages, each an id and a body, into a queue, to be received after `delay_s`.
 
-    Raises QueueFull; then none of them is in it.
+    They are kept for the queue's retention from then on. Why not from now on: one delayed for as
+    long as that would be gone before anybody could have it. Raises QueueFull; then none of them is
+    in it.
     """
     _check_room(tx, queue, count=len(messages), now=now)
     times = {
         "now": now,
         "visible_at": now + timedelta(seconds=delay_s) if delay_s else AT_ONCE,
-        "expires_at": now + timedelta(seconds=queue.retention_s),
+        "expires_at": now + timedelta(seconds=delay_s + queue.retention_s),
     }
     put(tx, [message_row(id_, body, queue_id=queue.id, **times) for id_, body in messages])
 

@@ -105,8 +105,8 @@ def change(
     tx.execute(topic_statements.CHANGE_TOPIC, {"id_": topic.id, "now": now, **changed})
 
 
-def delete(tx: Tx, owner_uin: str, *, region: str, name: str) -> None:
-    """Delete a topic, and its exchange on the broker.
+def delete(tx: Tx, owner_uin: str, *, region: str, name: str, now: datetime) -> None:
+    """Delete a topic, and its exchange on the broker; what nobody was told yet is told to nobody.
 
     Raises ResourceNotFound.Topic; StillSubscribed while it has subscriptions, as CMQ does.
     """
@@ -118,6 +118,7 @@ def delete(tx: Tx, owner_uin: str, *, region: str, name: str) -> None:
         )
     tags.drop(tx, topic.id)
     tx.execute(topic_statements.DROP_TOPIC, {"id_": topic.id})
+    outbox.give_up(tx, topic.address, now=now)
     outbox.retire(tx, topic.address, bindings=None)
 
 

@@ -119,6 +119,14 @@ def publish(
     _wake(tx, {topic.key})
 
 
+def give_up(tx: Tx, topic: TopicAddress, *, now: datetime) -> None:
+    """Have what waits in a topic that is deleted go to nobody, by whatever way.
+
+    Why: somebody else may make one of that name, and must not be told what was said in this one.
+    """
+    tx.execute(tables.GIVE_UP, {"key": topic.key, "now": now})
+
+
 def retire(tx: Tx, topic: TopicAddress, *, bindings: Sequence[Binding] | None) -> None:
     """Have bindings taken off the broker, or, with None, the topic's exchange; it may be down."""
     where = {"topic_key": topic.key, "exchange": topic.exchange}

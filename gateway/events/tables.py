@@ -178,6 +178,15 @@ MARK_SENT = (
     .where(message.c.position.in_(bindparam("positions", expanding=True)))
     .values(sent_at=bindparam("now"))
 )
+GIVE_UP = (
+    update(message)
+    .where(message.c.topic_key == bindparam("key"), message.c.sent_at.is_(None))
+    .values(
+        expanded_at=func.coalesce(message.c.expanded_at, bindparam("now", type_=Moment)),
+        sent_at=bindparam("now"),
+    )
+)
+"""Whatever waits in a topic goes to nobody."""
 _unsent_in_order = (
     select(*_SENDABLE)
     .where(message.c.sent_at.is_(None))

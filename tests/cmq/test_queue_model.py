@@ -47,7 +47,7 @@ class Model:
 
     def send(self, delay: int) -> None:
         order = max((each.order for each in self.messages), default=0) + 1
-        new = Message(order, WORK, self.now, self.now + delay, self.now + RETENTION_S)
+        new = Message(order, WORK, self.now, self.now + delay, self.now + delay + RETENTION_S)
         self.messages.append(new)
 
     def receive(self, queue: str, count: int) -> list[Message]:

@@ -485,3 +485,13 @@ async def test_under_the_vendors_quotas_a_region_has_a_thousand_queues(store: St
     assert classic_pair(caught.value) == (4450, 10220)
     await cmq.call("CreateCmqQueue", QueueName="more", region="ap-beijing")
     await make(Cmq(store, None), "more")
+
+
+async def test_a_message_may_be_delayed_for_as_long_as_the_queue_keeps_one(cmq: Cmq) -> None:
+    await cmq.call("CreateCmqQueue", QueueName="events", MsgRetentionSeconds=60)
+    await cmq.call("SendCmqMsg", QueueName="events", MsgContent="late", DelaySeconds=60)
+    cmq.pass_time(seconds=61)
+    assert (await cmq.receive())["msgBody"] == "late"
+    cmq.pass_time(seconds=60)
+    with pytest.raises(ClassicError):
+        await cmq.receive()

@@ -7,6 +7,7 @@ from sqlalchemy import func, insert, select
 
 from gateway.cmq import limits, tables
 from gateway.errors import (
+    ClassicError,
     InvalidParameter,
     InvalidParameterValue,
     LimitExceeded,
@@ -15,6 +16,7 @@ from gateway.errors import (
     ResourceNotFound,
     UnknownParameter,
 )
+from gateway.events import outbox
 from gateway.store import Store, Tx
 from tests.support.cmq import Cmq, topic_row
 
@@ -152,3 +154,29 @@ async def test_the_vendors_quota_of_topics_holds_where_it_is_wanted(cmq: Cmq, st
     await cmq.call("CreateCmqTopic", TopicName="more")
     with pytest.raises(ResourceInUse):
         await cmq.call("CreateCmqTopic", TopicName="last")
+
+
+@pytest.mark.parametrize("action", ["tdmq", "classic"])
+async def test_what_waits_in_a_topic_that_is_deleted_reaches_nobody_of_a_new_one(
+    brokered: Cmq, action: str
+) -> None:
+    """Whoever makes a topic of that name anew may not be allowed to read the old one's messages."""
+    await brokered.call("CreateCmqTopic", TopicName="job-message")
+    await brokered.call("CreateCmqSubscribe", **brokered.subscription("old", "old", "amqp"))
+    await brokered.call("PublishCmqMsg", TopicName="job-message", MsgContent="a secret")
+    old = {"TopicName": "job-message", "SubscriptionName": "old"}
+    await brokered.call("DeleteCmqSubscribe", **old)
+    if action == "tdmq":
+        await brokered.call("DeleteCmqTopic", TopicName="job-message")
+    else:
+        await brokered.classic("DeleteTopic", {"topicName": "job-message"})
+    await brokered.subscribe_queue()
+    await brokered.expand()
+    with pytest.raises(ClassicError) as caught:
+        await brokered.receive()
+    assert caught.value.number == 7000
+    assert await brokered.store.read_list(outbox.count_unsent) == 0
+    await brokered.call("PublishCmqMsg", TopicName="job-message", MsgContent="new")
+    await brokered.expand()
+    assert (await brokered.receive())["msgBody"] == "new"
+    assert await brokered.store.read_list(outbox.count_unsent) == 1

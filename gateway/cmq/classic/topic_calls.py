@@ -119,7 +119,7 @@ class TopicCalls:
     async def delete_topic(self, asked: Asked) -> Nothing:
         """Delete a topic that has no subscriptions."""
         place = asked.topic
-        await self.store.write(lambda tx: topics.delete(tx, **place))
+        await self.store.write(lambda tx: topics.delete(tx, **place, now=self.clock()))
         return Nothing()
 
     async def publish_message(self, asked: Asked) -> PublishMessageAnswer:

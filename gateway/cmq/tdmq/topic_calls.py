@@ -84,7 +84,8 @@ class TopicCalls:
     async def delete_topic(self, call: Call, grant: Grant, request: wire.TopicRequest) -> Empty:
         """Delete a topic that has no subscriptions."""
         where = {"region": call.region, "name": request.topic_name}
-        await self.store.write(lambda tx: topics.delete(tx, grant.principal.owner_uin, **where))
+        owner_uin = grant.principal.owner_uin
+        await self.store.write(lambda tx: topics.delete(tx, owner_uin, **where, now=self.clock()))
         return Empty()
 
     async def describe_topics(

@@ -286,18 +286,21 @@ def _discrepancies(gateway: Gateway) -> list[str]:
 
 
 def _settle(books: audit.Books) -> None:
-    """Wait until nothing more happens; what is still open then is for the audit to tell."""
-    give_up_at = time.monotonic() + SETTLE_S
-    while books.jobs_open() or books.messages_waiting():
-        if time.monotonic() > give_up_at:
+    """Wait until all is over, or nothing more happens: the audit tells what is open then."""
+    last, give_up_at = None, time.monotonic() + SETTLE_S
+    while any(left := (books.jobs_open(), books.messages_waiting())):
+        if left != last:
+            last, give_up_at = left, time.monotonic() + SETTLE_S
+        elif time.monotonic() > give_up_at:
             return
         threading.Event().wait(0.2)
 
 
 def _read_until(reader: Reader, wanted: set[str]) -> None:
     """Read until every message was seen, or none comes for longer than any is hidden."""
-    last = time.monotonic()
-    while not wanted <= {message_id for message_id, _ in reader.seen}:
+    last, looked_at, missing = time.monotonic(), 0, set(wanted)
+    while missing := missing.difference(id_ for id_, _ in reader.seen[looked_at:]):
+        looked_at = len(reader.seen)
         if reader.read():
             last = time.monotonic()
         elif time.monotonic() > last + 3 * HIDDEN_S:

@@ -3,7 +3,8 @@
 [[issuer]]
 name = "https://login.example"      # the `iss` claim
 algorithm = "ES256"                 # RS256, ES256, EdDSA or HS256
-key_file = "login.example.pem"      # beside this file: PEM, a JSON web key set, or a secret
+key_file = "login.example.pem"      # beside this file: PEM, a JSON web key set, or a secret;
+                                    # one line end after a secret is no part of it
 audience = "qcs-gateway"
 owner_uins = ["100000000001"]       # the accounts it may speak for
 max_lifetime_s = "3600"             # optional
@@ -35,10 +36,13 @@ def _read_issuer(table: Table, *, folder: Path) -> Issuer:
         raise table.refused("`max_lifetime_s` must be a number of seconds")
     if not owner_uins:
         raise table.refused("`owner_uins` names no account")
+    algorithm = algorithms[table.choice("algorithm", algorithms)]
+    key = (folder / table.text("key_file")).read_text(encoding="utf-8")
     issuer = Issuer(
         name=table.text("name"),
-        algorithm=algorithms[table.choice("algorithm", algorithms)],
-        key=(folder / table.text("key_file")).read_text(encoding="utf-8"),
+        algorithm=algorithm,
+        # a secret counts byte by byte, and editors and `echo` end it with a line end
+        key=key.removesuffix("\n") if algorithm is Algorithm.HS256 else key,
         audience=table.text("audience"),
         owner_uins=owner_uins,
         max_lifetime_s=int(lifetime),

@@ -107,11 +107,10 @@ class JwtAuthenticator:
             raise _refused("it is too long")
         try:
             unproved = jwt.decode_complete(token, options={"verify_signature": False})
-            name = unproved["payload"].get("iss")
-            trusted = self._trusted.get(name) if isinstance(name, str) else None
-            if trusted is None:
-                raise _refused("its issuer is not known here")
+            trusted = self._find_issuer(unproved["payload"].get("iss"))
             claims = _verify_claims(token, trusted, header=unproved["header"])
+        except jwt.MissingRequiredClaimError as error:
+            raise _refused(f"its claim `{error.claim}` is missing") from None
         except jwt.PyJWTError:
             raise _refused("it is malformed, or its signature or audience is wrong") from None
         issuer = trusted.issuer
@@ -123,6 +122,15 @@ class JwtAuthenticator:
             expires_at=datetime.fromtimestamp(expires_at, UTC),
         )
         return _Verified(identity, expires_at)
+
+    def _find_issuer(self, name: object) -> _Trusted:
+        """The issuer of this name. Raises AuthFailure, or as PyJWT does if a token names none."""
+        if name is None:
+            raise jwt.MissingRequiredClaimError("iss")
+        trusted = self._trusted.get(name) if isinstance(name, str) else None
+        if trusted is None:
+            raise _refused("its issuer is not known here")
+        return trusted
 
 
 def _verify_claims(

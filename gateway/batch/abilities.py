@@ -40,8 +40,9 @@ def check_env_abilities(
 def _check_containers(task_name: str, abilities: AbstractSet[Ability]) -> None:
     if Ability.CONTAINERS not in abilities:
         raise UnsupportedOperation(
-            f"The task `{task_name}` runs in a container, and the gateway's machine has neither"
-            " podman nor docker that works: `qcs-gateway doctor` says what is missing."
+            f"The task `{task_name}` runs in a container, and none can run here. It takes a"
+            " gateway that runs as root, and podman or docker that works: `qcs-gateway doctor`,"
+            " run as the gateway's user, says what is missing."
         )
 
 

@@ -57,7 +57,8 @@ def find_metric(name: str) -> Metric:
     try:
         return Metric(name)
     except ValueError:
-        raise InvalidParameterValue(f"There is no metric `{name}`.") from None
+        known = ", ".join(f"`{metric.value}`" for metric in Metric)
+        raise InvalidParameterValue(f"There is no metric `{name}`; there are {known}.") from None
 
 
 def parse_moment(text: str, *, member: str) -> datetime:

@@ -48,8 +48,8 @@ from gateway.cam.identities import PolicyFolder
 from gateway.cmq.push.addresses import Reach
 from gateway.config import Settings, SettingsError
 from gateway.context import Edge
-from gateway.events.bus import BusRefused, BusUnavailable
-from gateway.events.connection import Connection, tls_context
+from gateway.events.bus import BusRefused, BusUnavailable, LoginRefused
+from gateway.events.connection import LOGIN_ERRORS, Connection, tls_context
 from gateway.policy.strict_toml import PolicySetRefused
 from gateway.store.migrations import HEAD, find_revision
 
@@ -446,10 +446,19 @@ def look_at_broker(settings: Settings) -> Finding:
         anyio.run(log_in)
     except SettingsError as error:
         return Finding("broker", Verdict.WRONG, str(error), "Correct `amqp_url` and its files.")
+    except LoginRefused as error:
+        advice = "Correct `amqp_url`, its files or the broker's users: until then events wait."
+        return Finding("broker", Verdict.WRONG, _why_no_entry(error), advice)
     except (BusUnavailable, BusRefused, NO_HOST) as error:
         advice = "Start it, or correct `amqp_url`: until then events wait, and none is lost."
         return Finding("broker", Verdict.WRONG, f"it cannot be reached: {error}", advice)
     return Finding("broker", Verdict.OK, "reached")
+
+
+def _why_no_entry(error: LoginRefused) -> str:
+    if isinstance(error.__cause__, LOGIN_ERRORS):
+        return "it is there, and refuses this user or password"
+    return f"it is there, and does not let us in: {error}"
 
 
 def worst_of(findings: Sequence[Finding]) -> Verdict:

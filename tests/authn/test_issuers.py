@@ -34,6 +34,19 @@ def test_an_issuer_is_read_with_its_key(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("written", "key"),
+    [(b"%b\n", "%s"), (b"%b\r\n", "%s"), (b"%b\n\n", "%s\n"), (b"%b ", "%s ")],
+)
+def test_the_line_end_that_an_editor_leaves_is_no_part_of_a_secret(
+    tmp_path: Path, written: bytes, key: str
+) -> None:
+    path = write(tmp_path, GOOD)
+    (tmp_path / "secret").write_bytes(written % (b"s" * 32))
+    (issuer,) = read_issuers(path)
+    assert issuer.key == key % ("s" * 32)
+
+
+@pytest.mark.parametrize(
     ("change", "why"),
     [
         (("HS256", "none"), "must be one of"),

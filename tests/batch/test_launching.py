@@ -181,6 +181,7 @@ async def test_an_input_cannot_be_written_to(store: Store, root: Path) -> None:
         ({"OutputMappings": [OUT]}, Ability.MOUNTS, "/work"),
         ({"ComputeEnv": DISK}, Ability.MOUNTS, "bubblewrap"),
         ({"Application": DOCKER}, Ability.CONTAINERS, "qcs-gateway doctor"),
+        ({"Application": DOCKER}, Ability.CONTAINERS, "gateway that runs as root, and podman or"),
     ],
 )
 def test_what_the_engine_cannot_do_is_refused_with_what_to_do(

@@ -18,6 +18,7 @@ from gateway.batch.monitoring import (
     Points,
     Window,
     data_points,
+    find_metric,
     parse_moment,
     window,
 )
@@ -70,6 +71,13 @@ def test_memory_and_disks_are_told_in_percent() -> None:
     assert ask(found, metric=Metric.TARGET_DISK_USAGE).values == [20.0, 20.0]
     for disk in ("vdd", "vd", "sda", "vdbc", ""):
         assert ask(found, metric=Metric.TARGET_DISK_USAGE, disk=disk).timestamps == []
+
+
+def test_who_asks_for_an_unknown_metric_is_told_which_there_are() -> None:
+    with pytest.raises(InvalidParameterValue) as caught:
+        find_metric("CpuLoad")
+    assert "`CpuLoad`" in caught.value.message
+    assert all(f"`{metric.value}`" in caught.value.message for metric in Metric)
 
 
 @pytest.mark.parametrize("metric", [Metric.LAN_IN_TRAFFIC, Metric.LAN_OUT_TRAFFIC])

@@ -192,6 +192,27 @@ def test_a_broker_that_is_there_is_reached(tmp_path: Path, rabbitmq: RabbitMQ) -
     assert (checks["broker"]["Verdict"], checks["broker"]["Found"]) == ("ok", "reached")
 
 
+@pytest.mark.parametrize(
+    ("login", "place", "words"),
+    [
+        (f"guest:{PASSWORD}", "", "it is there, and refuses this user or password"),
+        (f"nobody-here:{PASSWORD}", "", "it is there, and refuses this user or password"),
+        ("guest:guest", "nowhere", "virtual host"),
+    ],
+)
+def test_a_broker_that_lets_nobody_in_is_told_apart_from_one_that_is_absent(
+    tmp_path: Path, rabbitmq: RabbitMQ, login: str, place: str, words: str
+) -> None:
+    url = rabbitmq.url.replace("guest:guest", login) + place
+    code, checks, said = consult(tmp_path, QCS_GATEWAY_AMQP_URL=url)
+    assert code == 1
+    assert checks["broker"]["Verdict"] == "wrong"
+    assert words in checks["broker"]["Found"]
+    assert "Start it" not in checks["broker"]["Advice"]
+    assert "Error" not in checks["broker"]["Found"]
+    assert PASSWORD not in said
+
+
 def test_a_postgresql_that_is_there_is_asked(tmp_path: Path, migrated_postgresql_url: str) -> None:
     _, checks, _ = consult(tmp_path, QCS_GATEWAY_DATABASE_URL=migrated_postgresql_url)
     assert checks["database"]["Verdict"] == "ok"

@@ -171,7 +171,7 @@ def measure_disk(folder: Path) -> tuple[str, int]:
 
     Why it is tried, and not only looked up: a quota, or the end of the inodes, shows in no number.
     """
-    probe = folder / PROBE
+    probe, free = folder / PROBE, 0
     try:
         free = shutil.disk_usage(folder).free
         try:
@@ -180,7 +180,7 @@ def measure_disk(folder: Path) -> tuple[str, int]:
         finally:
             probe.unlink(missing_ok=True)
     except OSError as error:
-        return f"nothing can be stored in {folder}: {error.strerror}", 0
+        return f"nothing can be stored in {folder}: {error.strerror}", free
     return "", free
 
 

@@ -11,14 +11,16 @@ import pytest
 
 from tests.support.disks import small_disk
 from tests.support.running import Gateway, running_gateway, wait_until
-from tests.support.sdk import Sdk, task
+from tests.support.sdk import SMALL, Sdk, task
 
 SIZE_MIB = 64
+WITH_DISK = {**SMALL, "MountDataDisks": [{"LocalPath": "/disk"}]}
 UNTIL_TOLD = "until test -e go; do sleep 0.02; done"
 FILLERS = {
     "the work folder": "cat /dev/zero > big",
     "what it sees as /tmp": "cat /dev/zero > /tmp/big",
     "standard output": "cat /dev/zero",
+    "a disk of its node": "cat /dev/zero > /disk/big",
     "a file in no folder": "exec 5> big; rm big; cat /dev/zero >&5",
 }
 
@@ -39,7 +41,8 @@ def test_what_fills_the_disk_is_ended_and_its_files_go(confined: Gateway) -> Non
     attempts = confined.data / "engine" / "attempts"
     [work] = wait_until(lambda: list((attempts / modest).rglob("work")))
     for where, command in FILLERS.items():
-        hog = sdk.submit(task("one", f"{command}; sleep 1000", MaxRetryCount=3))
+        one = task("one", f"{command}; sleep 1000", MaxRetryCount=3, ComputeEnv=WITH_DISK)
+        hog = sdk.submit(one)
         assert sdk.wait(hog)["JobState"] == "FAILED", where
         [instance] = sdk("DescribeTask", JobId=hog, TaskName="one")["TaskInstanceSet"]
         assert "It filled the disk." in str(instance), where

@@ -1,5 +1,6 @@
 """Where things are in the executor's folder, and which folder no attempt can have. Pure."""
 
+import errno
 import re
 from pathlib import Path
 from typing import Final
@@ -10,6 +11,7 @@ SOCKET: Final = "executor.sock"
 ATTEMPTS: Final = "attempts"
 WORK: Final = "work"
 TMP: Final = "tmp"
+NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})  # how a full disk refuses
 SCRATCH: Final = "container"  # what only an attempt's container needs, its variables too
 SPARE: Final = "spare"
 NODES: Final = "nodes"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from gateway.batch.engines import Cause, Ended, Launch
+from gateway.batch.executor.folders import NO_ROOM
 from gateway.batch.executor.journal import (
     AnyLine,
     Began,
@@ -159,8 +160,9 @@ class Ledger:
     def commit(self) -> Committed:
         """Make all changes durable with one write.
 
-        If that fails nothing of it happened: the launches become outcomes, so they never run, and
-        the outcomes are kept for the next commit. Raises OSError then.
+        If that fails nothing of it happened, and the outcomes are kept for the next commit. So are
+        the launches if there was no room on the disk: that passes, and each of their tries would
+        end as this one. Else they become outcomes, so they never run. Raises OSError then.
         """
         launches, ended = self._launches, list(self._ended.values())
         lines = [
@@ -173,6 +175,8 @@ class Ledger:
         try:
             self._journal.write(lines, durable=self.is_dirty)
         except OSError as error:
+            if error.errno in NO_ROOM:
+                raise
             self._launches = []
             for launch in launches:
                 why = f"not journalled: {error}"

@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +21,8 @@ from gateway.batch.engines import Cause, Ended, Launch, Started
 from gateway.batch.executor import processes
 from gateway.batch.executor.containers import Containers, read_verdict
 from gateway.batch.executor.control_groups import ControlGroups, Group
+from gateway.batch.executor.folders import NO_ROOM
+from gateway.batch.executor.held import HOG_LOG_BYTES_MAX
 from gateway.batch.executor.isolation import Isolation
 from gateway.batch.executor.mounts import CannotLaunch
 from gateway.batch.executor.samples import Sampler
@@ -33,7 +35,7 @@ EXIT_OF_SIGNAL: Final = 128
 IDENTIFY_AFTER_S: Final = 0.1
 LOOK_AGAIN_S: Final = 0.002
 DEADLINES_KEPT: Final = 1_000
-HOG_LOG_BYTES_MAX: Final = 1_048_576
+ROOM_S: Final = 1.0  # between two looks for room on the disk
 FILLED_THE_DISK: Final = "It filled the disk."
 
 log = logging.getLogger("executor")
@@ -113,6 +115,7 @@ class Runner:
         self._ending: dict[str, Running] = {}
         self._deadlines: list[tuple[float, str]] = []
         self._look_again_at: float | None = None
+        self._spawn_at = 0.0  # nothing that waits is spawned before
 
     @property
     def is_idle(self) -> bool:
@@ -121,15 +124,18 @@ class Runner:
 
     @property
     def has_waiting(self) -> bool:
-        """Whether `spawn` has something to do."""
-        return bool(self._waiting)
+        """Whether `spawn` has something to do now."""
+        return bool(self._waiting) and self._monotonic() >= self._spawn_at
 
     @property
     def next_deadline(self) -> float | None:
-        """The monotonic time at which `expire` or `reap` has something to do."""
+        """The monotonic time at which `expire`, `reap` or `spawn` has something to do."""
         if self._look_again_at is not None:
             return self._look_again_at
-        return self._deadlines[0][0] if self._deadlines else None
+        moments = [self._deadlines[0][0]] if self._deadlines else []
+        if self._waiting:
+            moments.append(self._spawn_at)
+        return min(moments, default=None)
 
     def enqueue(self, launches: Iterable[Launch]) -> None:
         """Take in attempts that are journalled."""
@@ -139,16 +145,20 @@ class Runner:
         """Spawn some of what waits; one that cannot be spawned ends as INFRA_LOST.
 
         One that asks for what cannot be had here ends with the cause that says so: no other node
-        of this machine would have it either.
+        of this machine would have it either. While there is no room on the disk they wait: that
+        passes, and each of their tries would end as this one.
         """
         result = Spawned()
         ready: list[Ready] = []
-        while self._waiting and len(ready) + len(result.ended) < count_max:
+        while self.has_waiting and len(ready) + len(result.ended) < count_max:
             launch = self._waiting.pop(next(iter(self._waiting)))
             try:
                 ready.append(self._spawner.make_ready(launch, self.isolation))
             except (CannotLaunch, OSError, ValueError, InvalidParameterValue) as error:
-                result.ended.append(self._not_started(launch, error))
+                if isinstance(error, OSError) and error.errno in NO_ROOM:
+                    self._hold(launch)
+                else:
+                    result.ended.append(self._not_started(launch, error))
         for each in ready:
             try:
                 result.running.append(self._note(each, self._spawner.spawn(each)))
@@ -157,6 +167,12 @@ class Runner:
         if ready:
             self._spawner.leave()
         return result
+
+    def _hold(self, launch: Launch) -> None:
+        """Have an attempt wait for room on the disk, before all others."""
+        log.error("no_room_to_start attempt=%s", launch.attempt_id)
+        self._waiting = {launch.attempt_id: launch, **self._waiting}
+        self._spawn_at = self._monotonic() + ROOM_S
 
     def _note(self, ready: Ready, pid: int) -> Running:
         launch = ready.launch
@@ -169,7 +185,9 @@ class Runner:
         return running
 
     def _not_started(self, launch: Launch, error: Exception) -> Ended:
-        cause, why = Cause.INFRA_LOST, f"The command could not be started: {error}"
+        # Not the error itself: it may name a path of this machine.
+        words = (isinstance(error, OSError) and error.strerror) or str(error)
+        cause, why = Cause.INFRA_LOST, f"The command could not be started: {words}"
         if isinstance(error, CannotLaunch):
             cause, why = error.cause, str(error)
         return Ended(launch.attempt_id, self._clock(), None, cause, why, started=False)
@@ -226,14 +244,17 @@ class Runner:
     def make_room(self) -> None:
         """Kill what fills the disk. Its end is told when its files are gone: only then can it be.
 
-        And have what is in nobody's way any more removed.
+        And have removed what nobody needs any more.
         """
         while (attempt_id := self._sampler.next_hog()) is not None:
             running = self.running.get(attempt_id)
             if running is not None and running.status is None and running.killed_for is None:
                 log.error("disk_filled attempt=%s", attempt_id)
-                running.remover = hog_remover(running.folder, first=running.remover)
+                disks = self._sampler.own_disks(running.ready.launch)
+                running.remover = hog_remover(running.folder, first=running.remover, disks=disks)
                 self._kill(running, Cause.STORAGE)
+        while (folder := self._sampler.next_useless()) is not None:
+            self.remove_work([folder])
         with suppress(OSError):  # it is tried again at the next turn
             if (pid := self._spawner.spawn_removal()) is not None:
                 self.helpers.add(pid)
@@ -241,6 +262,11 @@ class Runner:
     def remove_work(self, folders: Iterable[str]) -> None:
         """Remove the work folders of attempts of which nothing is left, whatever is in them."""
         self._spawner.remove_work(folders)
+
+    def acknowledge(self, attempt_ids: Iterable[str]) -> None:
+        """Leave alone what attempts that ended have left: whoever was told looks after it."""
+        for attempt_id in attempt_ids:
+            self._sampler.forget(attempt_id)
 
     def _kill(self, running: Running, cause: Cause) -> None:
         """Kill all that is known to be of it; if there is more, it follows when it is reaped."""
@@ -292,8 +318,8 @@ class Runner:
         for each in over:
             del self._ending[each.attempt_id]
             del self.running[each.attempt_id]
-            self._sampler.forget(each.attempt_id)
             ended.append(outcome(each, clock=self._clock))
+            self._sampler.end(each.ready.launch, failed=ended[-1].cause is not None)
             self._spawner.end(each.folder, each.ready.command, each.group)
         return ended
 
@@ -379,11 +405,19 @@ def _memory_words(group: Group) -> str:
     return f"It used up {allowed}, and the kernel killed a process of it."
 
 
-def hog_remover(folder: str, *, first: tuple[str, ...]) -> tuple[str, ...]:
+def hog_remover(
+    folder: str, *, first: tuple[str, ...], disks: Sequence[str] = ()
+) -> tuple[str, ...]:
     """The argv that removes what an attempt filled the disk with; its logs are only cut short.
 
-    first: what is to succeed before.
+    first: what is to succeed before. disks: folders that are to be empty; one may be gone.
     """
+    empty = (
+        '"$@" && { ! test -d "$0" || '
+        'find "$0" -mindepth 1 -maxdepth 1 -exec rm -rf --one-file-system -- {} +; }'
+    )
+    for disk in disks:
+        first = ("/bin/sh", "-c", empty, disk, *(first or ("/bin/true",)))
     script = (
         '"$@" && cd -- "$0" && rm -rf -- work tmp'
         f' && truncate --no-create --size "<{HOG_LOG_BYTES_MAX}" -- stdout stderr'

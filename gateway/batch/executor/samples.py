@@ -29,6 +29,16 @@ from gateway.batch.executor.containers import PID_FILE
 from gateway.batch.executor.control_groups import Group
 from gateway.batch.executor.folders import SCRATCH, WORK
 from gateway.batch.executor.group_trees import read
+from gateway.batch.executor.held import (
+    Shortage,
+    Taken,
+    cut_logs,
+    find_shortage,
+    log_excess_bytes,
+    root_layer,
+    taken_below,
+    unseen,
+)
 from gateway.clock import Clock
 
 log = logging.getLogger("executor")
@@ -40,11 +50,6 @@ ROUND_S: Final = 1.0
 SAMPLES_MAX: Final = 720
 BY_GROUP: Final = "group"
 BY_PROCESS: Final = "process"
-FLOOR_BYTES: Final = 67_108_864
-FLOOR_PARTS: Final = 100  # or the hundredth part of a disk, whichever is less
-PATH_LONG: Final = 3_000
-HELD_MAX: Final = 64
-_BLOCK_BYTES: Final = 512
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
@@ -108,7 +113,7 @@ class Watched:
     """A running attempt.
 
     pid_file: where the pid of its container's first process will be; "" if there is none, or it is
-    known. disks: where each is seen and where it really is.
+    known. disks: where each is seen and where it really is. own_disks: see `Sampler.own_disks`.
     """
 
     attempt_id: str
@@ -120,10 +125,25 @@ class Watched:
     mem_bytes: int
     began: float
     next_at: float
+    own_disks: Sequence[str] = ()
+    is_container: bool = False
     pid_file: str = ""
     every_s: float = EVERY_S
     count: int = 0
     cpu_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """The files of an attempt that ended, until that is acknowledged.
+
+    folder: its own, absolute. name: the same as its launch says it. failed: whether nothing of its
+    work folder is to be kept.
+    """
+
+    folder: str
+    name: str
+    failed: bool
 
 
 class Sampler:
@@ -142,11 +162,13 @@ class Sampler:
         """root: on whose file system room is to be left; None for none."""
         self._root = root
         self._hogs: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._useless: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._hog = ""
         self._is_low = False
         self._clock = clock
         self._monotonic = monotonic
         self._watched: dict[str, Watched] = {}
+        self._left: dict[str, Left] = {}
         self._something = threading.Event()
         self._cores = os.cpu_count() or 1
         self._mem_bytes = os.sysconf("SC_PHYS_PAGES") * _PAGE_BYTES
@@ -171,14 +193,40 @@ class Sampler:
             mem_bytes=self._mem_bytes if limits is None else limits.mem_bytes,
             began=self._clock().timestamp(),
             next_at=self._monotonic() + FIRST_S,
+            own_disks=self.own_disks(launch),
+            is_container=launch.container is not None,
             pid_file=f"{folder}/{SCRATCH}/{PID_FILE}" if launch.container else "",
         )
         if not self._something.is_set():
             self._something.set()
 
+    def own_disks(self, launch: Launch) -> Sequence[str]:
+        """The folders of its node, below the root and on its disk, that an attempt writes to.
+
+        Why others are not even looked at: a share of a file server may hang.
+        """
+        found: list[str] = []
+        for mount in launch.mounts if self._root is not None else ():
+            if not mount.writable or not mount.source.startswith(f"{self._root}/"):
+                continue
+            source, root = os.path.realpath(mount.source), os.path.realpath(str(self._root))
+            with suppress(OSError):
+                is_here = os.stat(source).st_dev == os.stat(root).st_dev
+                if source.startswith(f"{root}/") and os.path.isdir(source) and is_here:
+                    found.append(source)
+        return found
+
+    def end(self, launch: Launch, *, failed: bool) -> None:
+        """Take no more samples of an attempt; what it left still is in the way on a full disk."""
+        watched = self._watched.get(launch.attempt_id)
+        if watched is not None:
+            self._left[launch.attempt_id] = Left(watched.folder, launch.folder, failed)
+            del self._watched[launch.attempt_id]
+
     def forget(self, attempt_id: str) -> None:
-        """Take no more samples of an attempt."""
+        """Leave an attempt and all that is of it alone."""
         self._watched.pop(attempt_id, None)
+        self._left.pop(attempt_id, None)
 
     def _run(self) -> None:
         never = threading.Event()
@@ -186,7 +234,7 @@ class Sampler:
             self._something.wait()
             # First: whoever begins to watch after it says so again.
             self._something.clear()
-            while self._watched:
+            while self._watched or self._left:
                 never.wait(ROUND_S)
                 for look in (self.take, self.guard_room):
                     try:
@@ -199,32 +247,69 @@ class Sampler:
     def guard_room(self) -> None:
         """Name the attempt that fills the disk, if there is hardly any room left on it.
 
-        Why one that holds little is left alone: then something else fills the disk. Raises OSError.
+        If that has ended, what it left is cut down: its end may be acknowledged only when there is
+        room. Why one that holds little is left alone: then something else fills the disk. Raises
+        OSError.
         """
         if self._root is None:
             return
-        found = os.statvfs(self._root)
-        floor = min(FLOOR_BYTES, found.f_blocks * found.f_frsize // FLOOR_PARTS)
-        was_low, self._is_low = self._is_low, found.f_bavail * found.f_frsize < floor
-        if not self._is_low or self._hog in self._watched:
+        shortage = find_shortage(self._root)
+        was_low, self._is_low = self._is_low, shortage is not None
+        if shortage is None or self._hog in self._watched:
             return
-        sizes = self._sizes()
+        sizes = self._sizes(shortage)
         largest = max(sizes, key=lambda each: sizes[each], default="")
-        if largest and sizes[largest] >= floor:
+        if largest and sizes[largest] >= shortage.floor:
             self._hog = largest
             self._hogs.put(largest)
-        elif not was_low:
-            log.error("disk_nearly_full root=%s, and no attempt holds much of it", self._root)
+        elif not self._cut_down(shortage) and not was_low:
+            what = "files" if shortage.of_files else "bytes"
+            why = "and no attempt holds much of it"
+            log.error("disk_nearly_full root=%s of=%s, %s", self._root, what, why)
 
-    def _sizes(self) -> Mapping[str, int]:
-        """What each attempt takes on the disk, those excepted that cannot be looked at."""
+    def _sizes(self, shortage: Shortage) -> Mapping[str, int]:
+        """What each attempt takes of what is short, without those that cannot be looked at."""
         sizes = {}
         for watched in list(self._watched.values()):
             try:
-                sizes[watched.attempt_id] = _bytes_held(watched)
+                sizes[watched.attempt_id] = shortage.share(_held(watched))
             except OSError as error:
                 log.warning("not_measured attempt=%s error=%s", watched.attempt_id, error)
         return sizes
+
+    def _cut_down(self, shortage: Shortage) -> bool:
+        """Have the ended attempt that can spare most give it up; False if none can spare the floor.
+
+        First its logs are cut short, and at a later look, if there still is no room, its work
+        folder goes. Why not if it succeeded: its outputs may not be kept yet. Raises OSError.
+        """
+        found = {
+            each: (
+                0 if shortage.of_files else log_excess_bytes(left.folder),
+                shortage.share(taken_below(f"{left.folder}/{WORK}")) if left.failed else 0,
+            )
+            for each, left in list(self._left.items())
+        }
+        largest = max(found, key=lambda each: sum(found[each]), default="")
+        if not largest or sum(found[largest]) < shortage.floor:
+            return False
+        log_bytes, _ = found[largest]
+        left = self._left.get(largest)
+        if left is not None and log_bytes:
+            log.error("disk_filled attempt=%s ended, its logs are cut", largest)
+            cut_logs(left.folder)
+        elif left is not None:
+            log.error("disk_filled attempt=%s ended, its work folder goes", largest)
+            self._useless.put(left.name)
+            self.forget(largest)
+        return True
+
+    def next_useless(self) -> str | None:
+        """The folder, as its launch said it, of an ended attempt whose work folder is to go.
+
+        Each is told once; None if there is none.
+        """
+        return None if self._useless.empty() else self._useless.get()
 
     def next_hog(self) -> str | None:
         """An attempt that fills the disk, each told once; None if there is none."""
@@ -323,55 +408,26 @@ def disk_used_percent(path: str) -> float | None:
 
 
 def bytes_below(folder: str) -> int:
-    """What the files below a folder take on their disk; what cannot be looked at is not counted.
-
-    A folder whose path grows long is held open until all below it is counted. Why never more than
-    HELD_MAX, though what lies deeper is missed: a command may not use up this process's files.
-    """
-    size = 0
-    held: list[int] = []
-    waiting: list[str | None] = [folder]  # None: what was held last is counted
-    try:
-        while waiting:
-            path = waiting.pop()
-            if path is None:
-                os.close(held.pop())
-                continue
-            if len(path) > PATH_LONG:
-                if len(held) == HELD_MAX:
-                    continue
-                with suppress(OSError):
-                    held.append(os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC))
-                    path = f"/proc/self/fd/{held[-1]}"
-                    waiting.append(None)
-            with suppress(OSError), os.scandir(path) as entries:
-                for entry in entries:
-                    with suppress(OSError):
-                        size += entry.stat(follow_symlinks=False).st_blocks * _BLOCK_BYTES
-                        if entry.is_dir(follow_symlinks=False):
-                            waiting.append(entry.path)
-    finally:
-        for file in held:
-            os.close(file)
-    return size
+    """What the files below a folder take on their disk; see `taken_below`."""
+    return taken_below(folder).bytes
 
 
-def _bytes_held(watched: Watched) -> int:
+def _held(watched: Watched) -> Taken:
     """What an attempt takes on the disk, files that are open and in no folder any more included."""
     if watched.group is None:
         pids = _descendants(watched.pid, list(processes.all_processes()))
     else:
         pids = watched.group.pids()
     device = os.stat(watched.folder).st_dev
-    unseen: dict[int, int] = {}
-    for pid in pids:
-        with suppress(OSError):
-            for name in os.listdir(f"/proc/{pid}/fd"):
-                with suppress(OSError):
-                    found = os.stat(f"/proc/{pid}/fd/{name}")
-                    if found.st_nlink == 0 and found.st_dev == device:
-                        unseen[found.st_ino] = found.st_blocks * _BLOCK_BYTES
-    return bytes_below(watched.folder) + sum(unseen.values())
+    inside = f"{os.path.realpath(watched.folder)}/"
+    disks = [each for each in watched.own_disks if not each.startswith(inside)]
+    folders = [watched.folder, *disks]
+    upper = root_layer(watched.pid) if watched.is_container and _has_begun(watched) else ""
+    with suppress(OSError):
+        if upper and os.stat(upper).st_dev == device:
+            folders.append(upper)
+    taken = [unseen(pids, device=device), *map(taken_below, folders)]
+    return Taken(sum(each.bytes for each in taken), sum(each.files for each in taken))
 
 
 def _descendants(pid: int, table: Iterable[processes.Process]) -> set[int]:

@@ -4,7 +4,6 @@ Each turn takes in what the gateway said and which children ended, makes all of 
 write, and only then spawns and tells. A burst costs one write, not one per attempt.
 """
 
-import errno
 import logging
 import os
 import selectors
@@ -21,7 +20,7 @@ from gateway.batch.executor import frames
 from gateway.batch.executor.abilities import missing_abilities
 from gateway.batch.executor.containers import Containers
 from gateway.batch.executor.control_groups import ControlGroups
-from gateway.batch.executor.folders import SOCKET
+from gateway.batch.executor.folders import NO_ROOM, SOCKET
 from gateway.batch.executor.isolation import (
     Isolation,
     IsolationUnavailable,
@@ -279,6 +278,7 @@ class Server:
                 self._stop(frame.attempt_ids)
             case frames.Acknowledge():
                 self._ledger.acknowledge(frame.attempt_ids)
+                self._runner.acknowledge(frame.attempt_ids)
                 if frame.loss:
                     self._ledger.acknowledge_loss()
             case frames.Reconcile():
@@ -364,7 +364,7 @@ class Server:
         except OSError as error:
             log.error("not_journalled error=%s", error)  # noqa: TRY400  # the sentence says it all
             self._retry_at = self._monotonic() + RETRY_S
-            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            if error.errno in NO_ROOM:
                 self._runner.remove_work(self._ledger.failed_unwritten())
             return Committed()
 

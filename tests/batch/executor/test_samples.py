@@ -4,7 +4,7 @@ import os
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,11 +19,11 @@ from gateway.batch.executor import processes
 from gateway.batch.executor.containers import PID_FILE
 from gateway.batch.executor.control_groups import open_control_groups
 from gateway.batch.executor.folders import SCRATCH
+from gateway.batch.executor.held import PATH_LONG
 from gateway.batch.executor.samples import (
     BY_PROCESS,
     EVERY_S,
     FIRST_S,
-    PATH_LONG,
     SAMPLES,
     SAMPLES_MAX,
     Record,
@@ -34,7 +34,7 @@ from gateway.batch.executor.samples import (
 )
 from tests.batch.executor.executors import until
 from tests.support.attempts import Watch, launch
-from tests.support.disks import small_disk
+from tests.support.disks import fill, layered, small_disk, use_up_files
 
 NAME = "d" * 250
 LIMITS = Limits(cores=1, mem_bytes=1 << 30, processes=100)
@@ -267,11 +267,84 @@ def test_one_attempt_that_cannot_be_looked_at_hides_no_other_that_fills_the_disk
         attempts = {name: launch(name) for name in ("gone", "hog")}
         for name, attempt in attempts.items():
             sampler.watch(attempt, folder=str(disk / name), pid=os.getpid(), group=None)
-        with suppress(OSError), (disk / "hog" / "filler").open("wb", buffering=0) as file:
-            while True:
-                file.write(b"x" * 4_096)
+        fill(disk / "hog" / "filler")
         sampler.guard_room()
         assert sampler.next_hog() == attempts["hog"].attempt_id
+
+
+def test_what_takes_all_files_of_a_disk_is_named_however_small_they_are(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", kib=65_536, inodes=2_000) as disk:
+        sampler = Sampler(clock=Time().now, root=str(disk))
+        large, many = launch("x"), launch("y")
+        for attempt, folder in ((large, disk / "large"), (many, disk / "many")):
+            folder.mkdir()
+            sampler.watch(attempt, folder=str(folder), pid=os.getpid(), group=None)
+        (disk / "large" / "big").write_bytes(b"x" * 10_000_000)
+        sampler.guard_room()
+        assert sampler.next_hog() is None
+        use_up_files(disk / "many")
+        sampler.guard_room()
+        assert sampler.next_hog() == many.attempt_id
+
+
+def test_what_an_attempt_writes_to_a_disk_of_its_node_is_its_own(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "root", kib=4_096) as root:
+        sampler = Sampler(clock=Time().now, root=str(root))
+        disk, shared, elsewhere = root / "nodes" / "disk", root / "shared", tmp_path / "server"
+        for folder in (disk, shared, elsewhere):
+            folder.mkdir(parents=True)
+        (root / "led_out").symlink_to(elsewhere)
+        mounts = (
+            Mount(str(shared), "/shared"),
+            Mount(str(elsewhere), "/server", writable=True),
+            Mount(str(root / "led_out"), "/out", writable=True),
+            Mount(str(disk), "/disk", writable=True),
+        )
+        hog, modest = replace(launch("x"), mounts=mounts), launch("y")
+        assert sampler.own_disks(hog) == [str(disk)]
+        for attempt, folder in ((modest, root / "modest"), (hog, root / "hog")):
+            folder.mkdir()
+            sampler.watch(attempt, folder=str(folder), pid=os.getpid(), group=None)
+        fill(disk / "big")
+        sampler.guard_room()
+        assert sampler.next_hog() == hog.attempt_id
+
+
+@pytest.mark.parametrize("where", ["the disk", "another disk"])
+def test_what_a_container_writes_to_its_own_root_is_its_own(tmp_path: Path, where: str) -> None:
+    attempt = replace(launch("x"), container=Container("busybox"))
+    with (
+        small_disk(tmp_path / "the disk", kib=8_192) as disk,
+        small_disk(tmp_path / "another disk", kib=8_192),
+        layered(tmp_path / where / "layers") as root,
+        full_container(root) as pid,
+    ):
+        sampler = Sampler(clock=Time().now, root=str(disk))
+        scratch = disk / "attempt" / SCRATCH
+        scratch.mkdir(parents=True)
+        (scratch / PID_FILE).symlink_to(tmp_path / "pid")  # a full disk takes no byte
+        (tmp_path / "pid").write_text(str(pid))
+        sampler.watch(attempt, folder=str(disk / "attempt"), pid=os.getpid(), group=None)
+        fill(disk / "filler")
+        sampler.guard_room()
+        assert sampler.next_hog() == (attempt.attempt_id if where == "the disk" else None)
+
+
+@contextmanager
+def full_container(root: Path) -> Iterator[int]:
+    """A process of which a folder is the root, and which has filled that."""
+    with subprocess.Popen(
+        ["chroot", str(root), "/busybox", "sh", "-c", "/busybox yes > big; echo full; read line"],
+        env={"PATH": "/usr/sbin:/sbin:/usr/bin:/bin"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"full\n"
+        yield process.pid
+        process.stdin.close()
 
 
 def test_a_file_of_samples_that_somebody_emptied_stops_no_sample(tmp_path: Path) -> None:

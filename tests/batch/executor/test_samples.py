@@ -85,7 +85,8 @@ async def test_a_running_attempt_is_measured_under_every_isolation(engine: Local
     [sample] = found.samples
     assert 0.01 < sample.cpu_s < 20
     assert 10_000_000 < sample.mem_bytes < 1 << 30
-    assert sample.disks == (disk_used_percent(str(folder)),)
+    [used] = sample.disks
+    assert used == pytest.approx(disk_used_percent(str(folder)), abs=3)  # others write there, too
 
 
 def test_without_control_groups_the_processes_are_added_up(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import anyio
 from sqlalchemy.exc import ArgumentError, OperationalError
 
 from gateway.batch.executor.folders import ATTEMPTS
-from gateway.batch.executor.samples import bytes_below
+from gateway.batch.executor.held import taken_below
 from gateway.call import Principal
 from gateway.cam import keys
 from gateway.cam.decisions import log, proofs, queries
@@ -219,7 +219,7 @@ def _check_room(data: Path) -> None:
     blocks = found.f_bfree if os.geteuid() == 0 else found.f_bavail
     if blocks * found.f_frsize >= ROOM_BYTES_MIN:
         return
-    sizes = {path: bytes_below(str(path)) for path in (data / ENGINE / ATTEMPTS).glob("*")}
+    sizes = {path: taken_below(str(path)).bytes for path in (data / ENGINE / ATTEMPTS).glob("*")}
     largest = sorted(sizes, key=lambda path: sizes[path], reverse=True)[:LARGEST_SHOWN]
     shown = ", ".join(f"{path} ({sizes[path] / 2**20:.0f} MiB)" for path in largest)
     advice = f"the largest folders of jobs are {shown}; remove one" if shown else "make room"

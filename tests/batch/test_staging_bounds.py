@@ -50,6 +50,17 @@ def preparer(root: Path, **options: Any) -> Preparer:
     return Preparer(LocalStorage(root / "cos"), NfsRoot(root / "nfs"), **options)
 
 
+async def run_for_another(batch: Batch, job: dict[str, Any]) -> None:
+    """Submit a job for another account, and wait until it has succeeded."""
+    answer = await batch.call("SubmitJob", who=OTHER, Placement={"Zone": ZONE}, Job=job)
+
+    async def succeeded() -> bool:
+        shown = await batch.call("DescribeJob", who=OTHER, JobId=answer["JobId"])
+        return bool(shown["JobState"] == "SUCCEED")
+
+    await eventually(succeeded)
+
+
 @pytest.mark.parametrize(
     ("tasks", "instances"), [(FETCHES_MAX + 1, 1), (1, FETCHES_MAX + 1)], ids=["tasks", "instances"]
 )
@@ -80,15 +91,7 @@ async def test_packages_that_never_come_hold_up_nobody_elses(
 
         await eventually(are_held)
         job = a_job(a_task(**of_package(f"{address}/good.tgz")))
-        answer = await batch.call("SubmitJob", who=OTHER, Placement={"Zone": ZONE}, Job=job)
-
-        async def succeeded() -> bool:
-            job_id = answer["JobId"]
-            return (await batch.call("DescribeJob", who=OTHER, JobId=job_id))[
-                "JobState"
-            ] == "SUCCEED"
-
-        await eventually(succeeded)
+        await run_for_another(batch, job)
         assert len(asked) == min(tasks, FETCHES_OF_ONE), "the account has no more than its share"
         never.set()
         assert await batch.until_state(held, *OVER) == "SUCCEED"
@@ -104,15 +107,7 @@ async def test_inputs_that_take_long_hold_up_nobody_elses(store: Store, tmp_path
         for _ in range(AT_ONCE_OF_ONE):
             await anyio.to_thread.run_sync(far.fetching.acquire)
         job = a_job(a_task(**of_package(f"{COS}p.tgz")))
-        answer = await batch.call("SubmitJob", who=OTHER, Placement={"Zone": ZONE}, Job=job)
-
-        async def succeeded() -> bool:
-            job_id = answer["JobId"]
-            return (await batch.call("DescribeJob", who=OTHER, JobId=job_id))[
-                "JobState"
-            ] == "SUCCEED"
-
-        await eventually(succeeded)
+        await run_for_another(batch, job)
         far.open_.set()
         assert await batch.until_state(held, *OVER) == "SUCCEED"
 

@@ -407,11 +407,6 @@ def disk_used_percent(path: str) -> float | None:
     return round(100 * used / whole, 1) if whole else None
 
 
-def bytes_below(folder: str) -> int:
-    """What the files below a folder take on their disk; see `taken_below`."""
-    return taken_below(folder).bytes
-
-
 def _held(watched: Watched) -> Taken:
     """What an attempt takes on the disk, files that are open and in no folder any more included."""
     if watched.group is None:

@@ -4,7 +4,7 @@ import os
 import random
 import signal
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from tests.batch.executor.executors import (
     until,
 )
 from tests.support.attempts import Watch, launch
+from tests.support.disks import fill
 
 LIMITS = Limits(cores=1, mem_bytes=1 << 28, processes=100)
 Moment = Callable[["Cycle"], Awaitable[None]]
@@ -177,13 +178,6 @@ def small_disk(folder: Path) -> Iterator[Path]:
         assert os.waitpid(os.posix_spawnp("umount", unmount, os.environ), 0)[1] == 0
 
 
-def fill(path: Path) -> None:
-    """Write until there is no room left."""
-    with suppress(OSError), path.open("wb", buffering=0) as file:
-        while True:
-            file.write(b"x" * 4_096)
-
-
 async def settled(engine: LocalEngine, watch: Watch, running: Launch) -> None:
     """Wait until the executor has done with everything it was told and saw before."""
     with anyio.fail_after(WAIT_S_MAX):
@@ -211,6 +205,7 @@ async def test_on_a_full_disk_nothing_runs_or_is_told_that_is_not_journalled_yet
             (engine.attempt_path(over.folder) / "work" / "go").touch()
             await settled(engine, watch, running)
             assert not any(isinstance(each, Ended) for each in watch.heard)
+            assert not any(engine.attempt_path(each.folder).exists() for each in waiting)
             (root / "filler").unlink()
             first, *others = await watch.ended([over, *waiting])
             assert first.exit_code == 3

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from gateway.batch.engines import Container, Launch, Limits, Mount
-from gateway.batch.engines.local import LocalEngine
+from gateway.batch.engines.local import LocalEngine, open_local_engine
 from gateway.batch.executor import processes
 from gateway.batch.executor.containers import PID_FILE
 from gateway.batch.executor.control_groups import open_control_groups
 from gateway.batch.executor.folders import SCRATCH
-from gateway.batch.executor.held import PATH_LONG
+from gateway.batch.executor.held import PATH_LONG, taken_below
 from gateway.batch.executor.samples import (
     BY_PROCESS,
     EVERY_S,
@@ -28,7 +28,6 @@ from gateway.batch.executor.samples import (
     SAMPLES_MAX,
     Record,
     Sampler,
-    bytes_below,
     disk_used_percent,
     read_samples,
 )
@@ -86,7 +85,25 @@ async def test_a_running_attempt_is_measured_under_every_isolation(engine: Local
     assert 0.01 < sample.cpu_s < 20
     assert 10_000_000 < sample.mem_bytes < 1 << 30
     [used] = sample.disks
-    assert used == pytest.approx(disk_used_percent(str(folder)), abs=3)  # others write there, too
+    assert used is not None
+    assert 0 < used < 100
+
+
+@pytest.mark.anyio
+async def test_how_full_the_disk_is_is_measured(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "engine", kib=262_144, mode="711") as root:
+        with (root / "quarter").open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, 67_108_864)
+        async with open_local_engine(root, isolation="none", capacity=4) as engine:
+            attempt = launch(BUSY)
+            await engine.start([attempt])
+            folder = engine.attempt_path(attempt.folder)
+            await until(lambda: read_samples(folder) is not None)
+            await engine.stop([attempt.attempt_id])
+            await Watch(engine).ended([attempt])
+        [sample] = found_in(folder).samples
+        assert sample.disks == (25.0,)
+        assert disk_used_percent(str(root)) == 25.0
 
 
 def test_without_control_groups_the_processes_are_added_up(tmp_path: Path) -> None:
@@ -422,7 +439,7 @@ def test_deep_folders_are_counted_with_few_files_open(
             os.close(file)
         before = len(os.listdir("/proc/self/fd"))
         monkeypatch.setattr(os, "scandir", scan)
-        size = bytes_below(str(tmp_path))
+        size = taken_below(str(tmp_path)).bytes
         monkeypatch.undo()
         assert size >= 100 * 4_096
         assert most < before + 10

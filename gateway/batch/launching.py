@@ -18,10 +18,10 @@ from gateway.batch.assignments import Assignment, Assignments
 from gateway.batch.attempts import Attempt, parse_attempt
 from gateway.batch.engines import Cause, Ended, Engine
 from gateway.batch.executor.folders import WORK
+from gateway.batch.executor.removal import remove_empty, remove_trees
 from gateway.batch.records import Node
 from gateway.batch.secrets import Vault
 from gateway.batch.staging import StagingFailed, in_words
-from gateway.batch.staging.folders import remove_empty, remove_trees
 from gateway.batch.staging.keeping import Keeper, Tell, leaves_files, not_kept
 from gateway.batch.staging.places import OF_THE_ATTEMPT
 from gateway.batch.staging.preparing import FileServers, Preparer

@@ -18,8 +18,8 @@ from anyio.abc import TaskStatus
 from sqlalchemy import Select, bindparam, delete, select, update
 
 from gateway.batch.engines import Engine
+from gateway.batch.executor.removal import remove_trees
 from gateway.batch.jobs import CLIENT_TOKEN_LIFE
-from gateway.batch.staging.folders import remove_trees
 from gateway.batch.tables import client_token, compute_node, job
 from gateway.clock import Clock
 from gateway.store import Moment, Store, StoreUnavailable, Tx

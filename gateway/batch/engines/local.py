@@ -18,7 +18,7 @@ from gateway.batch.engines.line import Line, dial
 from gateway.batch.executor import frames
 from gateway.batch.executor.folders import attempt_folder, log_file, node_folder
 from gateway.batch.executor.isolation import PATH
-from gateway.batch.staging.folders import remove_trees
+from gateway.batch.executor.removal import remove_trees
 from gateway.clock import Clock
 from gateway.clock import now as clock_now
 from gateway.errors import ServiceUnavailable

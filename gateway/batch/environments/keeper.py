@@ -14,7 +14,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from gateway.batch.catalogue import Catalogue
 from gateway.batch.environments import ENVIRONMENTS
 from gateway.batch.environments.upkeep import Due, list_due, tend
-from gateway.batch.staging.folders import remove_trees
+from gateway.batch.executor.removal import remove_trees
 from gateway.clock import Clock
 from gateway.ids import NewId
 from gateway.store import Store, StoreUnavailable

@@ -16,7 +16,8 @@ from gateway.batch.executor.containers import remove_all
 from gateway.batch.executor.control_groups import ControlGroups
 from gateway.batch.executor.folders import WORK, attempt_folder
 from gateway.batch.executor.ledger import EXECUTOR_ENDED, Begun, Ledger, lost
-from gateway.batch.executor.work_folders import put_tmp_aside, remove_if_empty, remove_scratch
+from gateway.batch.executor.removal import remove_empty
+from gateway.batch.executor.work_folders import put_tmp_aside, remove_scratch
 from gateway.clock import Clock
 from gateway.errors import InvalidParameterValue
 
@@ -55,7 +56,7 @@ def recover(
         sleep(PAUSE_S)
     remove_all(root)
     for leftover in leftovers:
-        remove_if_empty(str(leftover.work))
+        remove_empty(str(leftover.work))
         put_tmp_aside(root, str(leftover.work.parent))
         remove_scratch(str(leftover.work.parent))
     for each in begun:

@@ -27,12 +27,8 @@ from gateway.batch.executor.control_groups import ControlGroups, Group
 from gateway.batch.executor.folders import ATTEMPTS, WORK, check_folder
 from gateway.batch.executor.isolation import PATH, Isolation
 from gateway.batch.executor.mounts import CannotLaunch
-from gateway.batch.executor.work_folders import (
-    WorkFolders,
-    make_tmp,
-    remove_if_empty,
-    remove_scratch,
-)
+from gateway.batch.executor.removal import remove_empty
+from gateway.batch.executor.work_folders import WorkFolders, make_tmp, remove_scratch
 
 TREES_PER_REMOVAL: Final = 200
 # Python ignores these; a command expects them as the system has them.
@@ -78,7 +74,7 @@ class Spawner:
                 launch, isolation, root=self._root, work=work, containers=self._containers
             )
         except (CannotLaunch, OSError, ValueError):
-            remove_if_empty(work)
+            remove_empty(work)
             self._folders.end_tmp(folder)
             remove_scratch(folder)
             raise

@@ -13,15 +13,16 @@ and removed with all that is in it.
 import os
 import queue
 import stat
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
+from subprocess import SubprocessError
 from typing import Final
 
 from gateway.batch.executor.folders import SCRATCH, SPARE, TMP, WORK
+from gateway.batch.executor.removal import remove_empty, remove_trees
 
 SPARE_MAX: Final = 256
 _PASSABLE: Final = 0o711
@@ -75,7 +76,7 @@ class WorkFolders:
             aside = f"{self._aside}/{next(self._names)}"
             os.rename(work, aside)
         except OSError:
-            remove_if_empty(work)
+            remove_empty(work)
             return
         if is_shut or not is_new or self._spare_count >= SPARE_MAX:
             self._remove_empty(aside)
@@ -105,7 +106,7 @@ class WorkFolders:
 
     def _remove(self) -> None:
         while True:
-            remove_if_empty(self._to_remove.get())
+            remove_empty(self._to_remove.get())
 
 
 def _look_at(work: str, *, user: int | None) -> tuple[bool, bool]:
@@ -128,12 +129,6 @@ def _look_at(work: str, *, user: int | None) -> tuple[bool, bool]:
         os.close(folder)
 
 
-def remove_if_empty(work: str) -> None:
-    """Remove a work folder, unless there is something in it."""
-    with suppress(OSError):
-        os.rmdir(work)
-
-
 def put_tmp_aside(root: Path, folder: str) -> None:
     """Put the folder `tmp` of a lost attempt where `WorkFolders.open` finds it. Raises OSError."""
     aside = f"{root}/{SPARE}"
@@ -143,14 +138,11 @@ def put_tmp_aside(root: Path, folder: str) -> None:
 
 
 def remove_scratch(folder: str) -> None:
-    """Remove what only the container of an attempt needed. No container of it may be left.
-
-    Why by `rm`: without isolation a command may put anything there, however deep.
-    """
-    scratch = f"{folder}/{SCRATCH}"
-    if os.path.isdir(scratch):
-        with suppress(OSError):
-            subprocess.run(["/bin/rm", "-rf", "--", scratch], check=False)  # noqa: S603  # ours
+    """Remove what only the container of an attempt needed. No container of it may be left."""
+    scratch = Path(folder, SCRATCH)
+    if scratch.is_dir():
+        with suppress(OSError, SubprocessError):
+            remove_trees([scratch])
 
 
 def make_folder(folder: str, *, user: int | None) -> str:

@@ -26,10 +26,10 @@ import msgspec
 from gateway.batch.engines import Mount
 from gateway.batch.executor.folders import WORK
 from gateway.batch.executor.processes import boot_id
+from gateway.batch.executor.removal import remove_trees
 from gateway.batch.executor.work_folders import make_passable
 from gateway.batch.staging import StagingFailed, fetching, in_words
 from gateway.batch.staging.archives import Archives
-from gateway.batch.staging.folders import make_readable, remove_trees
 from gateway.batch.staging.packages import unpack
 from gateway.batch.staging.places import (
     OF_THE_ATTEMPT,
@@ -153,7 +153,7 @@ class Preparer:
                 folder = wanted.folder
                 make_passable(str(folder))
                 self._storage.fetch_tree(source, folder, keys=wanted.keys, halted=halted)
-                make_readable(folder)
+                _make_readable(folder)
         except OSError as error:
             raise StagingFailed(
                 f"The input `{wanted.source}` cannot be had: {in_words(error)}"
@@ -186,6 +186,14 @@ async def _run(do: Callable[[Halted], T]) -> T:
     if failure is not None:
         raise failure
     return done
+
+
+def _make_readable(folder: Path) -> None:
+    """Let the command's user read a tree that nobody else writes to."""
+    for parent, _, files in os.walk(folder):
+        os.chmod(parent, 0o755)  # noqa: S103  # to be read is what it is for
+        for name in files:
+            os.chmod(os.path.join(parent, name), 0o644)
 
 
 def _begin(attempt: Path) -> None:

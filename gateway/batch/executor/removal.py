@@ -1,4 +1,4 @@
-"""Folders of attempts: opened to a command that only reads, and removed again."""
+"""Removing what attempts leave: what is empty at once, whatever else by a program of its own."""
 
 import os
 import subprocess
@@ -8,14 +8,6 @@ from typing import Final
 
 REMOVE_S_MAX: Final = 600.0
 PATHS_PER_CALL: Final = 200
-
-
-def make_readable(folder: Path) -> None:
-    """Let the command's user read a tree that nobody else writes to."""
-    for parent, _, files in os.walk(folder):
-        os.chmod(parent, 0o755)  # noqa: S103  # to be read is what it is for
-        for name in files:
-            os.chmod(os.path.join(parent, name), 0o644)
 
 
 def remove_empty(folder: str) -> bool:

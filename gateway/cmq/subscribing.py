@@ -17,8 +17,8 @@ from gateway.cmq.subscribers import PUSH_SIGNAL
 from gateway.cmq.subscriptions import Subscription, SubscriptionChanges
 from gateway.cmq.topics import Topic
 from gateway.errors import FailedOperation, UnsupportedOperation
-from gateway.events import outbox
-from gateway.events.bus import Bus, BusRefused, BusUnavailable, TopicAddress
+from gateway.events import outbox, rebinding
+from gateway.events.bus import Bus, BusRefused, BusUnavailable, Route, TopicAddress
 from gateway.store import Store, Tx
 from gateway.telemetry import log
 
@@ -52,21 +52,21 @@ class Subscribing:
         Raises what `topics.lock_topic`, `queues.hold_queue` and `subscriptions.subscribe` raise.
         """
 
-        def add(tx: Tx) -> Topic:
+        def add(tx: Tx) -> tuple[Topic, Route]:
             where = {"owner_uin": address.owner_uin, "region": address.region}
             topic = topics.lock_topic(tx, **where, name=address.name)
             queue_id = None
             if draft.protocol is Protocol.QUEUE:
                 queue_id = queues.hold_queue(tx, **where, name=draft.endpoint).id
             placed = draft.placed(topic_id=topic.id, queue_id=queue_id)
-            subscriptions.subscribe(tx, placed, limited=self.cloud_limits)
-            return topic
+            subscriptions.subscribe(tx, topic, placed, limited=self.cloud_limits)
+            return topic, _route_now(tx, topic, placed)
 
-        topic = await self.store.write(add)
+        topic, route = await self.store.write(add)
         try:
-            await self._declare(topic, draft)
+            await self._declare(route)
         except BusRefused as error:
-            await self.unsubscribe(topic.address, draft.name)
+            await self.unsubscribe(topic.address, draft.name, was_served=False)
             raise FailedOperation(
                 f"The broker refuses the queue `{draft.endpoint}`: {error}",
                 detail="CreateSubscription",
@@ -77,7 +77,7 @@ class Subscribing:
     ) -> None:
         """Change a subscription. Raises what `subscriptions.change` raises."""
 
-        def change(tx: Tx) -> tuple[Topic, Subscription]:
+        def change(tx: Tx) -> tuple[Topic, Route]:
             topic = topics.lock_topic(
                 tx, address.owner_uin, region=address.region, name=address.name
             )
@@ -85,29 +85,32 @@ class Subscribing:
             changed = subscriptions.change(tx, topic, name=name, changes=changes, now=now)
             if changed.protocol is Protocol.HTTP:
                 tx.wake(PUSH_SIGNAL)
-            return topic, changed
+            return topic, _route_now(tx, topic, changed)
 
-        topic, changed = await self.store.write(change)
+        topic, route = await self.store.write(change)
         try:
-            await self._declare(topic, changed)
+            await self._declare(route)
         except BusRefused as error:  # the relay says so, too, and goes on trying
             log.warning("subscription_not_declared", topic=topic.address.key, why=str(error))
 
-    async def unsubscribe(self, address: TopicAddress, name: str) -> None:
-        """End a subscription. Raises what `unsubscribe` raises."""
-        buried = await self.store.write(
-            lambda tx: unsubscribe(tx, address, name=name, now=self.clock())
-        )
+    async def unsubscribe(
+        self, address: TopicAddress, name: str, *, was_served: bool = True
+    ) -> None:
+        """End a subscription. was_served: see `subscriptions.unsubscribe`, which also raises."""
+
+        def end(tx: Tx) -> int:
+            return unsubscribe(tx, address, name=name, now=self.clock(), was_served=was_served)
+
+        buried = await self.store.write(end)
         count_buried(Death.UNSUBSCRIBED, buried)
 
-    async def _declare(self, topic: Topic, subscription: Subscription) -> None:
-        """Have the queue on the broker before the answer, if the broker is there.
+    async def _declare(self, route: Route) -> None:
+        """Have the queue on the broker before the answer, if one is wanted and the broker is there.
 
         Raises BusRefused if the broker has something else by that name.
         """
-        if self.bus is None or subscription.protocol is not Protocol.AMQP:
+        if self.bus is None or not route.queues:
             return
-        route = subscriptions.route_of(topic.address, [subscription])
         try:
             with anyio.fail_after(DECLARE_S):
                 await self.bus.declare(route)
@@ -115,17 +118,26 @@ class Subscribing:
             log.warning("subscription_not_yet_declared", exchange=route.exchange)
 
 
-def unsubscribe(tx: Tx, address: TopicAddress, *, name: str, now: datetime) -> int:
+def unsubscribe(
+    tx: Tx, address: TopicAddress, *, name: str, now: datetime, was_served: bool = True
+) -> int:
     """Give a subscription what was published before, and end it; returns how much was buried.
 
     Why first: its publishers have their answers, and the relay, a moment behind them, would find
-    no subscription any more. Then a message is in the queue, or among the dead letters.
-    Raises what `subscriptions.unsubscribe` raises.
+    no subscription any more. Then a message is in the queue, or among the dead letters; on the
+    broker, the bindings stay until it has been published.
+    was_served: see `subscriptions.unsubscribe`, which also raises.
     """
     subscription = subscriptions.lock_subscription(tx, address, name=name)
     if subscription.protocol is not Protocol.AMQP:
         _deliver_the_rest(tx, address, subscription=subscription, now=now)
-    return subscriptions.unsubscribe(tx, address, name=name, now=now)
+    return subscriptions.unsubscribe(tx, address, name=name, now=now, was_served=was_served)
+
+
+def _route_now(tx: Tx, topic: Topic, subscription: Subscription) -> Route:
+    """What the broker may be given for a subscription before the relay comes to it."""
+    route = subscriptions.route_of(topic.address, [subscription])
+    return rebinding.without_coming(route, rebinding.list_changes(tx, topic.address.key))
 
 
 def _deliver_the_rest(

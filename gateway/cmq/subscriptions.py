@@ -22,7 +22,7 @@ from gateway.errors import (
     ResourceInUse,
     ResourceNotFound,
 )
-from gateway.events import outbox
+from gateway.events import rebinding
 from gateway.events.bus import Binding, Route, TopicAddress
 from gateway.events.routing import matches
 from gateway.store import Tx
@@ -79,8 +79,8 @@ class SubscriptionChanges:
     binding_keys: tuple[str, ...] | None = None
 
 
-def subscribe(tx: Tx, subscription: Subscription, *, limited: bool = False) -> None:
-    """Add a subscription to a topic that the caller has locked.
+def subscribe(tx: Tx, topic: Topic, subscription: Subscription, *, limited: bool = False) -> None:
+    """Add a subscription to a topic that the caller has locked, for what is published from now on.
 
     limited: to as many as a topic may have under the vendor's quotas. Raises
     ResourceInUse.Subscription, LimitExceeded.Subscriptions.
@@ -102,6 +102,7 @@ def subscribe(tx: Tx, subscription: Subscription, *, limited: bool = False) -> N
         raise ResourceInUse(
             f"Subscription `{subscription.name}` already exists.", detail="Subscription"
         ) from error
+    _rebind(tx, topic, subscription.id, old=(), new=_bindings(topic, subscription))
 
 
 def change(
@@ -110,7 +111,7 @@ def change(
     """Change a subscription to a topic that the caller has locked; returns it as it is then.
 
     What waits to be pushed is pushed as it says now, at once even if pushing was paused. On the
-    broker, a binding that is not wanted any more is taken away by the relay.
+    broker, other binding keys hold for what is published from now on.
     Raises NoSuchSubscription, NeedsSimplified, InvalidParameterValue.
     """
     old = _lock(tx, topic, name=name)
@@ -126,9 +127,7 @@ def change(
     tx.execute(topic_statements.CHANGE_SUBSCRIPTION, changed)
     if new.protocol is Protocol.HTTP:
         backlog.resume(tx, new.id, why="its owner has changed it", now=now)
-    if new.protocol is Protocol.AMQP:
-        unwanted = set(old.bindings(topic.address)) - set(new.bindings(topic.address))
-        outbox.retire(tx, topic.address, bindings=sorted(unwanted, key=lambda each: each.key))
+    _rebind(tx, topic, new.id, old=_bindings(topic, old), new=_bindings(topic, new))
     return new
 
 
@@ -138,9 +137,12 @@ def check_filters(protocol: Protocol, filter_tags: Sequence[str]) -> None:
         raise InvalidParameterValue("`amqp` filters by BindingKey, not by FilterTag.")
 
 
-def unsubscribe(tx: Tx, address: TopicAddress, *, name: str, now: datetime) -> int:
+def unsubscribe(
+    tx: Tx, address: TopicAddress, *, name: str, now: datetime, was_served: bool = True
+) -> int:
     """End a subscription: nothing that is published from now on is delivered to it.
 
+    was_served: if not, the broker never had its queue, and it is not given what waits, either.
     Why the broker's queue stays: what a subscriber has been given is theirs, in a CMQ queue as in
     one on the broker; it is unbound, so that it gets nothing more, and its owner deletes it. What
     still waits to be pushed becomes dead letters, as many as are returned: nothing is ever gone.
@@ -152,8 +154,8 @@ def unsubscribe(tx: Tx, address: TopicAddress, *, name: str, now: datetime) -> i
     if subscription.protocol is Protocol.HTTP:
         buried = dead_letters.bury_all(tx, subscription.id, death=Death.UNSUBSCRIBED, now=now)
     tx.execute(topic_statements.DROP_SUBSCRIPTION, {"id_": subscription.id})
-    if subscription.protocol is Protocol.AMQP:
-        outbox.retire(tx, topic.address, bindings=subscription.bindings(topic.address))
+    old = _bindings(topic, subscription)
+    _rebind(tx, topic, subscription.id, old=old, new=(), was_served=was_served)
     return buried
 
 
@@ -222,6 +224,35 @@ def read(row: Row[Any]) -> Subscription:
     columns["filter_tags"] = tuple(json.loads(columns["filter_tags"]))
     columns["binding_keys"] = tuple(json.loads(columns["binding_keys"]))
     return Subscription(**columns)
+
+
+def _bindings(topic: Topic, subscription: Subscription) -> tuple[Binding, ...]:
+    """What a subscription needs on the broker, if it is there."""
+    if subscription.protocol is not Protocol.AMQP:
+        return ()
+    return subscription.bindings(topic.address)
+
+
+def _rebind(
+    tx: Tx,
+    topic: Topic,
+    subscription_id: str,
+    *,
+    old: Sequence[Binding],
+    new: Sequence[Binding],
+    was_served: bool = True,
+) -> None:
+    """Have the bindings of a subscription, whose row is changed already, follow on the broker."""
+    if old == new:
+        return
+    others = [each for each in list_of_topic(tx, topic) if each.id != subscription_id]
+    shared = route_of(topic.address, others).bindings
+    gone = [each for each in old if each not in new]
+    come = [each for each in new if each not in old and each not in shared]
+    rebinding.retire(
+        tx, topic.address, subscription_id, bindings=gone, shared=shared, was_served=was_served
+    )
+    rebinding.begin(tx, topic.address, subscription_id, bindings=come)
 
 
 def _lock(tx: Tx, topic: Topic, *, name: str) -> Subscription:

@@ -14,7 +14,7 @@ from gateway.cmq.lists import Wanted, find_listed
 from gateway.cmq.naming import key_of
 from gateway.cmq.tags import Tag
 from gateway.errors import FailedOperation, LimitExceeded, ResourceInUse, ResourceNotFound
-from gateway.events import outbox
+from gateway.events import outbox, rebinding
 from gateway.events.bus import TopicAddress
 from gateway.store import Tx
 
@@ -118,8 +118,9 @@ def delete(tx: Tx, owner_uin: str, *, region: str, name: str, now: datetime) -> 
         )
     tags.drop(tx, topic.id)
     tx.execute(topic_statements.DROP_TOPIC, {"id_": topic.id})
-    outbox.give_up(tx, topic.address, now=now)
-    outbox.retire(tx, topic.address, bindings=None)
+    rebinding.retire_exchange(tx, topic.address)
+    claimed = rebinding.last_claimed(tx, topic.address.key)
+    outbox.give_up(tx, topic.address, but_upto=claimed, now=now)
 
 
 def list_topics(tx: Tx, owner_uin: str, *, region: str, wanted: Wanted) -> tuple[int, list[Topic]]:

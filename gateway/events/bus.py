@@ -75,7 +75,8 @@ class Binding:
 class Route:
     """What the broker must have for one topic.
 
-    queues: the queue of each subscription on the broker, by the subscription's id.
+    queues: the queue of each subscription on the broker, by the subscription's id; it may have no
+    binding.
     """
 
     exchange: str

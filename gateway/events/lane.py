@@ -9,9 +9,10 @@ import anyio
 from anyio.abc import TaskGroup
 from sqlalchemy.exc import OperationalError
 
-from gateway.events import outbox
+from gateway.events import outbox, rebinding
 from gateway.events.bus import Bus, BusRefused, BusUnavailable, Message, Outcome, Route
 from gateway.events.marker import Marker
+from gateway.events.rebinding import Stretch
 from gateway.events.room import Room
 from gateway.events.subscribers import Subscribers
 from gateway.events.topology import Topology
@@ -63,23 +64,43 @@ class Depot:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some unsent messages of one topic, and what the broker must have and lose before them.
+    """Some unsent messages of one topic, and what the broker must have for them.
 
     is_overtaken: a message before them has been committed since the pass went by its position.
     """
 
-    route: Route | None
-    removals: tuple[outbox.Removal, ...]
-    waiting: outbox.Waiting
-    is_overtaken: bool = False
+    stretch: Stretch
+    is_overtaken: bool
+
+    @property
+    def route(self) -> Route | None:
+        """What the broker must have."""
+        return self.stretch.route
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The messages."""
+        return self.stretch.waiting.messages
 
 
 @dataclass(slots=True)
 class Passage:
     """A page under way. written: the next one may follow. settled: it is known how it ended."""
 
+    route: Route | None
     written: anyio.Event = field(default_factory=anyio.Event)
     settled: anyio.Event = field(default_factory=anyio.Event)
+
+    async def until_followed_by(self, page: Page) -> None:
+        """Wait until another page may be published behind this one.
+
+        Why longer if the bindings change: they do for what is on its way, too.
+        """
+        stretch = page.stretch
+        is_same = stretch.route == self.route and not stretch.changes
+        awaited = self.written if is_same else self.settled
+        if not awaited.is_set():
+            await awaited.wait()
 
 
 class Lane:
@@ -148,21 +169,23 @@ class Lane:
                 page = await self._read(after=after, size=size)
                 if page.is_overtaken:
                     return False
-                keep(sum(len(message.body) for message in page.waiting.messages))
-                self._passed.update(message.position for message in page.waiting.messages)
-                if before is not None and not before.written.is_set():
-                    await before.written.wait()
+                keep(sum(len(message.body) for message in page.messages))
+                self._passed.update(message.position for message in page.messages)
+                if before is not None:
+                    await before.until_followed_by(page)
                 if self._failed:
                     return False
-                await self._depot.topology.align(self._topic, page.route, removals=page.removals)
-                if page.waiting.messages:
-                    passage = Passage()
+                await self._depot.topology.align(
+                    self._topic, page.route, changes=page.stretch.changes
+                )
+                if page.messages:
+                    passage = Passage(page.route)
                     pages.start_soon(self._publish, page, passage, before, place.pop_all())
                     before = passage
-            is_dry = not page.waiting.more
-            if (is_dry or page.waiting.messages) and not may_go_on():
+            is_dry = not page.stretch.waiting.more
+            if (is_dry or page.messages) and not may_go_on():
                 return is_dry
-            after, size = page.waiting.last, SMALL if is_dry else LARGE
+            after, size = page.stretch.waiting.last, SMALL if is_dry else LARGE
             if is_dry:
                 await signals.wait(self._signal, seen=seen, at_most_s=LINGER_S)
                 if signals.count(self._signal) == seen:
@@ -214,10 +237,10 @@ class Lane:
                 bytes_max=size.bytes_,
                 at_least_one=size is LARGE,
             )
-            removals = () if after else tuple(outbox.list_removals(tx, self._topic))
-            route = self._depot.subscribers.find_route(tx, self._topic)
-            overtaken = self._is_overtaken(tx, after=after, unmarked=unmarked)
-            return Page(route, removals, waiting, overtaken)
+            changes = rebinding.list_changes(tx, self._topic)
+            wanted = self._depot.subscribers.find_route(tx, self._topic)
+            stretch = rebinding.next_stretch(waiting, wanted, changes)
+            return Page(stretch, self._is_overtaken(tx, after=after, unmarked=unmarked))
 
         store = self._depot.store
         return await (store.read_point(read) if size is SMALL else store.read_list(read))
@@ -297,7 +320,7 @@ def _divide(page: Page) -> tuple[list[Message], list[Message]]:
     """The messages that the broker has something to do with, and the others."""
     due: list[Message] = []
     not_due: list[Message] = []
-    for message in page.waiting.messages:
+    for message in page.messages:
         concerned = page.route is not None and page.route.concerns(message)
         (due if concerned else not_due).append(message)
     return due, not_due

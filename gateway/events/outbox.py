@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Row
 
 from gateway.events import tables
-from gateway.events.bus import Binding, Message, TopicAddress
+from gateway.events.bus import Message, TopicAddress
 from gateway.events.messages import Event, Notification, encode, encode_batch, routing_key
 from gateway.store import Tx
 from gateway.telemetry import EVENTS_RECORDED
@@ -44,15 +44,6 @@ class Waiting:
     messages: tuple[Message, ...]
     last: int
     more: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Removal:
-    """One thing that the broker has and should not; without a binding, the exchange itself."""
-
-    id: int
-    exchange: str
-    binding: Binding | None
 
 
 def append(
@@ -92,7 +83,7 @@ def append(
     )
     if messages:
         tx.execute(tables.ADD_MESSAGES, messages)
-        _wake(tx, {message["topic_key"] for message in messages})
+        wake(tx, {message["topic_key"] for message in messages})
 
 
 def publish(
@@ -116,31 +107,29 @@ def publish(
         "created_at": now,
     }
     tx.execute(tables.ADD_MESSAGES, row)
-    _wake(tx, {topic.key})
+    wake(tx, {topic.key})
 
 
-def give_up(tx: Tx, topic: TopicAddress, *, now: datetime) -> None:
+def give_up(tx: Tx, topic: TopicAddress, *, but_upto: int, now: datetime) -> None:
     """Have what waits in a topic that is deleted go to nobody, by whatever way.
 
-    Why: somebody else may make one of that name, and must not be told what was said in this one.
+    but_upto: what somebody who has unsubscribed is still to be given is published, up to this
+    position. Why nobody else gets it: another may make a topic of that name, and must not be told
+    what was said in this one.
     """
-    tx.execute(tables.GIVE_UP, {"key": topic.key, "now": now})
-
-
-def retire(tx: Tx, topic: TopicAddress, *, bindings: Sequence[Binding] | None) -> None:
-    """Have bindings taken off the broker, or, with None, the topic's exchange; it may be down."""
-    where = {"topic_key": topic.key, "exchange": topic.exchange}
-    if bindings is None:
-        tx.execute(tables.ADD_REMOVAL, {**where, "queue": None, "binding_key": None})
-    elif bindings:
-        rows = [{**where, "queue": each.queue, "binding_key": each.key} for each in bindings]
-        tx.execute(tables.ADD_REMOVAL, rows)
-    _wake(tx, {topic.key})
+    tx.execute(tables.GIVE_UP, {"key": topic.key, "claimed": but_upto, "now": now})
 
 
 def signal_of(topic_key: str) -> str:
     """Woken, besides `SIGNAL`, when there is something to do for this topic."""
     return f"{SIGNAL}/{topic_key}"
+
+
+def wake(tx: Tx, topic_keys: Collection[str]) -> None:
+    """Have whoever publishes know that there is something to do for these topics."""
+    tx.wake(SIGNAL)
+    for topic_key in topic_keys:
+        tx.wake(signal_of(topic_key))
 
 
 def shard_of(stream_id: str) -> int:
@@ -218,22 +207,9 @@ def mark_sent(tx: Tx, positions: Sequence[int], *, now: datetime) -> None:
 
 
 def list_waiting_topics(tx: Tx) -> set[str]:
-    """The keys of the topics that have something to publish, or to take off the broker."""
+    """The keys of the topics that have something to publish, or to change on the broker."""
     waiting = set(tx.execute(tables.WAITING_TOPICS).scalars())
-    return waiting | set(tx.execute(tables.REMOVAL_TOPICS).scalars())
-
-
-def list_removals(tx: Tx, topic_key: str) -> list[Removal]:
-    """What is to be taken off the broker for a topic, in the order of the requests."""
-    return [
-        Removal(row.id, row.exchange, Binding(row.queue, row.binding_key) if row.queue else None)
-        for row in tx.execute(tables.REMOVALS, {"topic_key": topic_key})
-    ]
-
-
-def drop_removals(tx: Tx, removals: Sequence[Removal]) -> None:
-    """Forget removals that are done."""
-    tx.execute(tables.DROP_REMOVALS, {"ids": [removal.id for removal in removals]})
+    return waiting | set(tx.execute(tables.CHANGING_TOPICS).scalars())
 
 
 def count_unsent(tx: Tx) -> int:
@@ -246,12 +222,6 @@ def oldest_unsent(tx: Tx) -> datetime | None:
     """Since when the oldest message waits for its confirm; None: none does."""
     moment: datetime | None = tx.execute(tables.OLDEST_UNSENT).scalar_one_or_none()
     return moment
-
-
-def _wake(tx: Tx, topic_keys: Collection[str]) -> None:
-    tx.wake(SIGNAL)
-    for topic_key in topic_keys:
-        tx.wake(signal_of(topic_key))
 
 
 def _take_numbers(tx: Tx, stream: Stream, *, count: int) -> int:

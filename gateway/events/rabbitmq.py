@@ -90,7 +90,7 @@ class RabbitMQ:
 
     async def declare(self, route: Route) -> None:
         """See `Bus.declare`. Exchanges and queues are durable, queues are quorum queues."""
-        queues = sorted({binding.queue for binding in route.bindings})
+        queues = sorted({binding.queue for binding in route.bindings} | {*route.queues.values()})
         await self._notice_losses([name for name in queues if name in self._seen])
         async with self._channel_to_ask() as channel:
             exchange = await channel.declare_exchange(

@@ -100,16 +100,24 @@ UNSENT_INDEX = Index(
     postgresql_where=message.c.sent_at.is_(None),
 )
 
-bus_removal = Table(
-    "event_bus_removal",
+bus_change = Table(
+    "event_bus_change",
     metadata,
     Column("id", POSITION, primary_key=True),
     Column("topic_key", String(180), nullable=False, index=True),
     Column("exchange", String(255), nullable=False),
     Column("queue", String(255)),
     Column("binding_key", String(255)),
+    Column("subscription_id", String(32), nullable=False),
+    Column("since", BigInteger, nullable=False),
+    Column("until", BigInteger),
+    sqlite_autoincrement=True,
 )
-"""What the broker still has and should not: a binding, or, without a queue, the exchange."""
+"""Bindings that come (`until` is null) or go once what waits before them is sent: see `rebinding`.
+Without a queue it is the exchange that goes.
+
+No id is given out twice: who has just made a change deletes it by its id, and nothing newer.
+"""
 
 ADVANCE_STREAM = (
     update(event_stream)
@@ -183,10 +191,13 @@ GIVE_UP = (
     .where(message.c.topic_key == bindparam("key"), message.c.sent_at.is_(None))
     .values(
         expanded_at=func.coalesce(message.c.expanded_at, bindparam("now", type_=Moment)),
-        sent_at=bindparam("now"),
+        sent_at=case(
+            (message.c.position > bindparam("claimed"), bindparam("now", type_=Moment)),
+            else_=message.c.sent_at,
+        ),
     )
 )
-"""Whatever waits in a topic goes to nobody."""
+"""Whatever waits in a topic goes to nobody, but for what is still to be published."""
 _unsent_in_order = (
     select(*_SENDABLE)
     .where(message.c.sent_at.is_(None))
@@ -240,11 +251,14 @@ _waiting = _waiting.union_all(select(_next).where(_waiting.c.topic_key.is_not(No
 WAITING_TOPICS = select(_waiting.c.topic_key).where(_waiting.c.topic_key.is_not(None))
 """The topics with unsent messages: one step down the index per topic, however many messages."""
 
-ADD_REMOVAL = insert(bus_removal)
-REMOVAL_TOPICS = select(bus_removal.c.topic_key).distinct()
-REMOVALS = (
-    select(bus_removal)
-    .where(bus_removal.c.topic_key == bindparam("topic_key"))
-    .order_by(bus_removal.c.id)
+LAST_UNSENT = select(func.max(message.c.position)).where(
+    message.c.topic_key == bindparam("topic_key"), message.c.sent_at.is_(None)
 )
-DROP_REMOVALS = delete(bus_removal).where(bus_removal.c.id.in_(bindparam("ids", expanding=True)))
+ADD_CHANGES = insert(bus_change)
+CHANGING_TOPICS = select(bus_change.c.topic_key).distinct()
+CHANGES = (
+    select(bus_change)
+    .where(bus_change.c.topic_key == bindparam("topic_key"))
+    .order_by(bus_change.c.id)
+)
+DROP_CHANGES = delete(bus_change).where(bus_change.c.id.in_(bindparam("ids", expanding=True)))

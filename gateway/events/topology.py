@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import anyio
 
-from gateway.events import outbox
+from gateway.events import rebinding
 from gateway.events.bus import Bus, Route
+from gateway.events.rebinding import Change
 from gateway.store import Store
 
 CHECK_S = 5.0
@@ -31,25 +32,25 @@ class Topology:
         else:
             self._declared.pop(topic, None)
 
-    async def align(
-        self, topic: str, route: Route | None, *, removals: Sequence[outbox.Removal]
-    ) -> None:
-        """Give the broker what the topic needs, and take away what is not wanted any more.
+    async def align(self, topic: str, route: Route | None, *, changes: Sequence[Change]) -> None:
+        """Give the broker what the topic needs from here on, and make the changes that are due.
 
         Raises BusUnavailable, BusRefused.
         """
-        for removal in removals:
+        for change in changes:
             # a topic that was deleted and made again may spell its exchange another way
-            is_wanted = route is not None and route.exchange == removal.exchange
-            if removal.binding is None:
+            is_wanted = route is not None and route.exchange == change.exchange
+            if change.binding is None:
                 if not is_wanted:
-                    await self._bus.remove(removal.exchange)
-            elif route is None or not is_wanted or removal.binding not in route.bindings:
-                await self._bus.unbind(removal.exchange, binding=removal.binding)
+                    await self._bus.remove(change.exchange)
+            elif change.until is not None and (
+                route is None or not is_wanted or change.binding not in route.bindings
+            ):
+                await self._bus.unbind(change.exchange, binding=change.binding)
         if route is not None:
             await self._declare(topic, route)
-        if removals:
-            await self._store.write(lambda tx: outbox.drop_removals(tx, removals))
+        if changes:
+            await self._store.write(lambda tx: rebinding.drop(tx, changes))
 
     async def _declare(self, topic: str, route: Route) -> None:
         now = anyio.current_time()

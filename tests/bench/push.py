@@ -151,9 +151,11 @@ async def _subscribe(store: Store, *, port: int, count: int, slow: int) -> None:
     now = clock.now()
 
     def make(tx: Tx) -> None:
+        made: list[Topic] = []
         for number in range(TOPICS):
             plain = OWNER, REGION, f"bench-{number}", 1_048_576, 1, 86_400, False, OWNER, now, now
-            topics.create(tx, Topic(f"topic-{number}", *plain))
+            made.append(Topic(f"topic-{number}", *plain))
+            topics.create(tx, made[-1])
         for number in range(count):
             path = f"{SLOW}-{number}" if number < slow else f"/well-{number}"
             subscription = Subscription(
@@ -170,7 +172,7 @@ async def _subscribe(store: Store, *, port: int, count: int, slow: int) -> None:
                 created_at=now,
                 modified_at=now,
             )
-            subscriptions.subscribe(tx, subscription)
+            subscriptions.subscribe(tx, made[number % TOPICS], subscription)
 
     await store.write(make)
 

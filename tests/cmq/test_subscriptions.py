@@ -15,9 +15,9 @@ from gateway.errors import (
     ResourceNotFound,
     UnsupportedOperation,
 )
-from gateway.events import outbox
+from gateway.events import rebinding
 from gateway.events.bus import Binding
-from gateway.events.tables import bus_removal, event
+from gateway.events.tables import bus_change, event
 from gateway.store import Store, Tx
 from tests.support.cmq import Cmq, subscription_row
 from tests.support.events import JOB_TOPIC, OWNER
@@ -196,10 +196,10 @@ async def test_changed_binding_keys_change_on_the_broker(brokered: Cmq) -> None:
     await brokered.call("ModifyCmqSubscriptionAttribute", **ONE, BindingKey=["b.#", "c.#"])
     exchange, queue = JOB_TOPIC.exchange, JOB_TOPIC.queue("reader")
     assert {binding.key for binding in brokered.bus.exchanges[exchange]} >= {"b.#", "c.#"}
-    removals = await brokered.store.read_list(lambda tx: outbox.list_removals(tx, JOB_TOPIC.key))
-    assert [removal.binding for removal in removals] == [Binding(queue, "a.#")]
+    changes = await brokered.store.read_list(lambda tx: rebinding.list_changes(tx, JOB_TOPIC.key))
+    assert [(each.binding, each.until) for each in changes] == [(Binding(queue, "a.#"), 0)]
     await brokered.call("ModifyCmqSubscriptionAttribute", **ONE, NotifyStrategy="BACKOFF_RETRY")
-    assert len(await rows(brokered, bus_removal)) == 1
+    assert len(await rows(brokered, bus_change)) == 1
 
 
 async def test_an_amqp_subscriber_gets_no_tag_filter_later_either(brokered: Cmq) -> None:

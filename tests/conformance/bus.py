@@ -74,6 +74,17 @@ class BusConformance:
         assert await bus.publish(bare, [message(1)]) == [Outcome.CONFIRMED]
 
     @pytest.mark.anyio
+    async def test_a_queue_may_have_no_binding_and_gets_what_is_for_it_alone(
+        self, bus: Bus, route: Route, read_ids: ReadIds
+    ) -> None:
+        queue = route.bindings[0].queue
+        unbound = Route(route.exchange, (), {"first": queue})
+        await bus.declare(unbound)
+        again = replace(message(2), replay=1, only_subscription_id="first")
+        assert await bus.publish(unbound, [message(1), again]) == [Outcome.CONFIRMED] * 2
+        assert read_ids(queue) == [message(2).id]
+
+    @pytest.mark.anyio
     async def test_a_replay_for_one_subscription_reaches_its_queue_alone(
         self, bus: Bus, route: Route, read_ids: ReadIds
     ) -> None:
@@ -100,8 +111,8 @@ class BusConformance:
     async def test_a_replay_whose_queue_is_gone_is_returned_and_it_alone(
         self, bus: Bus, route: Route, read_ids: ReadIds
     ) -> None:
-        route = replace(route, queues={"first": route.bindings[0].queue, "gone": "cmq.no.such"})
         await bus.declare(route)
+        route = replace(route, queues={"first": route.bindings[0].queue, "gone": "cmq.no.such"})
         again = replace(message(1), replay=1, only_subscription_id="gone")
         outcomes = await bus.publish(route, [message(1), again, message(2)])
         assert outcomes == [Outcome.CONFIRMED, Outcome.RETURNED, Outcome.CONFIRMED]

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from structlog.testing import capture_logs
 
 from gateway import clock
-from gateway.events import outbox, relay
+from gateway.events import outbox, rebinding, relay
 from gateway.events.bus import Binding, Message, Outcome, Route, TopicAddress
 from gateway.events.lane import LARGE, ROOM_OF_ALL_BYTES
 from gateway.events.publisher import LANES_MAX
@@ -299,8 +299,8 @@ async def test_a_topic_made_again_in_other_letters_leaves_no_exchange_behind(
     await bus.declare(Route(before.exchange, (kept,)))
 
     def delete(tx: Tx) -> None:
-        outbox.retire(tx, before, bindings=[kept])
-        outbox.retire(tx, before, bindings=None)
+        rebinding.retire(tx, before, "subsc-1", bindings=[kept], shared=())
+        rebinding.retire_exchange(tx, before)
 
     await store.write(delete)
     await publish(store, "jobs", count=1)

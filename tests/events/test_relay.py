@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from gateway import clock
-from gateway.events import outbox, relay
+from gateway.events import outbox, rebinding, relay
 from gateway.events.bus import Binding, Bus, Outcome, Route, TopicAddress
 from gateway.events.lane import settled
 from gateway.events.messages import Event, Notification
@@ -155,7 +155,7 @@ async def test_a_binding_is_taken_off_though_the_broker_was_away(
     bus.away = True
 
     def retire(tx: Tx) -> None:
-        outbox.retire(tx, JOB_TOPIC, bindings=ROUTE.bindings)
+        rebinding.retire(tx, JOB_TOPIC, "subsc-1", bindings=ROUTE.bindings, shared=())
 
     async with relaying(bus, Routed((JOB_TOPIC, Route(ROUTE.exchange)))):
         await store.write(retire)
@@ -169,7 +169,11 @@ async def test_a_binding_that_is_wanted_again_is_not_taken_off(
     store: Store, relaying: Relaying
 ) -> None:
     bus = FakeBus()
-    await store.write(lambda tx: outbox.retire(tx, JOB_TOPIC, bindings=ROUTE.bindings))
+
+    def retire(tx: Tx) -> None:
+        rebinding.retire(tx, JOB_TOPIC, "subsc-1", bindings=ROUTE.bindings, shared=ROUTE.bindings)
+
+    await store.write(retire)
     async with relaying(bus, Routed((JOB_TOPIC, ROUTE))):
         await append(store, 1)
         await eventually(lambda: len(bus.held[READER]) == 1)

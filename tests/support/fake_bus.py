@@ -36,7 +36,7 @@ class FakeBus:
 
     async def declare(self, route: Route) -> None:
         self._answer()
-        names = {binding.queue for binding in route.bindings}
+        names = {binding.queue for binding in route.bindings} | {*route.queues.values()}
         if names & self.taken_names:
             raise BusRefused("PRECONDITION_FAILED")
         self.queues |= names

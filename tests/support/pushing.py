@@ -97,7 +97,12 @@ class Pushing:
             "modified_at": self.now,
         }
         subscription = Subscription(**plain | differing)
-        await self.store.write(lambda tx: subscriptions.subscribe(tx, subscription))
+
+        def subscribe(tx: Tx) -> None:
+            topic = topics.lock_topic(tx, OWNER, region=REGION, name=JOB_TOPIC.name)
+            subscriptions.subscribe(tx, topic, subscription)
+
+        await self.store.write(subscribe)
         return subscription.id
 
     async def publish(self, *bodies: bytes, tags: tuple[str, ...] = ()) -> list[str]:

@@ -70,6 +70,12 @@ class Books:
         """How many jobs are not over."""
         return self._count(select(func.count()).select_from(job).where(job.c.state.not_in(FINAL)))
 
+    def nodes_astir(self) -> int:
+        """How many nodes of environments are not yet as they were asked for."""
+        idle = (compute_node.c.state == "RUNNING") & (compute_node.c.fate == "")
+        asked = self._count(select(func.coalesce(func.sum(compute_env.c.desired_count), 0)))
+        return asked - self._count(select(func.count()).select_from(compute_node).where(idle))
+
     def messages_waiting(self) -> int:
         """How many messages are not yet with every subscriber."""
         waiting = message.c.sent_at.is_(None) | message.c.expanded_at.is_(None)

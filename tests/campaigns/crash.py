@@ -288,7 +288,7 @@ def _discrepancies(gateway: Gateway) -> list[str]:
 def _settle(books: audit.Books) -> None:
     """Wait until all is over, or nothing more happens: the audit tells what is open then."""
     last, give_up_at = None, time.monotonic() + SETTLE_S
-    while any(left := (books.jobs_open(), books.messages_waiting())):
+    while any(left := (books.jobs_open(), books.nodes_astir(), books.messages_waiting())):
         if left != last:
             last, give_up_at = left, time.monotonic() + SETTLE_S
         elif time.monotonic() > give_up_at:

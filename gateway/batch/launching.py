@@ -7,6 +7,7 @@ leaves an instance STARTING, which is started again, and prepared from the begin
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from subprocess import SubprocessError
 from typing import Final
 
@@ -21,8 +22,8 @@ from gateway.batch.executor.folders import WORK
 from gateway.batch.executor.removal import remove_empty, remove_trees
 from gateway.batch.records import Node
 from gateway.batch.secrets import Vault
-from gateway.batch.staging import StagingFailed, in_words
-from gateway.batch.staging.keeping import Keeper, Tell, leaves_files, not_kept
+from gateway.batch.staging import StagingFailed, Tell, in_words
+from gateway.batch.staging.keeping import Keeper, leaves_files, not_kept
 from gateway.batch.staging.places import OF_THE_ATTEMPT
 from gateway.batch.staging.preparing import FileServers, Preparer
 from gateway.batch.storage import Storage
@@ -34,6 +35,7 @@ from gateway.telemetry import log
 RETRY_S: Final = 1.0
 GATHER_S: Final = 0.1
 Report = Callable[[Ended], None]
+Note = Callable[[str, str], None]
 
 
 @dataclass(slots=True)
@@ -66,6 +68,7 @@ class Launcher:
         self._clock = clock
         self._group: TaskGroup | None = None
         self._report: Report = lambda ended: None
+        self._note: Note = lambda attempt_id, words: None
         self._preparing: dict[str, Preparation] = {}
         self._failed: dict[str, Ended] = {}
         self._removals = anyio.CapacityLimiter(1)
@@ -73,12 +76,19 @@ class Launcher:
         self._some_ended = anyio.Event()
 
     async def run(
-        self, report: Report, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+        self,
+        report: Report,
+        note: Note = lambda attempt_id, words: None,
+        *,
+        task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Prepare and clean up until cancelled. report: takes the end of what was never started."""
+        """Prepare and clean up until cancelled. report: takes the end of what was never started.
+
+        note: takes an attempt that waits to be prepared, and why; "" once it waits no longer.
+        """
         try:
             async with anyio.create_task_group() as self._group:
-                self._report = report
+                self._report, self._note = report, note
                 task_status.started()
                 await self._finish_forever()
         finally:
@@ -121,7 +131,8 @@ class Launcher:
         try:
             with preparation.scope:
                 order = await self._assignments.order(assignment)
-                mounts = await self._preparer.prepare(order)
+                tell = partial(self._note, attempt_id)
+                mounts = await self._preparer.prepare(order, tell=tell)
                 launch = await self._assignments.launch(assignment, mounts=mounts)
                 if not preparation.scope.cancel_called:
                     await self._engine.start([launch])

@@ -114,7 +114,7 @@ class Scheduler:
         left to do, and the engine is told again, for nobody knows what it was told.
         """
         async with anyio.create_task_group() as tasks:
-            await tasks.start(self._launcher.run, self._hear)
+            await tasks.start(self._launcher.run, self._hear, self._load.note)
             tasks.start_soon(self._listen, tasks)
             task_status.started()
             while True:
@@ -155,7 +155,7 @@ class Scheduler:
         self._inbox.append(ended)
         self._store.signals.wake([JOBS])
 
-    async def _round(self, reports: Sequence[Report]) -> bool:
+    async def _round(self, reports: list[Report]) -> bool:
         """Do what can be done now; True if more may follow at once."""
         reconnected = any(isinstance(report, Reconnected) for report in reports)
         if self._estranged or reconnected or self._clock() - self._told_at >= TELL_EVERY:
@@ -164,10 +164,7 @@ class Scheduler:
         for attempt_id in ended:
             self._live.pop(attempt_id, None)
         self._stopped -= ended
-        losses = [report for report in reports if isinstance(report, NodesLost)]
-        if losses:
-            await self._store.write(lose_nodes)
-            await self._engine.acknowledge_loss(losses[-1])
+        await self._lose_nodes(reports)
         by_job = _by_job(reports)
         outlook = await self._look_ahead()
         moved = await self._move_jobs(by_job, outlook)
@@ -186,6 +183,18 @@ class Scheduler:
             each.placed or each.unfinished or each.admitted or each.told_to_end
             for each in moved.values()
         )
+
+    async def _lose_nodes(self, reports: list[Report]) -> None:
+        """Note that all nodes are lost, if that is told.
+
+        Why it is taken out of the reports: should the round fail after it, they are looked at
+        again, and the nodes that were made meanwhile are others.
+        """
+        losses = [report for report in reports if isinstance(report, NodesLost)]
+        if losses:
+            await self._store.write(lose_nodes)
+            reports[:] = [report for report in reports if not isinstance(report, NodesLost)]
+            await self._engine.acknowledge_loss(losses[-1])
 
     async def _look_ahead(self) -> Outlook:
         """Read what there is to do besides what was reported.

@@ -72,7 +72,7 @@ class Room:
 class Load:
     """How much of the engine is in use, as the scheduler last knew; for telling why others wait.
 
-    notes: in words, what holds up the end of an attempt.
+    notes: in words, what holds up an attempt, its start or its end.
     """
 
     attempts: int = 0
@@ -80,7 +80,7 @@ class Load:
     notes: dict[str, str] = field(default_factory=dict)
 
     def note(self, attempt_id: str, words: str) -> None:
-        """Note what holds up an attempt's end; "" if nothing does any more."""
+        """Note what holds up an attempt; "" if nothing does any more."""
         if words:
             self.notes[attempt_id] = words
         else:

@@ -99,7 +99,7 @@ def instance_view(
 ) -> datatypes.TaskInstanceView:
     """An instance as DescribeTask shows it. waiting: why it has not been started, if it has not.
 
-    redirect: with the names that its own files have. note: what holds up its end.
+    redirect: with the names that its own files have. note: what holds up its start or its end.
     """
     reason, detailed = _why(instance, waiting=waiting, note=note)
     return datatypes.TaskInstanceView(
@@ -125,7 +125,7 @@ def _why(instance: Instance, *, waiting: str, note: str) -> tuple[str, str]:
         last = f" The last attempt: {instance.reason}" if instance.reason else ""
         return waiting, waiting + last
     if instance.state in LAUNCHED:
-        words = STARTING if instance.state is State.STARTING else note
+        words = note or (STARTING if instance.state is State.STARTING else "")
         words = TERMINATING if instance.terminating else words
         return words, words
     if instance.state is State.SUCCEED:

@@ -11,11 +11,9 @@ import shutil
 import stat
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
@@ -28,24 +26,17 @@ from gateway.administration import DATA_MODE, ENGINE
 from gateway.authn.issuers import read_issuers
 from gateway.authn.jwt import JwtAuthenticator
 from gateway.batch.catalogue import read_catalogue
-from gateway.batch.engines.local import machine_memory_gib
-from gateway.batch.executor.abilities import LIMITS
-from gateway.batch.executor.containers import (
-    ContainersUnavailable,
-    find_containers,
-    prove_containers,
-)
-from gateway.batch.executor.control_groups import open_control_groups
-from gateway.batch.executor.isolation import (
-    ISOLATIONS,
-    Isolation,
-    IsolationUnavailable,
-    isolation_named,
-    with_folders,
-)
 from gateway.batch.executor.mounted import mount_lines
 from gateway.cam.identities import PolicyFolder
 from gateway.cmq.push.addresses import Reach
+from gateway.commands.findings import Finding, Verdict
+from gateway.commands.machine import (
+    look_at_capacity,
+    look_at_containers,
+    look_at_group_moves,
+    look_at_isolation,
+    look_at_limits,
+)
 from gateway.config import Settings, SettingsError
 from gateway.context import Edge
 from gateway.events.bus import BusRefused, BusUnavailable, LoginRefused
@@ -58,34 +49,10 @@ FREE_BYTES_LOW: Final = 1_073_741_824
 FREE_BYTES_MIN: Final = 268_435_456
 GIBIBYTE: Final = 1_073_741_824
 NETWORK_FILE_SYSTEMS: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs"})
-ISOLATION_WORKS: Final = {"none": "works; only for who asks for it"}
-ISOLATION_ADVICE: Final = {
-    "sandbox": "Install bubblewrap, and allow user namespaces if the gateway is not root.",
-    "uid": "Run as root, with `data` where other users may pass through to it; or use `sandbox`.",
-    "none": "A shell must be able to work in `data`.",
-}
 MOUNTED: Final = Path("/proc/self/mountinfo")
 NO_HOST: Final = UnicodeError
 """What Python raises for a name that no host can have."""
 T = TypeVar("T")
-
-
-class Verdict(Enum):
-    """How it stands: as it should; worse than it could; not fit to serve."""
-
-    OK = "ok"
-    DEGRADED = "degraded"
-    WRONG = "wrong"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at. advice: what to do about it; empty if there is nothing."""
-
-    name: str
-    verdict: Verdict
-    words: str
-    advice: str = ""
 
 
 def diagnose(settings: Settings) -> list[Finding]:
@@ -97,6 +64,7 @@ def diagnose(settings: Settings) -> list[Finding]:
                 folder, asked=settings.isolation, shown=settings.split_sandbox_folders
             ),
             *look_at_limits(folder),
+            look_at_group_moves(read_mounts(), release=os.uname().release),
             look_at_containers(data / ENGINE),
             look_at_capacity(settings),
             look_at_catalogue(settings),
@@ -148,111 +116,6 @@ def probing_folder(data: Path) -> Iterator[Path]:
 
 def _is_passable(folder: Path) -> bool:
     return stat.S_IMODE(folder.stat().st_mode) & DATA_MODE == DATA_MODE
-
-
-def look_at_isolation(folder: Path, *, asked: str, shown: Sequence[str] = ()) -> list[Finding]:
-    """Try each isolation; the one that would be used decides whether that is good enough.
-
-    asked: the setting; "" is the best there is. shown: more folders that a sandbox is to show.
-    """
-    found = [_look_at_one_isolation(name, folder) for name in ISOLATIONS]
-    try:
-        used = isolation_named(asked, root=folder)
-    except IsolationUnavailable:
-        words = f"`{asked}` is asked for and does not work"
-        return [
-            *found,
-            Finding(
-                "isolation",
-                Verdict.WRONG,
-                words if asked else "neither sandbox nor uid works",
-                "Install bubblewrap, run the gateway as root, or set `isolation` to what works.",
-            ),
-        ]
-    return [*found, _used_isolation(used), _look_at_shown(used, shown, root=folder)]
-
-
-def _look_at_one_isolation(name: str, folder: Path) -> Finding:
-    try:
-        isolation_named(name, root=folder)
-    except IsolationUnavailable as error:
-        advice = ISOLATION_ADVICE[name]
-        return Finding(f"isolation.{name}", Verdict.DEGRADED, str(error), advice)
-    return Finding(f"isolation.{name}", Verdict.OK, ISOLATION_WORKS.get(name, "works"))
-
-
-def _used_isolation(used: Isolation) -> Finding:
-    if used.name == "none":
-        return Finding(
-            "isolation",
-            Verdict.DEGRADED,
-            "`none` is used: commands have the gateway's rights, and see its keys",
-            'Leave `isolation` out to have the best there is, or set it to "sandbox".',
-        )
-    return Finding("isolation", Verdict.OK, f"`{used.name}` is used")
-
-
-def _look_at_shown(used: Isolation, shown: Sequence[str], *, root: Path) -> Finding:
-    """Have a sandbox show what it is to show besides the system."""
-    name = "isolation.folders"
-    try:
-        with_folders(used, shown, root=root)
-    except IsolationUnavailable as error:
-        advice = "Make the folder, or take it out of `sandbox_folders`: no server starts with it."
-        return Finding(name, Verdict.WRONG, str(error), advice)
-    if not shown:
-        return Finding(name, Verdict.OK, "none is set: a sandbox shows the system alone")
-    return Finding(name, Verdict.OK, f"{', '.join(shown)} can be seen")
-
-
-def look_at_limits(folder: Path) -> list[Finding]:
-    """Claim control groups as the executor does, and give them back."""
-    groups = open_control_groups(folder)
-    try:
-        groups.claim()
-        versions = sorted({tree.version for tree in groups.trees})
-        advice = "Run the gateway as root, or have its service delegate control groups to it."
-        layout = " and ".join(f"v{version}" for version in versions)
-        return [
-            Finding("limits.layout", Verdict.OK, f"control groups {layout}")
-            if layout
-            else Finding("limits.layout", Verdict.DEGRADED, "no control groups", advice),
-            *(
-                Finding(f"limits.{each.value}", Verdict.OK, "enforced")
-                if each in groups.abilities
-                else Finding(
-                    f"limits.{each.value}",
-                    Verdict.DEGRADED,
-                    f"not enforced: {groups.missing.get(each, 'there are no control groups')}",
-                    advice,
-                )
-                for each in LIMITS
-            ),
-        ]
-    finally:
-        groups.close()
-
-
-def look_at_containers(root: Path) -> Finding:
-    """Find what runs Docker applications, and have it look at its own storage."""
-    try:
-        words = prove_containers(find_containers(root))
-    except ContainersUnavailable as error:
-        advice = "Install podman and runc, and run as root; until then Docker jobs are refused."
-        return Finding("containers", Verdict.DEGRADED, str(error), advice)
-    return Finding("containers", Verdict.OK, words)
-
-
-def look_at_capacity(settings: Settings) -> Finding:
-    """What may run at once, as the settings and the machine say."""
-    cores = os.cpu_count() or 1
-    here = machine_memory_gib()
-    memory = settings.memory_gib or here
-    words = f"{settings.instances_per_core * cores} instances on {cores} cores, {memory:.1f} GiB"
-    if settings.memory_gib > here:
-        advice = f"The machine has {here:.1f} GiB: lower `memory_gib`, or leave it out."
-        return Finding("capacity", Verdict.DEGRADED, words, advice)
-    return Finding("capacity", Verdict.OK, words)
 
 
 def look_at_catalogue(settings: Settings) -> Finding:
@@ -350,7 +213,7 @@ def look_at_data(settings: Settings) -> list[Finding]:
 
 
 def _look_at_file_system(settings: Settings, folder: Path) -> Finding:
-    kind = file_system_of(folder, MOUNTED.read_text(encoding="utf-8", errors="surrogateescape"))
+    kind = file_system_of(folder, read_mounts())
     name = "data.file_system"
     if kind in NETWORK_FILE_SYSTEMS and not settings.database_url:
         advice = "Set `data` to a local disk, or `database_url` to PostgreSQL."
@@ -362,6 +225,11 @@ def _look_at_file_system(settings: Settings, folder: Path) -> Finding:
         advice = "Set `data` to a disk, unless all may be lost with the machine's power."
         return Finding(name, Verdict.DEGRADED, f"{kind}, in memory", advice)
     return Finding(name, Verdict.OK, kind)
+
+
+def read_mounts() -> str:
+    """What is mounted here, as `mount_lines` reads it."""
+    return MOUNTED.read_text(encoding="utf-8", errors="surrogateescape")
 
 
 def file_system_of(folder: Path, mounts: str) -> str:
@@ -459,9 +327,3 @@ def _why_no_entry(error: LoginRefused) -> str:
     if isinstance(error.__cause__, LOGIN_ERRORS):
         return "it is there, and refuses this user or password"
     return f"it is there, and does not let us in: {error}"
-
-
-def worst_of(findings: Sequence[Finding]) -> Verdict:
-    """The verdict on all of it."""
-    order = list(Verdict)
-    return max((each.verdict for each in findings), key=order.index, default=Verdict.OK)

@@ -16,7 +16,8 @@ from gateway.commands.options import config_option, data_option, json_option, se
 def doctor(as_json: bool, **options: Any) -> None:
     """Try what the gateway needs here; exit code 1 if it could not serve as it is set."""
     settings = settings_from(**options)
-    from gateway.commands.diagnosis import Verdict, diagnose, worst_of  # noqa: PLC0415
+    from gateway.commands.diagnosis import diagnose  # noqa: PLC0415
+    from gateway.commands.findings import Verdict, worst_of  # noqa: PLC0415
 
     findings = diagnose(settings)
     verdict = worst_of(findings)

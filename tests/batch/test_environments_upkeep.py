@@ -1,5 +1,6 @@
 """What the keeper does: nodes made, not made, made again, lost, restarted and gone."""
 
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -7,6 +8,7 @@ import pytest
 from sqlalchemy import func, select, text, update
 
 from gateway.batch.catalogue import Catalogue, Image
+from gateway.batch.engines import NodesLost
 from gateway.batch.environments import changes
 from gateway.batch.environments import statements as sql
 from gateway.batch.environments.upkeep import NODES_AT_ONCE, lose_nodes
@@ -28,6 +30,7 @@ from tests.support.environments import (
     set_fate,
     states_of,
 )
+from tests.support.fake_engine import FakeEngine
 from tests.support.plans import plan_of
 
 pytestmark = pytest.mark.anyio
@@ -218,6 +221,40 @@ async def test_when_the_engine_is_lost_a_job_goes_on_with_other_machines(
     told = await events_of(store, env_id)
     assert [told.count(name) for name in LOST] == [2, 2]
     assert batch.engine.loss is None, "it need not be told again"
+
+
+class BadTempered(FakeEngine):
+    """One that fails once, when it is told that a loss is stored."""
+
+    failures = 1
+
+    async def acknowledge_loss(self, lost: NodesLost) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise OSError("it fails once")
+        await super().acknowledge_loss(lost)
+
+
+async def test_a_round_that_fails_after_nodes_are_lost_does_not_lose_those_made_since(
+    store: Store, tmp_path: Path
+) -> None:
+    engine = BadTempered(tmp_path, answer=lambda _: 0)
+    batch = Batch(store, engine, folder=tmp_path)
+    async with batch.scheduling():
+        env_id = await batch.create_env(2)
+        await batch.until_state(await batch.submit(a_task(EnvId=env_id)), "SUCCEED")
+        before = {node["ComputeNodeInstanceId"] for node in await nodes_of(batch, env_id)}
+        engine.lose_nodes()
+
+        async def all_are_new() -> bool:
+            after = {node["ComputeNodeInstanceId"] for node in await nodes_of(batch, env_id)}
+            return not before & after
+
+        await eventually(all_are_new)
+        assert engine.failures == 0
+        await batch.until_state(await batch.submit(a_task(EnvId=env_id)), "SUCCEED")
+        told = await events_of(store, env_id)
+    assert told.count("COMPUTE_NODE_ABNORMAL") == 2
 
 
 async def test_two_thousand_nodes_come_up_take_work_and_go(store: Store, batch: Batch) -> None:

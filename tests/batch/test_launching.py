@@ -23,7 +23,8 @@ from tests.support.staging import BUCKET, COS
 __all__ = ["root"]  # a fixture
 pytestmark = pytest.mark.anyio
 OVER = ("SUCCEED", "FAILED")
-ALL = frozenset(Ability)
+NO_MOUNTS = "the isolation `uid` mounts nothing"
+NO_CONTAINERS = "podman: cannot read /etc/containers/storage.conf"
 LOG_READ_MAX = 10_000
 IN = {"SourcePath": f"{COS}in/", "DestinationPath": "/data/"}
 OUT = {"SourcePath": "/data/out", "DestinationPath": f"{COS}out/"}
@@ -175,24 +176,29 @@ async def test_an_input_cannot_be_written_to(store: Store, root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("members", "missing", "words"),
+    ("members", "ability", "words"),
     [
-        ({"InputMappings": [IN]}, Ability.MOUNTS, "bubblewrap"),
-        ({"OutputMappings": [OUT]}, Ability.MOUNTS, "/work"),
-        ({"ComputeEnv": DISK}, Ability.MOUNTS, "bubblewrap"),
-        ({"Application": DOCKER}, Ability.CONTAINERS, "qcs-gateway doctor"),
-        ({"Application": DOCKER}, Ability.CONTAINERS, "gateway that runs as root, and podman or"),
+        ({"InputMappings": [IN]}, Ability.MOUNTS, [NO_MOUNTS, "Install bubblewrap"]),
+        ({"OutputMappings": [OUT]}, Ability.MOUNTS, [NO_MOUNTS, "`/work`"]),
+        ({"ComputeEnv": DISK}, Ability.MOUNTS, [NO_MOUNTS, "Install bubblewrap"]),
+        (
+            {"Application": DOCKER},
+            Ability.CONTAINERS,
+            ["podman: cannot read ….", "gateway that runs as root", "`qcs-gateway doctor`"],
+        ),
     ],
 )
-def test_what_the_engine_cannot_do_is_refused_with_what_to_do(
-    members: dict[str, Any], missing: Ability, words: str
+def test_what_the_engine_cannot_do_is_refused_with_its_reason_and_what_to_do(
+    members: dict[str, Any], ability: Ability, words: list[str]
 ) -> None:
+    """The reason is the engine's own, but for paths of its machine."""
+    why = {Ability.MOUNTS: NO_MOUNTS, Ability.CONTAINERS: NO_CONTAINERS}
     request = {"Placement": {"Zone": ZONE}, "Job": a_job(a_task(), a_task("b", **members))}
     plan = plan_job(msgspec.convert(request, datatypes.SubmitJobRequest), region=REGION)
-    check_abilities(plan, ALL)
-    with pytest.raises(UnsupportedOperation, match=words) as caught:
-        check_abilities(plan, ALL - {missing})
-    assert "`b`" in str(caught.value)
+    check_abilities(plan, {each: why[each] for each in why if each is not ability})
+    with pytest.raises(UnsupportedOperation) as caught:
+        check_abilities(plan, {ability: why[ability]})
+    assert all(each in str(caught.value) for each in ["`b`", *words])
 
 
 @pytest.mark.parametrize(
@@ -213,23 +219,34 @@ def test_what_the_engine_cannot_do_is_refused_with_what_to_do(
 def test_what_needs_no_ability_is_taken_by_every_engine(members: dict[str, Any]) -> None:
     request = {"Placement": {"Zone": ZONE}, "Job": a_job(a_task(**members))}
     plan = plan_job(msgspec.convert(request, datatypes.SubmitJobRequest), region=REGION)
-    check_abilities(plan, frozenset())
+    check_abilities(plan, dict.fromkeys(Ability, "it is a test's"))
 
 
 def test_a_container_sees_mapped_folders_without_a_sandbox() -> None:
     task = a_task(Application=DOCKER, InputMappings=[IN])
     request = {"Placement": {"Zone": ZONE}, "Job": a_job(task)}
     plan = plan_job(msgspec.convert(request, datatypes.SubmitJobRequest), region=REGION)
-    check_abilities(plan, frozenset({Ability.CONTAINERS}))
+    check_abilities(plan, {Ability.MOUNTS: NO_MOUNTS})
 
 
 def test_an_environment_that_maps_folders_needs_an_engine_that_can() -> None:
     def env(**members: Any) -> datatypes.NamedComputeEnv:
         return msgspec.convert(an_env(**members), datatypes.NamedComputeEnv)
 
-    check_env_abilities(env(), frozenset())
+    neither = {Ability.MOUNTS: NO_MOUNTS, Ability.CONTAINERS: NO_CONTAINERS}
+    check_env_abilities(env(), neither)
     for folders in ({"InputMappings": [IN]}, {"MountDataDisks": [{"LocalPath": "/disk"}]}):
-        check_env_abilities(env(**folders), frozenset({Ability.MOUNTS}))
-        check_env_abilities(env(**folders), frozenset({Ability.CONTAINERS}))
+        for ability, why in neither.items():
+            check_env_abilities(env(**folders), {ability: why})
         with pytest.raises(UnsupportedOperation, match="The environment"):
-            check_env_abilities(env(**folders), frozenset())
+            check_env_abilities(env(**folders), neither)
+
+
+async def test_a_docker_job_is_refused_in_the_words_of_the_engine(
+    store: Store, tmp_path: Path
+) -> None:
+    engine = FakeEngine(tmp_path / "engine")
+    engine.missing = {Ability.CONTAINERS: "neither podman nor docker is installed"}
+    batch = Batch(store, engine, folder=tmp_path)
+    with pytest.raises(UnsupportedOperation, match="neither podman nor docker is installed"):
+        await batch.submit(a_task(Application=DOCKER))

@@ -2,6 +2,7 @@
 
 import gzip
 import tarfile
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,11 +15,12 @@ from aiohttp import web
 from anyio.abc import SocketStream
 
 from gateway.batch import datatypes
+from gateway.batch.reasons import STARTING
 from gateway.batch.staging import StagingFailed, fetching
 from gateway.batch.staging.archives import FETCHES_MAX, FETCHES_OF_ONE
 from gateway.batch.staging.fetching import Patience, fetch_http
 from gateway.batch.staging.places import Order
-from gateway.batch.staging.preparing import AT_ONCE, AT_ONCE_OF_ONE, Preparer
+from gateway.batch.staging.preparing import AT_ONCE, AT_ONCE_OF_ONE, TO_WAIT, Preparer
 from gateway.batch.staging.shares import Shares
 from gateway.batch.storage.local import LocalStorage
 from gateway.batch.storage.nfs import NfsRoot
@@ -97,6 +99,45 @@ async def test_packages_that_never_come_hold_up_nobody_elses(
         assert await batch.until_state(held, *OVER) == "SUCCEED"
 
 
+async def reasons_of(batch: Batch, job_id: str, task: str = "a") -> list[str]:
+    return [each["StateReason"] for each in await batch.instances(job_id, task)]
+
+
+async def until_said(batch: Batch, job_id: str, reasons: dict[str, int]) -> None:
+    """Wait until so many instances of the only task give each of these reasons."""
+
+    async def are_said() -> bool:
+        return Counter(await reasons_of(batch, job_id)) == reasons
+
+    await eventually(are_said)
+
+
+async def test_who_waits_for_the_turn_of_its_package_says_so_as_do_all_who_want_it(
+    store: Store, tmp_path: Path
+) -> None:
+    never = anyio.Event()
+
+    async def serve(request: web.Request) -> web.StreamResponse:
+        await never.wait()
+        return web.Response(body=package(x=b"x"))
+
+    machine = Machine(tmp_path, lambda *_: 0)
+    machine.capacity = 2 * FETCHES_MAX
+    batch = Batch(store, machine, folder=tmp_path)
+    async with web_server(serve) as address, batch.scheduling():
+        tasks = [a_task(f"t{n}", 3, **of_package(f"{address}/{n}.tgz")) for n in range(10)]
+        job_id = await batch.submit(*tasks)
+
+        async def is_said() -> bool:
+            found = [await reasons_of(batch, job_id, f"t{number}") for number in range(10)]
+            words = [STARTING] * FETCHES_OF_ONE + [TO_WAIT] * (10 - FETCHES_OF_ONE)
+            return sorted(map(sorted, found)) == sorted([each] * 3 for each in words)
+
+        await eventually(is_said)
+        never.set()
+        assert await batch.until_state(job_id, *OVER) == "SUCCEED"
+
+
 async def test_inputs_that_take_long_hold_up_nobody_elses(store: Store, tmp_path: Path) -> None:
     put(tmp_path, "input/x")
     put(tmp_path, "p.tgz", package(x=b"x"))
@@ -108,8 +149,27 @@ async def test_inputs_that_take_long_hold_up_nobody_elses(store: Store, tmp_path
             await anyio.to_thread.run_sync(far.fetching.acquire)
         job = a_job(a_task(**of_package(f"{COS}p.tgz")))
         await run_for_another(batch, job)
+        ready = {STARTING: AT_ONCE_OF_ONE, TO_WAIT: AT_ONCE - AT_ONCE_OF_ONE}
+        await until_said(batch, held, ready)
         far.open_.set()
         assert await batch.until_state(held, *OVER) == "SUCCEED"
+    await until_said(batch, held, {"": AT_ONCE})
+
+
+async def test_who_has_to_wait_for_a_place_is_told_whoever_has_it() -> None:
+    shares, told, leave = Shares(3, of_one=2), list[tuple[str, bool]](), anyio.Event()
+
+    async def stay(owner: str) -> None:
+        async with shares.place(owner, waits=lambda is_so: told.append((owner, is_so))):
+            await leave.wait()
+
+    async with anyio.create_task_group() as tasks:
+        for owner in ("1", "2", "1", "2", "1"):
+            tasks.start_soon(stay, owner)
+        await anyio.wait_all_tasks_blocked()
+        assert sorted(told) == [("1", True), ("2", True)]
+        leave.set()
+    assert sorted(told) == [("1", False), ("1", True), ("2", False), ("2", True)]
 
 
 async def test_who_stops_waiting_for_a_place_leaves_it_to_others() -> None:

@@ -12,14 +12,18 @@ from typing import Any
 
 import pytest
 
-from gateway.commands.diagnosis import Verdict, file_system_of, look_at_data, look_at_isolation
+from gateway.commands.diagnosis import file_system_of, look_at_data
+from gateway.commands.findings import Verdict
+from gateway.commands.machine import look_at_group_moves, look_at_isolation
 from gateway.config import Settings
-from tests.support.running import Gateway, running_gateway
+from tests.support.running import Gateway, Refused, running_gateway
+from tests.support.sdk import Sdk, task
 from tests.support.services import LOOPBACK, RabbitMQ, free_port
 
 NAMES = {
     "isolation.sandbox", "isolation.uid", "isolation.none", "isolation", "isolation.folders",
-    "limits.layout", "limits.cpu", "limits.memory", "limits.processes",
+    "isolation.mounts", "limits.layout", "limits.cpu", "limits.memory", "limits.processes",
+    "limits.latency",
     "containers", "capacity", "catalogue", "policies", "issuers", "networks",
     "data.folder", "data.file_system", "data.room",
     "buckets", "shares", "database", "broker",
@@ -230,6 +234,17 @@ def test_it_runs_beside_a_server_and_disturbs_nothing(tmp_path: Path) -> None:
         assert not list((gateway.data / "engine").glob(".doctor-*"))
 
 
+def test_a_job_is_refused_in_the_doctors_words(tmp_path: Path) -> None:
+    mapped = [{"SourcePath": "nfs://10.0.0.1/share/", "DestinationPath": "/data/"}]
+    with running_gateway(tmp_path, QCS_GATEWAY_ISOLATION="none") as gateway:
+        said = json.loads(gateway.verb("doctor", "--json").stdout)
+        [words] = [each["Found"] for each in said["Checks"] if each["Name"] == "isolation.mounts"]
+        with pytest.raises(Refused) as refused:
+            Sdk(gateway, gateway.root).submit(task("one", "true", InputMappings=mapped))
+    assert refused.value.code == "UnsupportedOperation"
+    assert words in str(refused.value)
+
+
 def executors_of(gateway: Gateway) -> list[str]:
     """The pids of the executors of an installation."""
     words = ["pgrep", "-f", f"gateway.batch.executor --detach --root {gateway.data}/engine "]
@@ -253,6 +268,42 @@ def test_an_isolation_that_does_not_work_is_wrong_only_if_it_is_asked_for(
     assert "bwrap" in asked["isolation.sandbox"].words
     assert asked["isolation"].verdict is Verdict.WRONG
     assert "bubblewrap" in asked["isolation"].advice
+
+
+V1 = "32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu{more}"
+V2 = "41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw{more}"
+
+
+@pytest.mark.parametrize(
+    ("mounts", "release", "words", "advice"),
+    [
+        ([V1, V2], "6.18.4-generic", "is not set", "remount,favordynmods /sys/fs/cgroup/unified`"),
+        ([V2], "6.0.0", "is not set", "remount,favordynmods /sys/fs/cgroup/unified`"),
+        ([V1], "10.1", "is not set", "cgroup_favordynmods=true"),
+        ([V1, f"{V2},favordynmods"], "6.1.0-18-amd64", "is set: ", ""),
+        ([f"{V1},favordynmods"], "6.1.0", "is set: ", ""),
+        ([V1, V2], "5.10.0-30-cloud", "kernel 5.10.0-30-cloud needs no", ""),
+        (["21 1 0:1 / / rw - ext4 /dev/vda rw"], "6.18.4", "no control groups", ""),
+    ],
+)
+def test_a_kernel_that_makes_commands_wait_for_their_groups_is_told_of_as_advice(
+    mounts: list[str], release: str, words: str, advice: str
+) -> None:
+    text = "\n".join(each.replace("{more}", "") for each in mounts)
+    found = look_at_group_moves(text, release=release)
+    assert found.verdict is Verdict.OK
+    assert words in found.words
+    assert advice in found.advice
+    assert bool(found.advice) is bool(advice)
+
+
+def test_an_isolation_that_mounts_nothing_is_told_of_in_the_words_of_a_refused_job(
+    tmp_path: Path,
+) -> None:
+    tmp_path.chmod(0o711)
+    found = {each.name: each for each in look_at_isolation(tmp_path, asked="none")}
+    assert found["isolation.mounts"].words == "the isolation `none` mounts nothing"
+    assert found["isolation.mounts"].verdict is Verdict.DEGRADED
 
 
 def test_a_file_system_is_that_of_the_nearest_mount(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """An engine in memory: commands never run, a test says how they end."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -38,7 +38,7 @@ class FakeEngine:
     ) -> None:
         self.capacity = capacity
         self.mem_gib = mem_gib
-        self.abilities = frozenset(Ability)
+        self.missing: Mapping[Ability, str] = {}
         self.running: dict[str, Launch] = {}
         self.started: list[Launch] = []
         self.outcomes: dict[str, Ended] = {}

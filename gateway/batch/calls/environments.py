@@ -102,7 +102,7 @@ class EnvironmentCalls:
         *,
         plan: EnvPlan,
     ) -> str:
-        check_env_abilities(plan.spec, self.engine.abilities)
+        check_env_abilities(plan.spec, self.engine.missing)
 
         def create(tx: Tx) -> str:
             make = partial(

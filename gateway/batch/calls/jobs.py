@@ -61,7 +61,7 @@ class JobCalls:
     ) -> wire.SubmitJobResponse:
         """Store a job; it is run from here on."""
         plan = plan_job(request, region=call.region, rules=self.rules)
-        check_abilities(plan, self.engine.abilities)
+        check_abilities(plan, self.engine.missing)
 
         def submit(tx: Tx) -> str:
             make = partial(

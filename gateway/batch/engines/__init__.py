@@ -27,7 +27,7 @@ class Cause(Enum):
 
 
 class Ability(Enum):
-    """What an engine may or may not be able to do on the machine it has; `doctor` tells why not."""
+    """What an engine may or may not be able to do on the machine it has."""
 
     MOUNTS = "mounts"
     CPU = "cpu"
@@ -77,9 +77,9 @@ class Launch:
     """One attempt at one task instance, ready to be started.
 
     command: a shell command line. environment: the only variables the command sees, besides PATH,
-    HOME and the like. folder: the attempt's own folder, relative to the engine's root; it holds
-    `stdout`, `stderr` and the working folder, in which the command's package may be already.
-    limits: None for none. container: None to run on the machine itself.
+    HOME and LANG, which it may set, too. folder: the attempt's own folder, relative to the engine's
+    root; it holds `stdout`, `stderr` and the working folder, in which the command's package may be
+    already. limits: None for none. container: None to run on the machine itself.
     """
 
     attempt_id: str
@@ -142,12 +142,12 @@ class Engine(Protocol):
     """Runs attempts. All methods may be called again with the same attempts.
 
     capacity: how many attempts it runs at once. mem_gib: what the nodes that run something may
-    have together. abilities: what it can do here.
+    have together. missing: what it cannot do here, each with a sentence's worth of why.
     """
 
     capacity: int
     mem_gib: int
-    abilities: frozenset[Ability]
+    missing: Mapping[Ability, str]
 
     async def start(self, launches: Sequence[Launch]) -> None:
         """Start attempts; one that is known already is left alone. The facts come as reports.

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -78,7 +78,7 @@ class LocalEngine:
         self.trouble = ""
         self.capacity = capacity
         self.mem_gib = mem_gib
-        self.abilities: frozenset[Ability] = frozenset()
+        self.missing: Mapping[Ability, str] = dict.fromkeys(Ability, "no executor has answered yet")
         self._clock = clock
         self._hello = frames.Hello(isolation=isolation or "", folders=tuple(sandbox_folders))
         self.executor_pid = 0
@@ -229,10 +229,7 @@ class LocalEngine:
             case [frames.Welcome() as welcome, *_]:
                 lost = self._lost_by(welcome)
                 self.executor_pid = welcome.pid
-                known = {each.value: each for each in Ability}
-                self.abilities = frozenset(
-                    known[each] for each in welcome.abilities if each in known
-                )
+                self.missing = _missing(welcome)
                 log.info(
                     "executor_connected",
                     pid=welcome.pid,
@@ -325,6 +322,15 @@ class LocalEngine:
         if done.returncode != 0:
             why = done.stderr.decode(errors="replace").strip()
             raise (ExecutorRefused if done.returncode == frames.EXIT_REFUSED else NoExecutor)(why)
+
+
+def _missing(welcome: frames.Welcome) -> Mapping[Ability, str]:
+    """What an executor cannot do; an older one may not know all there is to be done."""
+    return {
+        each: welcome.missing.get(each.value, "its executor does not know of it")
+        for each in Ability
+        if each.value not in welcome.abilities
+    }
 
 
 def _portions(attempt_ids: Sequence[str]) -> Iterable[list[str]]:

@@ -34,6 +34,7 @@ from typing import Any, Final
 
 import gateway
 from gateway.batch.engines import Cause, Container, Launch, Limits, view
+from gateway.batch.executor.container_groups import GROUPS_GO, ID_FILE
 from gateway.batch.executor.folders import SCRATCH, TMP, WORK
 from gateway.batch.executor.isolation import NOBODY, PATH
 from gateway.batch.executor.mounts import CannotLaunch, Placed
@@ -230,7 +231,7 @@ def container_command(
         names=_image_names(container),
         run=(
             *_words(containers, launch.limits, name=name, root=root, options=container.options),
-            *(("--pidfile", f"{scratch}/{PID_FILE}") if containers.is_podman else ()),
+            *(_podman_files(scratch) if containers.is_podman else ()),
             *(word for volume in volumes for word in ("--volume", volume)),
         ),
         command=("-c", f". {VARIABLES}\n{launch.command}"),
@@ -252,6 +253,10 @@ def container_command(
         script=json.dumps(asdict(task)).encode(),
         remover=remover(containers, name, scratch=scratch),
     )
+
+
+def _podman_files(scratch: str) -> tuple[str, ...]:
+    return ("--pidfile", f"{scratch}/{PID_FILE}", "--cidfile", f"{scratch}/{ID_FILE}")
 
 
 def _own_volumes(folder: str, placed: Sequence[Placed]) -> list[str]:
@@ -416,7 +421,8 @@ def remover(containers: Containers, name: str, *, scratch: str) -> tuple[str, ..
         f"export {key}={shlex.quote(value)}; " for key, value in containers.environment.items()
     )
     again = f"until {verb}; do sleep {REMOVE_PAUSE_S}; done >/dev/null"
-    script = f'{settings}name=$1 scratch=$2; shift 2; {again}; rm -rf -- "$scratch"'
+    rest = f'{GROUPS_GO}; rm -rf -- "$scratch"'
+    script = f"{settings}name=$1 scratch=$2; shift 2; {again}; {rest}"
     return ("/bin/sh", "-c", script, "container-remover", name, scratch, *containers.program)
 
 

@@ -87,6 +87,29 @@ def taken_below(folder: str) -> Taken:
     return Taken(size, count)
 
 
+def held(folder: str, *, disks: Iterable[str], pids: Iterable[int], container_pid: int) -> Taken:
+    """What an attempt takes on the disk, files that are open and in no folder any more included.
+
+    folder: its own. disks: others that it writes to. container_pid: of its container's first
+    process; 0 for none. Raises OSError.
+    """
+    device = os.stat(folder).st_dev
+    folders = [folder]
+    for disk in sorted(disks):  # one comes before those within it
+        if not any(_is_within(disk, os.path.realpath(each)) for each in folders):
+            folders.append(disk)
+    upper = root_layer(container_pid) if container_pid else ""
+    with suppress(OSError):
+        if upper and os.stat(upper).st_dev == device:
+            folders.append(upper)
+    taken = [unseen(pids, device=device), *map(taken_below, folders)]
+    return Taken(sum(each.bytes for each in taken), sum(each.files for each in taken))
+
+
+def _is_within(path: str, folder: str) -> bool:
+    return f"{path}/".startswith(f"{folder}/")
+
+
 def log_excess_bytes(folder: str) -> int:
     """How many bytes the logs of an attempt take beyond HOG_LOG_BYTES_MAX."""
     size = 0

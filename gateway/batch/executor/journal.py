@@ -44,10 +44,13 @@ class Spawned(Line):
 
 
 class Over(Line):
-    """An attempt is over. with_executor: because the executor that had it died."""
+    """An attempt is over. with_executor: because the executor that had it died. folder: as its
+    launch says it; "" if it never was to be started, and in the lines of older executors.
+    """
 
     ended: Ended
     with_executor: bool = False
+    folder: str = ""
 
 
 class Forgotten(Line):

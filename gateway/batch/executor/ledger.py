@@ -56,6 +56,7 @@ class Ledger:
         self.previous_boot_id = boot_id
         self.begun: dict[str, Begun] = {}
         self.outcomes: dict[str, Ended] = {}
+        self._folders: dict[str, str] = {}  # of those that have an outcome
         self._forgotten: dict[str, None] = {}
         self._launches: list[Launch] = []
         self._ended: dict[str, Ended] = {}
@@ -77,7 +78,7 @@ class Ledger:
             case Over():
                 if line.with_executor:
                     self._with_executor.add(line.ended.attempt_id)
-                self._settle(line.ended)
+                self._settle(line.ended, folder=line.folder)
             case Forgotten():
                 self._forget(line.attempt_ids)
                 if line.loss:
@@ -130,6 +131,12 @@ class Ledger:
             for attempt_id, ended in self._ended.items()
             if ended.cause is not None and attempt_id in self.begun
         ]
+
+    def left(self) -> Iterator[tuple[Ended, str]]:
+        """The outcomes of attempts that ran, each with the folder that its launch said."""
+        for attempt_id, folder in self._folders.items():
+            if self.outcomes[attempt_id].started:
+                yield self.outcomes[attempt_id], folder
 
     def acknowledge(self, attempt_ids: Iterable[str]) -> None:
         """Forget outcomes. An acknowledgement that is lost is given again, so it can wait."""
@@ -197,7 +204,10 @@ class Ledger:
         finally:
             self._journal.close()
 
-    def _settle(self, ended: Ended) -> None:
+    def _settle(self, ended: Ended, *, folder: str = "") -> None:
+        folder = folder or self._folder_of(ended.attempt_id)
+        if folder:
+            self._folders[ended.attempt_id] = folder
         self.begun.pop(ended.attempt_id, None)
         self._forgotten.pop(ended.attempt_id, None)
         self.outcomes[ended.attempt_id] = ended
@@ -205,6 +215,7 @@ class Ledger:
     def _forget(self, attempt_ids: Iterable[str]) -> None:
         for attempt_id in attempt_ids:
             self.outcomes.pop(attempt_id, None)
+            self._folders.pop(attempt_id, None)
             self._with_executor.discard(attempt_id)
             self._forgotten[attempt_id] = None
         while len(self._forgotten) > FORGOTTEN_MAX:
@@ -222,7 +233,13 @@ class Ledger:
             yield self._over(ended)
 
     def _over(self, ended: Ended) -> Over:
-        return Over(ended=ended, with_executor=ended.attempt_id in self._with_executor)
+        attempt_id = ended.attempt_id
+        is_loss, folder = attempt_id in self._with_executor, self._folder_of(attempt_id)
+        return Over(ended=ended, with_executor=is_loss, folder=folder)
+
+    def _folder_of(self, attempt_id: str) -> str:
+        begun = self.begun.get(attempt_id)
+        return self._folders.get(attempt_id, "") if begun is None else begun.began.folder
 
 
 def lost(attempt_id: str, why: str, *, clock: Clock, started: bool) -> Ended:

@@ -7,14 +7,17 @@ here at once for the others; if the keeper died too, the next executor does befo
 import os
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import SubprocessError
 from typing import Final
 
 from gateway.batch.executor import processes
+from gateway.batch.executor.container_groups import remove_groups
 from gateway.batch.executor.containers import remove_all
 from gateway.batch.executor.control_groups import ControlGroups
-from gateway.batch.executor.folders import WORK, attempt_folder
+from gateway.batch.executor.folders import SCRATCH, WORK, attempt_folder
 from gateway.batch.executor.ledger import EXECUTOR_ENDED, Begun, Ledger, lost
 from gateway.batch.executor.removal import remove_empty
 from gateway.batch.executor.work_folders import put_tmp_aside, remove_scratch
@@ -58,12 +61,19 @@ def recover(
     for leftover in leftovers:
         remove_empty(str(leftover.work))
         put_tmp_aside(root, str(leftover.work.parent))
-        remove_scratch(str(leftover.work.parent))
+        _remove_scratch(leftover.work.parent)
     for each in begun:
         ended = lost(each.began.attempt_id, EXECUTOR_ENDED, clock=clock, started=True)
         ledger.end(ended, with_executor=True)
     ledger.commit()
     return len(begun)
+
+
+def _remove_scratch(folder: Path) -> None:
+    """Remove what the container of an attempt needed, its control groups first."""
+    with suppress(OSError, SubprocessError):
+        remove_groups(f"{folder}/{SCRATCH}")
+    remove_scratch(str(folder))
 
 
 def _leftovers(begun: Iterable[Begun], root: Path) -> list[Leftover]:

@@ -263,6 +263,13 @@ class Runner:
         """Remove the work folders of attempts of which nothing is left, whatever is in them."""
         self._spawner.remove_work(folders)
 
+    def remember(self, ended: Ended, *, folder: str) -> None:
+        """Have the files of an attempt that ended under an earlier executor in sight, too.
+
+        folder: as its launch said it.
+        """
+        self._sampler.remember(ended, folder=folder)
+
     def acknowledge(self, attempt_ids: Iterable[str]) -> None:
         """Leave alone what attempts that ended have left: whoever was told looks after it."""
         for attempt_id in attempt_ids:

@@ -23,23 +23,23 @@ from typing import Final
 
 import msgspec
 
-from gateway.batch.engines import Launch
+from gateway.batch.engines import Ended, Launch
 from gateway.batch.executor import processes
 from gateway.batch.executor.containers import PID_FILE
 from gateway.batch.executor.control_groups import Group
-from gateway.batch.executor.folders import SCRATCH, WORK
+from gateway.batch.executor.folders import SCRATCH, WORK, attempt_folder
 from gateway.batch.executor.group_trees import read
 from gateway.batch.executor.held import (
     Shortage,
     Taken,
     cut_logs,
     find_shortage,
+    held,
     log_excess_bytes,
-    root_layer,
     taken_below,
-    unseen,
 )
 from gateway.clock import Clock
+from gateway.errors import InvalidParameterValue
 
 log = logging.getLogger("executor")
 
@@ -47,6 +47,7 @@ SAMPLES: Final = "samples"
 FIRST_S: Final = 1.0
 EVERY_S: Final = 5.0
 ROUND_S: Final = 1.0
+GOING_S_MAX: Final = 60.0  # that the removal of a folder is waited for
 SAMPLES_MAX: Final = 720
 BY_GROUP: Final = "group"
 BY_PROCESS: Final = "process"
@@ -164,6 +165,7 @@ class Sampler:
         self._hogs: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._useless: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._hog = ""
+        self._going, self._going_until = "", 0.0  # a folder that is being removed
         self._is_low = False
         self._clock = clock
         self._monotonic = monotonic
@@ -223,6 +225,16 @@ class Sampler:
             self._left[launch.attempt_id] = Left(watched.folder, launch.folder, failed)
             del self._watched[launch.attempt_id]
 
+    def remember(self, ended: Ended, *, folder: str) -> None:
+        """What an attempt of an earlier executor left is in the way, too. folder: see `Left.name`.
+
+        One that was refused has left nothing.
+        """
+        with suppress(InvalidParameterValue):
+            path = attempt_folder(Path(self._root or ""), folder)
+            self._left[ended.attempt_id] = Left(str(path), folder, ended.cause is not None)
+            self._something.set()
+
     def forget(self, attempt_id: str) -> None:
         """Leave an attempt and all that is of it alone."""
         self._watched.pop(attempt_id, None)
@@ -245,34 +257,45 @@ class Sampler:
                         log.exception("not_sampled")
 
     def guard_room(self) -> None:
-        """Name the attempt that fills the disk, if there is hardly any room left on it.
+        """Make room if there is hardly any left on the disk: one step at a look.
 
-        If that has ended, what it left is cut down: its end may be acknowledged only when there is
-        room. Why one that holds little is left alone: then something else fills the disk. Raises
-        OSError.
+        First what ended attempts left is cut down: their ends may be acknowledged only when there
+        is room. Else the running one that holds most is named. Why one that holds little is left
+        alone: then something else fills the disk. Raises OSError.
         """
         if self._root is None:
             return
         shortage = find_shortage(self._root)
         was_low, self._is_low = self._is_low, shortage is not None
-        if shortage is None or self._hog in self._watched:
+        if shortage is None or self._is_making_room() or self._cut_down(shortage):
             return
         sizes = self._sizes(shortage)
         largest = max(sizes, key=lambda each: sizes[each], default="")
         if largest and sizes[largest] >= shortage.floor:
             self._hog = largest
             self._hogs.put(largest)
-        elif not self._cut_down(shortage) and not was_low:
+        elif not was_low:
             what = "files" if shortage.of_files else "bytes"
             why = "and no attempt holds much of it"
             log.error("disk_nearly_full root=%s of=%s, %s", self._root, what, why)
 
+    def _is_making_room(self) -> bool:
+        """Whether what an earlier look found is still on its way out."""
+        is_going = os.path.lexists(self._going) and self._monotonic() < self._going_until
+        return is_going or self._hog in self._watched
+
     def _sizes(self, shortage: Shortage) -> Mapping[str, int]:
-        """What each attempt takes of what is short, without those that cannot be looked at."""
+        """What each attempt takes of what is short, without those that cannot be looked at.
+
+        A disk that several write to counts for the one that began last: its end costs least.
+        """
         sizes = {}
-        for watched in list(self._watched.values()):
+        counted: set[str] = set()
+        for watched in reversed(list(self._watched.values())):
+            disks = set(watched.own_disks) - counted
+            counted |= disks
             try:
-                sizes[watched.attempt_id] = shortage.share(_held(watched))
+                sizes[watched.attempt_id] = shortage.share(_held(watched, disks=disks))
             except OSError as error:
                 log.warning("not_measured attempt=%s error=%s", watched.attempt_id, error)
         return sizes
@@ -300,6 +323,8 @@ class Sampler:
             cut_logs(left.folder)
         elif left is not None:
             log.error("disk_filled attempt=%s ended, its work folder goes", largest)
+            self._going = f"{left.folder}/{WORK}"
+            self._going_until = self._monotonic() + GOING_S_MAX
             self._useless.put(left.name)
             self.forget(largest)
         return True
@@ -407,22 +432,14 @@ def disk_used_percent(path: str) -> float | None:
     return round(100 * used / whole, 1) if whole else None
 
 
-def _held(watched: Watched) -> Taken:
-    """What an attempt takes on the disk, files that are open and in no folder any more included."""
+def _held(watched: Watched, *, disks: Iterable[str]) -> Taken:
+    """What an attempt takes on the disk. disks: of its own, those that count for it."""
     if watched.group is None:
         pids = _descendants(watched.pid, list(processes.all_processes()))
     else:
         pids = watched.group.pids()
-    device = os.stat(watched.folder).st_dev
-    inside = f"{os.path.realpath(watched.folder)}/"
-    disks = [each for each in watched.own_disks if not each.startswith(inside)]
-    folders = [watched.folder, *disks]
-    upper = root_layer(watched.pid) if watched.is_container and _has_begun(watched) else ""
-    with suppress(OSError):
-        if upper and os.stat(upper).st_dev == device:
-            folders.append(upper)
-    taken = [unseen(pids, device=device), *map(taken_below, folders)]
-    return Taken(sum(each.bytes for each in taken), sum(each.files for each in taken))
+    container_pid = watched.pid if watched.is_container and _has_begun(watched) else 0
+    return held(watched.folder, disks=disks, pids=pids, container_pid=container_pid)
 
 
 def _descendants(pid: int, table: Iterable[processes.Process]) -> set[int]:

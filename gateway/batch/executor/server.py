@@ -143,6 +143,8 @@ class Server:
             clock=clock,
             monotonic=monotonic,
         )
+        for ended, folder in ledger.left():
+            self._runner.remember(ended, folder=folder)
         self._no_containers = "" if containers is not None else no_containers
         self._line: Connection | None = None
         self._untold: dict[str, tuple[float, Started]] = {}  # each with the moment to tell it at

@@ -1,5 +1,11 @@
 """Staging: what an attempt finds when its command begins, and what is kept of it after."""
 
+from collections.abc import Callable
+
+Tell = Callable[[str], None]
+"""Takes, in words, what an attempt waits for before its command, or after it; "" once that is over.
+"""
+
 
 class StagingFailed(OSError):
     """Files could not be brought or kept; the message is a sentence for the caller.

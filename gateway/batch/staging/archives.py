@@ -14,23 +14,31 @@ from typing import Final
 import anyio
 
 from gateway.batch.staging.places import PACKAGE, Order
-from gateway.batch.staging.shares import Shares
+from gateway.batch.staging.shares import Shares, Waits, quietly
 
 FETCHES_MAX: Final = 32
 FETCHES_OF_ONE: Final = 8
-Fetch = Callable[[Order, Path], Awaitable[None]]
+Fetch = Callable[[Order, Path, Waits], Awaitable[None]]
 
 
 @dataclass(slots=True)
 class Shared:
-    """An archive that some attempts want. file: open once it is there; -1 before. failure: why it
-    cannot be had, which all of them are told.
+    """An archive that some attempts want. users: one for each of these attempts. is_waiting: for a
+    place. file: open once it is there; -1 before. failure: why it cannot be had, which all of them
+    are told.
     """
 
     lock: anyio.Lock = field(default_factory=anyio.Lock)
-    users: int = 0
+    users: list[Waits] = field(default_factory=list)
+    is_waiting: bool = False
     file: int = -1
     failure: OSError | None = None
+
+    def wait(self, is_so: bool) -> None:
+        """Tell all who want it whether it has to wait for a place."""
+        self.is_waiting = is_so
+        for waits in self.users:
+            waits(is_so)
 
 
 class Archives:
@@ -47,11 +55,13 @@ class Archives:
         self._shared: dict[Path, Shared] = {}
 
     @asynccontextmanager
-    async def archive(self, order: Order) -> AsyncIterator[Path]:
+    async def archive(self, order: Order, *, waits: Waits = quietly) -> AsyncIterator[Path]:
         """The archive of an order, to be read as long as the block runs. Raises OSError."""
         of_task = order.attempt.parent
         shared = self._shared.setdefault(of_task, Shared())
-        shared.users += 1
+        shared.users.append(waits)
+        if shared.is_waiting:
+            waits(True)
         try:
             async with shared.lock:
                 if shared.failure is not None:
@@ -60,7 +70,9 @@ class Archives:
                     await self._bring(order, shared)
             yield Path(f"/proc/self/fd/{shared.file}")
         finally:
-            shared.users -= 1
+            shared.users.remove(waits)
+            if shared.is_waiting:
+                waits(False)
             if not shared.users:
                 del self._shared[of_task]
                 if shared.file >= 0:
@@ -73,10 +85,10 @@ class Archives:
 
         Why its name goes at once: with the last who reads it the file is gone, after a crash too.
         """
-        await self._shares.take(order.owner_uin)
+        await self._shares.take(order.owner_uin, waits=shared.wait)
         path = order.attempt / PACKAGE
         try:
-            await self._fetch(order, path)
+            await self._fetch(order, path, shared.wait)
             shared.file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             path.unlink()
         except OSError as error:

@@ -27,7 +27,7 @@ from gateway.batch.attempts import Attempt
 from gateway.batch.engines import Cause, Ended, Engine, Mount
 from gateway.batch.executor.folders import WORK
 from gateway.batch.redirection import Redirection, local_redirections, remote_redirections
-from gateway.batch.staging import in_words
+from gateway.batch.staging import Tell, in_words
 from gateway.batch.staging.places import UNFINISHED, Order, Spot, find_spot
 from gateway.batch.staging.preparing import read_staged
 from gateway.batch.staging.shares import Shares, own_thread
@@ -52,8 +52,6 @@ TERMINATED_S_MAX: Final = 600.0
 
 NAMES_TOLD: Final = 5
 TO_WAIT: Final = "Its command has ended; it waits for its turn to have its files kept."
-Tell = Callable[[str], None]
-"""Takes, in words, why an end has to wait; "" if it waits no longer."""
 
 
 def leaves_files(task: datatypes.Task) -> bool:
@@ -245,14 +243,10 @@ class Keeper:
     @asynccontextmanager
     async def _turn(self, owner_uin: str, *, halt: Halt, tell: Tell) -> AsyncIterator[bool]:
         """Have a place as long as the block runs; False, and none, if it is to end before that."""
-        has_place, waits = False, self._shares.is_full(owner_uin)
-        if waits:
-            tell(TO_WAIT)
+        has_place = False
         with halt.waiting():
-            await self._shares.take(owner_uin)
+            await self._shares.take(owner_uin, waits=lambda is_so: tell(TO_WAIT if is_so else ""))
             has_place = True
-        if waits:
-            tell("")
         try:
             yield has_place
         finally:

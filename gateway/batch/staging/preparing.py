@@ -28,7 +28,7 @@ from gateway.batch.executor.folders import WORK
 from gateway.batch.executor.processes import boot_id
 from gateway.batch.executor.removal import remove_trees
 from gateway.batch.executor.work_folders import make_passable
-from gateway.batch.staging import StagingFailed, fetching, in_words
+from gateway.batch.staging import StagingFailed, Tell, fetching, in_words
 from gateway.batch.staging.archives import Archives
 from gateway.batch.staging.packages import unpack
 from gateway.batch.staging.places import (
@@ -40,7 +40,7 @@ from gateway.batch.staging.places import (
     is_package,
     writable_mounts,
 )
-from gateway.batch.staging.shares import Shares, own_thread
+from gateway.batch.staging.shares import Shares, Waits, own_thread
 from gateway.batch.storage import (
     Halted,
     NfsPath,
@@ -52,6 +52,7 @@ from gateway.batch.storage import (
 AT_ONCE: Final = 8
 AT_ONCE_OF_ONE: Final = 6
 UNPACK_S_MAX: Final = 600.0
+TO_WAIT: Final = "It waits for its turn to have its package and files made ready."
 T = TypeVar("T")
 
 
@@ -85,24 +86,31 @@ class Preparer:
         self._archives = Archives(self._fetch)
         self._shares = Shares(AT_ONCE, of_one=AT_ONCE_OF_ONE)
 
-    async def prepare(self, order: Order) -> tuple[Mount, ...]:
+    async def prepare(self, order: Order, *, tell: Tell = lambda words: None) -> tuple[Mount, ...]:
         """Have everything there that an attempt needs; returns what is mounted for it.
 
-        Raises OSError, see `in_words`, if something cannot be had. It can be cancelled between its
-        steps, and while it fetches files or unpacks a package.
+        tell: is told while it waits for its turn. Raises OSError, see `in_words`, if something
+        cannot be had. It can be cancelled between its steps, and while it fetches files or unpacks
+        a package.
         """
-        staged = await self._in_thread(order, lambda _: read_staged(order.attempt))
+
+        def waits(is_so: bool) -> None:
+            tell(TO_WAIT if is_so else "")
+
+        staged = await self._in_thread(order, lambda _: read_staged(order.attempt), waits=waits)
         if staged is not None and staged.boot_id == boot_id():
             return staged.mounts
-        await self._in_thread(order, lambda _: _begin(order.attempt))
+        await self._in_thread(order, lambda _: _begin(order.attempt), waits=waits)
         if is_package(order.task):
-            async with self._archives.archive(order) as archive:
-                await self._unpack(order, archive)
-        mounts = await self._in_thread(order, lambda halted: self._make_mounts(order, halted))
-        await self._in_thread(order, lambda _: _write_staged(order.attempt, mounts))
+            async with self._archives.archive(order, waits=waits) as archive:
+                await self._unpack(order, archive, waits=waits)
+        mounts = await self._in_thread(
+            order, lambda halted: self._make_mounts(order, halted), waits=waits
+        )
+        await self._in_thread(order, lambda _: _write_staged(order.attempt, mounts), waits=waits)
         return mounts
 
-    async def _fetch(self, order: Order, archive: Path) -> None:
+    async def _fetch(self, order: Order, archive: Path, waits: Waits) -> None:
         url = order.package_path or order.task.application.package_path or ""
         if url.startswith("cos://"):
             path = parse_cos_file(url)
@@ -113,14 +121,15 @@ class Preparer:
                 lambda halted: self._storage.fetch_file(
                     path, archive, keys=keys, bytes_max=most, halted=halted
                 ),
+                waits=waits,
             )
         else:
             await fetching.fetch_http(url, archive)
 
-    async def _unpack(self, order: Order, archive: Path) -> None:
+    async def _unpack(self, order: Order, archive: Path, *, waits: Waits) -> None:
         """Unpack, in UNPACK_S_MAX at most."""
         into = order.attempt / WORK
-        async with self._shares.place(order.owner_uin):
+        async with self._shares.place(order.owner_uin, waits=waits):
             with anyio.move_on_after(self._unpack_s_max) as in_time:
                 await _run(lambda halted: unpack(archive, into, is_stopped=halted))
         if in_time.cancelled_caught:
@@ -160,8 +169,8 @@ class Preparer:
             ) from error
         return Mount(str(folder), wanted.target)
 
-    async def _in_thread(self, order: Order, do: Callable[[Halted], T]) -> T:
-        async with self._shares.place(order.owner_uin):
+    async def _in_thread(self, order: Order, do: Callable[[Halted], T], *, waits: Waits) -> T:
+        async with self._shares.place(order.owner_uin, waits=waits):
             return await _run(do)
 
 

@@ -1,9 +1,17 @@
 """Places and threads for what is done a few at a time, of which one account never has all."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import anyio
+import anyio.lowlevel
+
+Waits = Callable[[bool], None]
+"""Takes True when a place has to be waited for, and then False when that is over."""
+
+
+def quietly(is_so: bool) -> None:
+    """Tell nobody."""
 
 
 def own_thread() -> anyio.CapacityLimiter:
@@ -25,25 +33,20 @@ class Shares:
         self._own: dict[str, anyio.Semaphore] = {}  # as few as there are accounts
 
     @asynccontextmanager
-    async def place(self, owner_uin: str) -> AsyncIterator[None]:
+    async def place(self, owner_uin: str, *, waits: Waits = quietly) -> AsyncIterator[None]:
         """Have a place as long as the block runs."""
-        await self.take(owner_uin)
+        await self.take(owner_uin, waits=waits)
         try:
             yield
         finally:
             self.give_back(owner_uin)
 
-    def is_full(self, owner_uin: str) -> bool:
-        """Whether an account would have to wait for a place."""
-        own = self._own.get(owner_uin)
-        return not self._places.value or (own is not None and not own.value)
-
-    async def take(self, owner_uin: str) -> None:
+    async def take(self, owner_uin: str, *, waits: Waits = quietly) -> None:
         """Wait for a place, and have it until `give_back`, which any task may call."""
         own = self._own.setdefault(owner_uin, anyio.Semaphore(self._of_one))
-        await own.acquire()
+        await _acquire(own, waits)
         try:
-            await self._places.acquire()
+            await _acquire(self._places, waits)
         except BaseException:
             own.release()
             raise
@@ -52,3 +55,15 @@ class Shares:
         """Leave a place to whoever waits for one."""
         self._places.release()
         self._own[owner_uin].release()
+
+
+async def _acquire(semaphore: anyio.Semaphore, waits: Waits) -> None:
+    await anyio.lowlevel.checkpoint_if_cancelled()
+    try:
+        semaphore.acquire_nowait()
+    except anyio.WouldBlock:
+        waits(True)
+        try:
+            await semaphore.acquire()
+        finally:
+            waits(False)

@@ -45,6 +45,21 @@ async def test_the_environment_is_the_launchs_and_three_more(
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("more", [{}, {"a.b": "not for shells"}])
+async def test_home_path_and_language_are_the_launchs_if_it_sets_them(
+    engine: LocalEngine, more: Mapping[str, str]
+) -> None:
+    own = {"HOME": "/nowhere", "PATH": "/tools:/bin:/usr/bin", "LANG": "C", **more}
+    command = "cat /proc/self/environ; echo told >&2; touch here; exit 3"
+    ended, out, err = await run(engine, command, environment=own)
+    assert (ended.cause, ended.exit_code, err) == (Cause.USER_EXIT, 3, "told\n")
+    seen = variables(out)
+    assert {name: seen.get(name) for name in own if name != "a.b"} == {
+        name: value for name, value in own.items() if name != "a.b"
+    }
+
+
+@pytest.mark.anyio
 @pytest.mark.parametrize("name", ["a.b-c", "UID", "PPID", "SHELLOPTS", "BASH_ENV", "_", "1", "IFS"])
 async def test_a_variable_with_a_name_that_a_shell_keeps_to_itself_harms_no_command(
     engine: LocalEngine, name: str

@@ -94,16 +94,16 @@ def files_with(secret: str, *folders: Path) -> list[str]:
 async def test_a_command_runs_in_its_image_with_its_variables_in_its_work_folder(
     engine: LocalEngine,
 ) -> None:
-    assert Ability.CONTAINERS in engine.abilities
-    environment = {"BATCH_TASK_INSTANCE_INDEX": "7", "KEY": "line 'one'\nline $two", "E": "a=b #c"}
+    assert Ability.CONTAINERS not in engine.missing
+    environment = {"BATCH_JOB_ID": "7", "KEY": "line 'one'\nline $two", "HOME": "/a=b #c"}
     attempt = contained(
-        'test -x /usr/bin/apt && echo outside; echo "$BATCH_TASK_INSTANCE_INDEX|$KEY|$E"; pwd;'
+        'test -x /usr/bin/apt && echo outside; echo "$BATCH_JOB_ID|$KEY|$HOME"; pwd;'
         " echo made > made; echo wrong >&2; exit 3",
         environment=environment,
     )
     ended, out, err = await run(engine, attempt)
     assert (ended.exit_code, ended.cause) == (3, Cause.USER_EXIT)
-    assert out == "7|line 'one'\nline $two|a=b #c\n/work\n"
+    assert out == "7|line 'one'\nline $two|/a=b #c\n/work\n"
     assert err == "wrong\n"
     made = engine.attempt_path(attempt.folder) / "work" / "made"
     assert made.read_text() == "made\n"
@@ -214,7 +214,7 @@ async def test_mounts_reach_a_container(engine: LocalEngine, root: Path) -> None
 async def test_a_container_that_uses_up_its_memory_ends_as_out_of_memory(
     engine: LocalEngine,
 ) -> None:
-    if Ability.MEMORY not in engine.abilities:
+    if Ability.MEMORY in engine.missing:
         pytest.fail("these tests need a machine on which memory can be limited")
     limits = Limits(cores=1, mem_bytes=32 * MEBIBYTE, processes=50)
     greedy = "x=$(head -c 200000000 /dev/zero | tr '\\0' a)"
@@ -238,10 +238,13 @@ async def test_a_stopped_container_is_gone_with_all_it_started_before_its_end_is
     begun = engine.attempt_path(attempt.folder) / "work" / "begun"
     await until(begun.exists)
     assert len(store.containers()) == 1
+    groups = store.groups()
+    assert groups != []
     await engine.stop([attempt.attempt_id])
     [ended] = await watch.ended([attempt])
     assert processes_that_say(command) == []
     assert store.containers() == []
+    assert [each for each in groups if each.exists()] == []
     assert (ended.cause, ended.exit_code) == (Cause.TERMINATED, None)
 
 
@@ -309,11 +312,13 @@ async def test_no_container_outlives_an_executor_that_is_killed(
     await engine.start([attempt])
     begun = engine.attempt_path(attempt.folder) / "work" / "begun"
     await until(begun.exists)
+    groups = store.groups()
     kill_process(engine.executor_pid)
     [ended] = await watch.ended([attempt])
     assert ended.cause is Cause.INFRA_LOST
     assert processes_that_say(command) == []
     assert store.containers() == []
+    assert [each for each in groups if each.exists()] == []
 
 
 @pytest.mark.anyio

@@ -14,7 +14,7 @@ from gateway.batch.engines import Cause
 from gateway.batch.engines.local import LocalEngine
 from gateway.batch.executor.held import HOG_LOG_BYTES_MAX
 from gateway.batch.executor.runner import hog_remover
-from tests.batch.executor.executors import until
+from tests.batch.executor.executors import kill_process, until
 from tests.support.attempts import Watch, launch
 from tests.support.disks import fill, small_disk
 
@@ -101,6 +101,30 @@ async def test_the_many_files_of_what_failed_go(engine: LocalEngine, root: Path)
     [ended] = await watch.ended([attempt])
     assert ended.cause is not None
     await until(lambda: os.statvfs(root).f_favail > INODES // 2)
+
+
+@pytest.mark.anyio
+async def test_what_ended_before_the_executor_died_makes_room_all_the_same(
+    engine: LocalEngine, root: Path
+) -> None:
+    failed = launch("head -c 6000000 /dev/zero > big; exit 3")
+    lost = launch("head -c 2000000 /dev/zero > big; touch begun; sleep 1000")
+    logged = launch("head -c 4000000 /dev/zero; echo kept > output")
+    watch = Watch(engine)
+    await engine.start([failed, lost, logged])
+    await watch.ended([failed, logged])
+    works = [engine.attempt_path(each.folder) / "work" for each in (failed, lost, logged)]
+    await until((works[1] / "begun").exists)
+    kill_process(engine.executor_pid)
+    await watch.ended([lost])
+    fill(root / "filler")
+    await until(lambda: not works[0].exists())
+    fill(root / "filler again")
+    log_path = engine.log_path(logged.folder, "stdout")
+    await until(lambda: log_path.stat().st_size == HOG_LOG_BYTES_MAX)
+    fill(root / "filler at last")
+    await until(lambda: not works[1].exists())
+    assert (works[2] / "output").read_text() == "kept\n"
 
 
 @pytest.mark.anyio

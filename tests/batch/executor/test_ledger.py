@@ -37,6 +37,25 @@ def no_room_in(path: Path) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+def test_where_the_files_of_an_end_are_is_remembered_until_it_is_acknowledged(
+    tmp_path: Path,
+) -> None:
+    ledger = open_ledger(tmp_path)
+    ended, forgotten, never_ran = launch("a"), launch("b"), launch("c")
+    ledger.begin([ended, forgotten, never_ran])
+    ledger.commit()
+    ledger.end(over(ended))
+    ledger.end(over(forgotten))
+    ledger.end(replace(over(never_ran), started=False))
+    ledger.end(Ended("job-99999999.0.0.1", NOW, None, Cause.TERMINATED))  # stopped, unknown
+    ledger.commit()
+    ledger.acknowledge([forgotten.attempt_id])
+    for _ in range(2):
+        assert list(ledger.left()) == [(over(ended), ended.folder)]
+        ledger.close()
+        ledger = open_ledger(tmp_path)
+
+
 def test_a_ledger_opened_again_knows_where_every_attempt_stands(tmp_path: Path) -> None:
     ledger = open_ledger(tmp_path)
     begun, ended, forgotten = launch("a"), launch("b"), launch("c")
@@ -102,8 +121,10 @@ def test_on_a_full_disk_nothing_starts_and_no_outcome_is_lost(tmp_path: Path) ->
 
 
 def test_a_large_journal_shrinks_to_what_still_matters(tmp_path: Path) -> None:
-    ledger, kept = open_ledger(tmp_path), launch("kept")
-    ledger.begin([kept])
+    ledger, kept, ended = open_ledger(tmp_path), launch("kept"), launch("ended")
+    ledger.begin([kept, ended])
+    ledger.commit()
+    ledger.end(over(ended))
     ledger.commit()
     sizes = []
     for _ in range(100):
@@ -120,6 +141,7 @@ def test_a_large_journal_shrinks_to_what_still_matters(tmp_path: Path) -> None:
     assert max(sizes) < 2 * COMPACT_BYTES_MIN
     again = open_ledger(tmp_path)
     assert list(again.begun) == [kept.attempt_id]
+    assert list(again.left()) == [(over(ended), ended.folder)]
     assert again.knows(attempts[0].attempt_id)
 
 

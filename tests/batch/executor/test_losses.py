@@ -100,4 +100,5 @@ async def test_an_executor_that_left_because_it_was_idle_has_lost_nothing(root: 
 
 @pytest.mark.anyio
 async def test_only_a_sandbox_can_mount(engine: LocalEngine, isolation: str) -> None:
-    assert (Ability.MOUNTS in engine.abilities) is (isolation == "sandbox")
+    words = f"the isolation `{isolation}` mounts nothing"
+    assert engine.missing.get(Ability.MOUNTS) == (None if isolation == "sandbox" else words)

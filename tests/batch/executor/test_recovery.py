@@ -13,8 +13,14 @@ import pytest
 
 from gateway.batch.engines import Ended, Launch, Limits, Started
 from gateway.batch.engines.local import LocalEngine, open_local_engine
+from gateway.batch.executor.container_groups import ID_FILE
+from gateway.batch.executor.control_groups import open_control_groups
+from gateway.batch.executor.folders import SCRATCH, attempt_folder
+from gateway.batch.executor.journal import Journal
+from gateway.batch.executor.ledger import Ledger
 from gateway.batch.executor.processes import find_process
-from gateway.batch.executor.recovery import Leftover, kill_leftovers
+from gateway.batch.executor.recovery import Leftover, kill_leftovers, recover
+from gateway.clock import now
 from tests.batch.executor.executors import (
     WAIT_S_MAX,
     is_gone,
@@ -163,6 +169,24 @@ def test_a_pid_that_is_somebody_elses_now_is_left_alone(tmp_path: Path) -> None:
         assert os.waitpid(pid, 0)[1] == signal.SIGKILL
     finally:
         kill_process(pid)
+
+
+def test_the_control_groups_of_a_container_that_died_with_its_executor_go(root: Path) -> None:
+    attempt = launch("x")
+    container_id = os.urandom(32).hex()
+    root.mkdir()
+    ledger = Ledger(Journal(root / "journal"), boot_id="this", clock=now)
+    ledger.begin([attempt])
+    ledger.commit()
+    scratch = attempt_folder(root, attempt.folder) / SCRATCH
+    scratch.mkdir(parents=True)
+    (scratch / ID_FILE).write_text(container_id)
+    groups = open_control_groups(root)
+    group = Path(groups.mounted[0].top, "libpod_parent", f"libpod-{container_id}")
+    (group / "inner").mkdir(parents=True)
+    assert recover(ledger, root, groups=groups, clock=now) == 1
+    assert not group.exists()
+    assert not scratch.exists()
 
 
 @contextmanager

@@ -219,6 +219,7 @@ class Assignments:
             limits=Limits(node.cpu, node.mem_gib * GIB, self._processes_max),
             mounts=tuple(mounts),
             container=container,
+            has_files=assignment.known.needs_staging,
         )
 
     async def _container(self, assignment: Assignment, docker: datatypes.Docker) -> Container:

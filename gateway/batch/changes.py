@@ -48,6 +48,7 @@ class JobChanges:
         self._moves: dict[tuple[int, int], tuple[State, Instance]] = {}
         self._freed: list[dict[str, str]] = []
         self._occupied: list[dict[str, str]] = []
+        self._free_again: set[str] = set()  # nodes that were given back and not taken again
 
     # Moving ----------------------------------------------------------------------------------
 
@@ -221,6 +222,11 @@ class JobChanges:
         rows = self._tx.execute(sql.FREE_NODES, {"env_id": env_id, "most": most})
         return [Node._make(row) for row in rows]
 
+    @property
+    def waits_for_room(self) -> bool:
+        """Whether a task read so far has instances that could run on nodes of their own."""
+        return any(task.env_id is None and task.parts().runnable for task in self.tasks.values())
+
     def count_task_states(self) -> Counts:
         """How many tasks of the job are in each state now."""
         self._save_tasks()
@@ -238,6 +244,8 @@ class JobChanges:
         """Write what is not written yet, the events last."""
         self._write_moves()
         self._write_nodes()
+        if self._free_again:
+            self._tx.wake(JOBS)  # another job may wait for them
         self._save_tasks()
         if self.state is not State(self.job.state) or self.terminating != self.job.terminating:
             self._save_job()
@@ -296,11 +304,12 @@ class JobChanges:
         occupied, self._occupied = self._occupied, []
         if freed:
             self._tx.execute(sql.FREE_NODE, freed)
-            self._tx.wake(JOBS)  # another job may wait for them
             if any(each["next_fate"] for each in freed):
                 self._tx.wake(ENVIRONMENTS)
         if occupied and self._tx.execute(sql.OCCUPY_NODE, occupied).rowcount != len(occupied):
             raise Conflict(f"a node that {self.job.id} was to have is taken")
+        self._free_again.update(each["at_node"] for each in freed)
+        self._free_again.difference_update(each["at_node"] for each in occupied)
 
 
 def _move_row(before: State, after: Instance) -> dict[str, Any]:

@@ -73,6 +73,7 @@ class Launcher:
         self._failed: dict[str, Ended] = {}
         self._removals = anyio.CapacityLimiter(1)
         self._ended: set[str] = set()
+        self._bare: set[str] = set()  # of these, those that left nothing
         self._some_ended = anyio.Event()
 
     async def run(
@@ -206,16 +207,18 @@ class Launcher:
                 log.exception("not_kept", attempt_id=ended.attempt_id)
                 return not_kept(ended, "The gateway could not keep its files.")
 
-    def finish(self, attempt_ids: Collection[str]) -> None:
+    def finish(self, ended: Collection[Ended]) -> None:
         """Have what ended attempts left removed, their logs apart, and the engine forget them.
 
         Call it once their ends are stored. Why the engine forgets last: it tells of them again
         until then, and so nothing stays behind after a crash.
         """
+        attempt_ids = [each.attempt_id for each in ended]
         self._cancel(attempt_ids)
         for attempt_id in attempt_ids:
             self._failed.pop(attempt_id, None)
         self._ended.update(attempt_ids)
+        self._bare.update(each.attempt_id for each in ended if each.left_nothing)
         self._some_ended.set()
 
     async def _finish_forever(self) -> None:
@@ -227,9 +230,12 @@ class Launcher:
             ended = sorted(self._ended)
             await self._finish(ended)
             self._ended.difference_update(ended)
+            self._bare.difference_update(ended)
 
     async def _finish(self, attempt_ids: Sequence[str]) -> None:
-        later = await anyio.to_thread.run_sync(self._remove_empty, attempt_ids)
+        later = [attempt_id for attempt_id in attempt_ids if attempt_id not in self._bare]
+        if later:
+            later = await anyio.to_thread.run_sync(self._remove_empty, later)
         if later and self._group is not None:
             self._group.start_soon(self._finish_slowly, later)
         done = set(attempt_ids).difference(later)

@@ -45,6 +45,7 @@ class Moved:
     """What one job's transaction came to.
 
     told_to_end: it is terminating, and nothing is left to be done before an attempt has ended.
+    waits: instances of it wait for room, and not for a node of an environment.
     """
 
     placed: list[Placed] = field(default_factory=list)
@@ -52,6 +53,7 @@ class Moved:
     unfinished: bool = False
     admitted: bool = False
     told_to_end: bool = False
+    waits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,14 +162,15 @@ class Scheduler:
         reconnected = any(isinstance(report, Reconnected) for report in reports)
         if self._estranged or reconnected or self._clock() - self._told_at >= TELL_EVERY:
             await self._tell_again()
-        ended = {report.attempt_id for report in reports if isinstance(report, Ended)}
+        ended = {report.attempt_id: report for report in reports if isinstance(report, Ended)}
         for attempt_id in ended:
             self._live.pop(attempt_id, None)
-        self._stopped -= ended
+        self._stopped.difference_update(ended)
         await self._lose_nodes(reports)
         by_job = _by_job(reports)
         outlook = await self._look_ahead()
-        moved = await self._move_jobs(by_job, outlook)
+        slots = Slots(self._free_room())
+        moved = await self._move_jobs(by_job, outlook, slots)
         self._told_to_end.difference_update(moved)
         self._told_to_end |= {job_id for job_id, each in moved.items() if each.told_to_end}
         await self._hand_over(moved, terminating=outlook.terminating)
@@ -176,13 +179,11 @@ class Scheduler:
         self._load.mem_gib = sum(self._live.values())
         unstored = [fact for job_id in by_job.keys() - moved.keys() for fact in by_job[job_id]]
         self._inbox = [*unstored, *self._inbox]
-        ended -= {fact.attempt_id for fact in unstored}
+        for fact in unstored:
+            ended.pop(fact.attempt_id, None)
         if ended:
-            self._launcher.finish(ended)
-        return bool(ended) or any(
-            each.placed or each.unfinished or each.admitted or each.told_to_end
-            for each in moved.values()
-        )
+            self._launcher.finish(ended.values())
+        return _may_go_on(moved, outlook, has_room=slots.free.places > 0, ended=bool(ended))
 
     async def _lose_nodes(self, reports: list[Report]) -> None:
         """Note that all nodes are lost, if that is told.
@@ -243,13 +244,12 @@ class Scheduler:
         self._store.signals.wake([JOBS])  # others may have what was kept for it
 
     async def _move_jobs(
-        self, by_job: Mapping[str, Sequence[Started | Ended]], outlook: Outlook
+        self, by_job: Mapping[str, Sequence[Started | Ended]], outlook: Outlook, slots: Slots
     ) -> Mapping[str, Moved]:
         """One transaction per job; they share the store's group commit. A job that cannot be
         moved now is not in the result, and stops no other.
         """
         moved: dict[str, Moved] = {}
-        slots = Slots(self._free_room())
         reserved = reserve(slots, outlook.waiting, free_nodes=outlook.free_nodes)
         others = [*outlook.due, *reserved]
 
@@ -309,7 +309,9 @@ class Scheduler:
             raise
         slots.give_back(room)
         told_to_end = changes.terminating and not progress.unfinished
-        return Moved(placed, stopping, progress.unfinished, admitted, told_to_end)
+        return Moved(
+            placed, stopping, progress.unfinished, admitted, told_to_end, changes.waits_for_room
+        )
 
     def _free_room(self) -> Room:
         whole_gib = self._engine.mem_gib
@@ -353,6 +355,23 @@ class Scheduler:
         await self._engine.reconcile(running)
         self._estranged = False
         self._told_at = self._clock()
+
+
+def _may_go_on(
+    moved: Mapping[str, Moved], outlook: Outlook, *, has_room: bool, ended: bool
+) -> bool:
+    """Whether the next round may have something to do though nothing new is heard.
+
+    has_room: something is left of what this round could give. Nodes of environments that were
+    freed and not taken again wake the next round by themselves.
+    """
+    if any(each.unfinished or each.admitted or each.told_to_end for each in moved.values()):
+        return True
+    if not has_room or not (ended or any(each.placed for each in moved.values())):
+        return False
+    return any(each.waits for each in moved.values()) or any(
+        task.env_id is None and task.job_id not in moved for task in outlook.waiting
+    )
 
 
 def _by_job(reports: Sequence[Report]) -> Mapping[str, list[Started | Ended]]:

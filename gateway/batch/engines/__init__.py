@@ -79,7 +79,9 @@ class Launch:
     command: a shell command line. environment: the only variables the command sees, besides PATH,
     HOME and LANG, which it may set, too. folder: the attempt's own folder, relative to the engine's
     root; it holds `stdout`, `stderr` and the working folder, in which the command's package may be
-    already. limits: None for none. container: None to run on the machine itself.
+    already. limits: None for none. container: None to run on the machine itself. has_files:
+    whether somebody else has put files into its folder or wants some of it; if not, the folder may
+    go when the command has left nothing and said nothing.
     """
 
     attempt_id: str
@@ -90,6 +92,7 @@ class Launch:
     limits: Limits | None = None
     mounts: tuple[Mount, ...] = ()
     container: Container | None = None
+    has_files: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,8 @@ class Ended:
     """An attempt is over, with everything it started; nothing of it runs any more.
 
     cause: None for exit code 0. exit_code: None if the command never ended by itself. detail: more
-    of the cause, or of what a success lacks. started: whether its command ever ran.
+    of the cause, or of what a success lacks. started: whether its command ever ran. left_nothing:
+    whether of all that was made for it nothing is there any more but its logs.
     """
 
     attempt_id: str
@@ -114,6 +118,7 @@ class Ended:
     cause: Cause | None
     detail: str = ""
     started: bool = True
+    left_nothing: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Final
 from gateway.batch.engines import Cause, Launch
 from gateway.batch.executor import mounts
 from gateway.batch.executor.containers import VERDICT, Containers, Verdict, container_command
-from gateway.batch.executor.folders import STREAMS
+from gateway.batch.executor.folders import LOG_MODE, STREAMS
 from gateway.batch.executor.isolation import PATH, SHELL, Isolation
 from gateway.batch.executor.mounts import MOUNT_REPLACED, CannotLaunch, Placed
 from gateway.batch.executor.work_folders import make_folder, make_tmp
@@ -166,7 +166,7 @@ def open_logs(folder: str, *, user: int | None) -> list[int]:
     try:
         for stream in STREAMS:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-            opened.append(os.open(f"{folder}/{stream}", flags, 0o640))
+            opened.append(os.open(f"{folder}/{stream}", flags, LOG_MODE))
             if user is not None:
                 os.fchown(opened[-1], user, user)
     except OSError:

@@ -16,6 +16,7 @@ SCRATCH: Final = "container"  # what only an attempt's container needs, its vari
 SPARE: Final = "spare"
 NODES: Final = "nodes"
 STREAMS: Final = ("stdout", "stderr")
+LOG_MODE: Final = 0o640
 FOLDER_BYTES_MAX: Final = 1_024
 _PART: Final = r"(?!(?:work|tmp|container|stdout|stderr)(?:/|$))[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}"
 _FOLDER: Final = re.compile(rf"{_PART}(?:/{_PART})*")

@@ -327,7 +327,9 @@ class Runner:
             del self.running[each.attempt_id]
             ended.append(outcome(each, clock=self._clock))
             self._sampler.end(each.ready.launch, failed=ended[-1].cause is not None)
-            self._spawner.end(each.folder, each.ready.command, each.group)
+            ready = each.ready
+            if self._spawner.end(ready.launch, ready.folder, ready.command, ready.group):
+                ended[-1] = replace(ended[-1], left_nothing=True)
         return ended
 
     def _is_removed(self, running: Running) -> bool:

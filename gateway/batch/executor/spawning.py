@@ -93,7 +93,7 @@ class Spawner:
         except OSError:
             for file in files:
                 os.close(file)
-            self.end(folder, command, None)
+            self.end(launch, folder, command, None)
             raise
         return Ready(launch, folder, command, tuple(files), group)
 
@@ -119,7 +119,7 @@ class Spawner:
             )
         except (OSError, ValueError):
             self._groups.leave()
-            self.end(ready.folder, ready.command, ready.group)
+            self.end(ready.launch, ready.folder, ready.command, ready.group)
             raise
         finally:
             for file in ready.files:
@@ -141,18 +141,25 @@ class Spawner:
             setsigdef=RESET_SIGNALS,
         )
 
-    def end(self, folder: str, command: Command, group: Group | None) -> None:
+    def end(self, launch: Launch, folder: str, command: Command, group: Group | None) -> bool:
         """Take back what an attempt of which nothing is left had: its group, its empty folder.
 
-        And what its container had, if that never came to be.
+        And what its container had, if that never came to be. Returns whether nothing of it is left
+        for anybody to remove.
         """
         if group is not None:
             self._groups.discard(group)
-        self._folders.end(f"{folder}/{WORK}", user=command.user, is_shut=command.is_shut)
+        is_gone = self._folders.end(
+            folder,
+            user=command.user,
+            is_shut=command.is_shut,
+            has_files=launch.has_files,
+        )
         if command.has_tmp:
             self._folders.end_tmp(folder)
         if command.remover:
             remove_scratch(folder)
+        return is_gone and not (launch.has_files or command.has_tmp or command.remover)
 
     def remove_work(self, folders: Iterable[str]) -> None:
         """Have the work folders of attempts removed with all that is in them.

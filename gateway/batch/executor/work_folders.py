@@ -6,6 +6,10 @@ another attempt, where attempts could reach each other's folders anyhow; what is
 never handed on, since a process may have given away an opened folder. The others are removed by a
 thread of their own.
 
+So does the whole folder of an attempt that wrote nothing, logs and all, if nobody else has files
+in it: in large jobs most are such, and to make a folder and two files costs a file system more than
+to run a small command.
+
 The folder `tmp` beside a work folder is what a sandboxed command has as its /tmp. It is moved aside
 and removed with all that is in it.
 """
@@ -21,7 +25,7 @@ from pathlib import Path
 from subprocess import SubprocessError
 from typing import Final
 
-from gateway.batch.executor.folders import SCRATCH, SPARE, TMP, WORK
+from gateway.batch.executor.folders import LOG_MODE, SCRATCH, SPARE, STREAMS, TMP, WORK
 from gateway.batch.executor.removal import remove_empty, remove_trees
 
 SPARE_MAX: Final = 256
@@ -35,7 +39,8 @@ class WorkFolders:
     def __init__(self, root: Path) -> None:
         self._aside = f"{root}/{SPARE}"
         self._names: Iterator[int] = count(1)
-        self._spare: dict[int | None, list[str]] = {}
+        self._spare: dict[int | None, list[str]] = {}  # work folders, by their users
+        self._whole: dict[int | None, list[str]] = {}  # attempts' folders with all that is in them
         self._spare_count = 0
         self._to_remove: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._remover: threading.Thread | None = None
@@ -55,34 +60,58 @@ class WorkFolders:
 
         is_shut: whether other attempts cannot reach it. Raises OSError.
         """
-        spare = self._spare.get(user)
-        # If the attempt's folder is there already, its inputs may be, too.
-        if not is_shut and spare and make_passable(folder):
-            self._spare_count -= 1
-            with suppress(OSError):
-                os.rename(spare.pop(), f"{folder}/{WORK}")
-                return f"{folder}/{WORK}"
+        work = f"{folder}/{WORK}"
+        if not is_shut:
+            if (whole := self._whole.get(user)) and self._move_whole(whole[-1], folder):
+                whole.pop()
+                self._spare_count -= 1
+                return work
+            spare = self._spare.get(user)
+            # If the attempt's folder is there already, its inputs may be, too.
+            if spare and make_passable(folder):
+                self._spare_count -= 1
+                with suppress(OSError):
+                    os.rename(spare.pop(), work)
+                    return work
         return make_folder(folder, user=user)
 
-    def end(self, work: str, *, user: int | None, is_shut: bool) -> None:
+    @staticmethod
+    def _move_whole(aside: str, folder: str) -> bool:
+        """Put the folder of an attempt where it is wanted; False if something is there."""
+        try:
+            try:
+                os.rename(aside, folder)
+            except FileNotFoundError:
+                make_passable(os.path.dirname(folder))
+                os.rename(aside, folder)
+        except OSError:
+            return False
+        return True
+
+    def end(self, folder: str, *, user: int | None, is_shut: bool, has_files: bool = True) -> bool:
         """Take the work folder of an attempt that is over, if the attempt left nothing there.
 
-        user, is_shut: as it was made.
+        folder: the attempt's own. user, is_shut: as it was made. has_files: if not, its whole
+        folder may go. Returns whether the work folder is gone.
         """
+        work = f"{folder}/{WORK}"
         try:
             is_empty, is_new = _look_at(work, user=user)
             if not is_empty:
-                return
+                return False
+            serves_again = is_new and not is_shut and self._spare_count < SPARE_MAX
+            is_whole = serves_again and not has_files and _wrote_nothing(folder, user=user)
             aside = f"{self._aside}/{next(self._names)}"
-            os.rename(work, aside)
+            os.rename(folder if is_whole else work, aside)
         except OSError:
-            remove_empty(work)
-            return
-        if is_shut or not is_new or self._spare_count >= SPARE_MAX:
-            self._remove_empty(aside)
-        else:
-            self._spare.setdefault(user, []).append(aside)
+            return remove_empty(work)
+        if serves_again:
+            spare = self._whole if is_whole else self._spare
+            spare.setdefault(user, []).append(aside)
             self._spare_count += 1
+        else:
+            self._remove_empty(aside)
+        return True
 
     def end_tmp(self, folder: str) -> None:
         """Take the folder `tmp` of an attempt that is over, with all that is in it."""
@@ -127,6 +156,28 @@ def _look_at(work: str, *, user: int | None) -> tuple[bool, bool]:
         return True, is_new
     finally:
         os.close(folder)
+
+
+def _wrote_nothing(folder: str, *, user: int | None) -> bool:
+    """Whether an attempt's folder is as it was made, its logs empty. Raises OSError."""
+    if {*os.listdir(folder)} != {WORK, *STREAMS}:
+        return False
+    owner = os.geteuid() if user is None else user
+    for stream in STREAMS:
+        log = f"{folder}/{stream}"
+        found = os.lstat(log)
+        is_new = (
+            stat.S_ISREG(found.st_mode)
+            and stat.S_IMODE(found.st_mode) & ~LOG_MODE == 0
+            and found.st_size == 0
+            and found.st_nlink == 1  # it has no other name, under which it could be written to
+            and found.st_uid == owner
+            and (user is None or found.st_gid == user)
+            and not os.listxattr(log, follow_symlinks=False)
+        )
+        if not is_new:
+            return False
+    return True
 
 
 def put_tmp_aside(root: Path, folder: str) -> None:

@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from gateway.batch.engines import Cause
 from gateway.batch.engines.local import LocalEngine
+from gateway.batch.executor.command import open_logs
 from gateway.batch.executor.folders import SPARE
 from gateway.batch.executor.isolation import NOBODY
 from gateway.batch.executor.work_folders import WorkFolders, make_folder, make_passable
@@ -73,7 +75,7 @@ async def test_every_attempt_finds_its_work_folder_empty_and_its_own(engine: Loc
 def test_a_folder_that_is_as_it_was_made_serves_again(folders: WorkFolders, tmp_path: Path) -> None:
     first = made(folders, tmp_path / "a" / "1")
     number = identity(first)
-    folders.end(str(first), user=None, is_shut=False)
+    folders.end(str(first.parent), user=None, is_shut=False)
     assert not first.exists()
     assert identity(made(folders, tmp_path / "a" / "2")) == number
 
@@ -94,7 +96,7 @@ def test_a_folder_that_was_changed_never_serves_again(
     change(first)
     with os.scandir(first):  # it is open, so that no other gets its number
         number = identity(first)
-        folders.end(str(first), user=None, is_shut=False)
+        folders.end(str(first.parent), user=None, is_shut=False)
         assert not first.exists()
         second = made(folders, tmp_path / "a" / "2")
         assert identity(second) != number
@@ -107,18 +109,90 @@ def test_a_folder_that_is_shut_to_others_is_not_handed_on(
     first = made(folders, tmp_path / "a" / "1", is_shut=True)
     with os.scandir(first):
         number = identity(first)
-        folders.end(str(first), user=None, is_shut=True)
+        folders.end(str(first.parent), user=None, is_shut=True)
         assert not first.exists()
         assert identity(made(folders, tmp_path / "a" / "2")) != number
         assert identity(made(folders, tmp_path / "a" / "3", is_shut=True)) != number
 
 
 def test_what_was_put_into_a_folder_beforehand_stays(folders: WorkFolders, tmp_path: Path) -> None:
-    folders.end(str(made(folders, tmp_path / "a" / "1")), user=None, is_shut=False)
+    folders.end(str(made(folders, tmp_path / "a" / "1").parent), user=None, is_shut=False)
     staged = Path(make_folder(str(tmp_path / "a" / "2"), user=None))
     (staged / "input").touch()
     assert made(folders, tmp_path / "a" / "2") == staged
     assert os.listdir(staged) == ["input"]
+
+
+def with_logs(folders: WorkFolders, folder: Path) -> Path:
+    """A folder made for an attempt that has no other files."""
+    made(folders, folder)
+    for file in open_logs(str(folder), user=None):
+        os.close(file)
+    return folder
+
+
+def end_bare(folders: WorkFolders, folder: Path) -> bool:
+    return folders.end(str(folder), user=None, is_shut=False, has_files=False)
+
+
+def test_a_whole_folder_in_which_nothing_was_written_serves_again(
+    folders: WorkFolders, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "a" / "1", tmp_path / "b" / "0" / "2"
+    numbers = [identity(path) for path in [with_logs(folders, first), *sorted(first.iterdir())]]
+    assert end_bare(folders, first)
+    assert not first.exists()
+    with_logs(folders, second)
+    assert [identity(path) for path in [second, *sorted(second.iterdir())]] == numbers
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: (folder / "stdout").write_bytes(b"said"),
+        lambda folder: (folder / "stderr").write_bytes(b"complained"),
+        lambda folder: (folder / "stdout").chmod(0o666),
+        lambda folder: os.chown(folder / "stdout", NOBODY, NOBODY),
+        lambda folder: os.link(folder / "stdout", folder.parent / "another-name"),
+        lambda folder: os.setxattr(folder / "stderr", "user.mark", b"1"),
+        lambda folder: (folder / "verdict").touch(),
+        lambda folder: (folder / "stdout").unlink(),
+    ],
+    ids=["stdout", "stderr", "mode", "owner", "link", "attribute", "more", "less"],
+)
+def test_a_folder_whose_logs_were_touched_stays(
+    folders: WorkFolders, tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    folder = with_logs(folders, tmp_path / "a" / "1")
+    change(folder)
+    there = {each.name for each in folder.iterdir()}
+    assert end_bare(folders, folder)
+    assert {each.name for each in folder.iterdir()} == there - {"work"}
+
+
+def test_a_folder_that_holds_what_the_command_left_stays(
+    folders: WorkFolders, tmp_path: Path
+) -> None:
+    folder = with_logs(folders, tmp_path / "a" / "1")
+    (folder / "work" / "left").touch()
+    assert not end_bare(folders, folder)
+    assert (folder / "work" / "left").exists()
+
+
+@pytest.mark.anyio
+async def test_who_wrote_nothing_leaves_nothing_unless_somebody_has_files_there(
+    engine: LocalEngine, isolation: str
+) -> None:
+    silent, asked = replace(launch("true"), has_files=False), launch("true")
+    talks = replace(launch("echo said"), has_files=False)
+    attempts = [silent, asked, talks]
+    await engine.start(attempts)
+    ended = await Watch(engine).ended(attempts)
+    there = [engine.log_path(each.folder, "stdout").exists() for each in attempts]
+    is_shared = isolation != "sandbox"  # there a folder is shut, and stays until its job goes
+    assert there == [not is_shared, True, True]
+    assert [each.left_nothing for each in ended] == [is_shared, False, is_shared]
+    assert engine.log_path(talks.folder, "stdout").read_text() == "said\n"
 
 
 @pytest.mark.anyio
@@ -129,7 +203,7 @@ async def test_what_an_executor_moved_aside_is_removed_by_the_next(tmp_path: Pat
     folders.open()
     await until(lambda: not left.exists())
     work = made(folders, tmp_path / "a")
-    folders.end(str(work), user=None, is_shut=False)
+    folders.end(str(work.parent), user=None, is_shut=False)
     assert not work.exists()
 
 

@@ -367,10 +367,9 @@ def _build_cmq(
 ) -> dict[str, Upstream]:
     """Both APIs of topics and queues."""
     cloud_limits = settings.limits == "cloud"
-    tdmq = build_service(
-        store, bus, secrets=secrets, clock=now, new_id=ids.new_id, cloud_limits=cloud_limits
-    )
-    classic = ClassicService(store, bus, clock=now, new_id=ids.new_id, cloud_limits=cloud_limits)
+    common: dict[str, Any] = {"clock": now, "new_id": ids.new_id, "reach": Reach.of(settings)}
+    tdmq = build_service(store, bus, secrets=secrets, cloud_limits=cloud_limits, **common)
+    classic = ClassicService(store, bus, cloud_limits=cloud_limits, **common)
     return {"tdmq": tdmq, "cmq": classic}
 
 

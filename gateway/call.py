@@ -1,10 +1,12 @@
 """The words every room shares: a call, who makes it, what was decided, what is answered.
 
 All are frozen plain values that can be serialised, so that a service in this process, one in
-another process and a test double are reached in the same way.
+another process and a test double are reached in the same way; but for `HAS_LEFT`, which is true of
+a connection and of no value.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -196,7 +198,8 @@ EVERY_ID = Clause("*")
 class Grant:
     """What a service is given besides the call: who it is, and what they may do or see.
 
-    scope: for a list without ids, what it may show; None for every other call.
+    scope: for a list without ids, what it may show, and for what lists the parts of one resource
+    which of them; None for every other call.
     """
 
     principal: Principal
@@ -215,3 +218,15 @@ class Reply:
 
 
 Upstream = Callable[[Call, Grant], Awaitable[Reply]]
+
+
+def _is_here() -> bool:
+    return False
+
+
+HAS_LEFT: ContextVar[Callable[[], bool]] = ContextVar("HAS_LEFT", default=_is_here)
+"""Whether the caller has hung up, as of now; set by the corridor for the call that is served.
+
+Asked by what waits before it takes what only one caller can have: nobody would read the answer.
+A call is never ended for it: what it has begun to write it writes to the end.
+"""

@@ -8,9 +8,10 @@ these, and says all the rest in lines that begin with "degraded:", from the metr
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -32,6 +33,8 @@ LOOK_EVERY_S = 2.0
 PING_S = 5.0
 LATE_S = 60.0
 """A message that waits for longer is worth a line."""
+NAMED_MAX = 3
+"""So many of those whose messages wait are named in that line."""
 DISK_LOW_BYTES = 256 * 1_024 * 1_024
 DISK_PROBE_BYTES = 1_024 * 1_024
 """While there is no room for so much, the disk counts as full: SQLite's log grows by pages."""
@@ -85,11 +88,16 @@ _WITH_BROKER = (
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What waits: how many messages for the broker, since when the oldest does, and pushes."""
+    """What waits: how many messages for the broker, since when the oldest does, and pushes.
+
+    late_topics, late_subscriptions: whose messages wait for too long, the oldest first.
+    """
 
     unsent: int
     unsent_since: datetime | None
     pushes: Load
+    late_topics: Sequence[str] = ()
+    late_subscriptions: Sequence[str] = ()
 
 
 class Health:
@@ -109,6 +117,7 @@ class Health:
         self._concerns = (*_ALWAYS, *_WITH_BROKER) if with_broker else _ALWAYS
         self._refusing = "starting"
         self._full = ""
+        self._late: Mapping[Gauge, Sequence[str]] = {}
 
     def ready(self) -> None:
         """Say from now on that calls are taken."""
@@ -133,7 +142,7 @@ class Health:
     async def readiness(self) -> Readiness:
         """Why calls cannot be taken now, and what else is not well."""
         problems = [self._refusing] if self._refusing else []
-        degraded = list_concerns(self._concerns)
+        degraded = list_concerns(self._concerns, late=self._late)
         if self._full and self._embedded:
             problems.append(self._full)
         elif self._full:
@@ -155,7 +164,12 @@ class Health:
         self._full = full
 
     async def _look_at_backlog(self) -> None:
-        found = await self._store.read_list(_read_backlog)
+        late_since = self._clock() - timedelta(seconds=LATE_S)
+        found = await self._store.read_list(partial(_read_backlog, late_since=late_since))
+        self._late = {
+            telemetry.OLDEST_MESSAGE_SECONDS: found.late_topics,
+            telemetry.OLDEST_PUSH_SECONDS: found.late_subscriptions,
+        }
         telemetry.MESSAGES_WAITING.set(found.unsent)
         telemetry.OLDEST_MESSAGE_SECONDS.set(self._age_s(found.unsent_since))
         telemetry.PUSHES_WAITING.set(found.pushes.waiting)
@@ -184,14 +198,27 @@ def measure_disk(folder: Path) -> tuple[str, int]:
     return "", free
 
 
-def list_concerns(concerns: Sequence[Concern]) -> list[str]:
-    """What is worse than it should be, in words."""
-    values = ((concern, _value_of(concern.gauge)) for concern in concerns)
-    return [concern.words.format(value) for concern, value in values if concern.holds(value)]
+def list_concerns(concerns: Sequence[Concern], *, late: Mapping[Gauge, Sequence[str]]) -> list[str]:
+    """What is worse than it should be, in words. late: by a metric, what is to be named with it."""
+    said = []
+    for concern in concerns:
+        value = _value_of(concern.gauge)
+        if concern.holds(value):
+            names = ", ".join(late.get(concern.gauge, ()))
+            said.append(concern.words.format(value) + (f": {names}" if names else ""))
+    return said
 
 
-def _read_backlog(tx: Tx) -> Backlog:
-    return Backlog(outbox.count_unsent(tx), outbox.oldest_unsent(tx), backlog.measure(tx))
+def _read_backlog(tx: Tx, *, late_since: datetime) -> Backlog:
+    """What waits. late_since: whose messages wait since before then is looked up besides."""
+    unsent_since, pushes = outbox.oldest_unsent(tx), backlog.measure(tx)
+    topics: Sequence[str] = ()
+    subscriptions: Sequence[str] = ()
+    if unsent_since is not None and unsent_since < late_since:
+        topics = outbox.list_longest_unsent(tx, limit=NAMED_MAX)
+    if pushes.since is not None and pushes.since < late_since:
+        subscriptions = backlog.list_longest_waiting(tx, limit=NAMED_MAX)
+    return Backlog(outbox.count_unsent(tx), unsent_since, pushes, topics, subscriptions)
 
 
 def _value_of(gauge: Gauge) -> float:

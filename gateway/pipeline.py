@@ -112,7 +112,7 @@ class Pipeline:
             )
             raise
         call, action = asked.call, asked.action
-        decision, scope, explain = self._decide(query, lists=asked.lists)
+        decision, scope, explain = self._decide(query, lists=asked.lists, parts=action.parts)
         await audit.record(
             self._decisions,
             call,
@@ -181,15 +181,24 @@ class Pipeline:
         return replace(query, attributes=await attributes((*query.resources, *query.deny_only)))
 
     def _decide(
-        self, query: Query, *, lists: str | None
+        self, query: Query, *, lists: str | None, parts: str
     ) -> tuple[Decision, Scope | None, audit.Explain]:
-        """The decision, what a list may show, and how to have it explained later as of now."""
+        """The decision, what a list may show, and how to have it explained later as of now.
+
+        parts: see `Action`.
+        """
         policies = self.policies
         if lists is None:
-            return policies.decide(query), None, policies.explain_as_now
+            scope = self._but_denied(query, parts) if parts else None
+            return policies.decide(query), scope, policies.explain_as_now
         listing = {"resource_type": lists, "region": query.resources[0].region}
         decision, scope = policies.decide_list(query, **listing)
         return decision, scope, policies.explain_list_as_now(**listing)
+
+    def _but_denied(self, query: Query, parts: str) -> Scope:
+        """All parts of this type but those that the query's action is explicitly denied on."""
+        region = query.resources[0].region
+        return Scope(deny=self.policies.scope(query, resource_type=parts, region=region).deny)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,8 @@ from gateway.forms import Pairs, read_pairs
 
 CONTENT_TYPE = "application/json"
 MAX_BODY = 10 * 1024 * 1024
-CLASSIC_MAX_BODY = 1024 * 1024
+CLASSIC_MAX_BODY = 3 * 1024 * 1024 + 64 * 1024
+"""Messages of 1 MiB together, each byte of them `%` and two digits, and everything else."""
 NESTING_MAX = 64
 CLASSIC_SERVICE = "cmq"
 CLASSIC_VERSION = "classic"
@@ -281,7 +282,8 @@ def _read_classic_pairs(request: HttpRequest) -> Pairs:
     if request.method not in {"GET", "POST"}:
         raise ClassicError("only GET and POST are supported", number=4000, module=10410)
     if len(request.body) > CLASSIC_MAX_BODY:
-        raise ClassicError("the request is larger than 1 MB", number=4000, module=10420)
+        text = f"the request is larger than {CLASSIC_MAX_BODY} bytes"
+        raise ClassicError(text, number=4000, module=10420)
     unread = request.body if request.method == "GET" else request.query
     if unread:
         raise ClassicError("cannot parse the request", number=4000, module=10420)

@@ -18,7 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway import protocol
-from gateway.call import HttpRequest
+from gateway.call import HAS_LEFT, HttpRequest
 from gateway.clock import Clock
 from gateway.errors import ApiError, InternalError, InvalidRequest, RequestSizeLimitExceeded
 from gateway.pipeline import Pipeline
@@ -41,6 +41,8 @@ STREAM_STATUSES: Mapping[str, int] = {
 """By the family of an error; 400 for the others."""
 ABORT = "gateway.abort"
 """The ASGI extension by which `HttpProtocol` lets an application drop its connection."""
+LEFT = "gateway.left"
+"""The one by which it tells whether its connection is closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +69,16 @@ class Endpoint:
         self._clock = clock
         self._new_request_id = new_request_id
         self._classic = classic
+        self._body_max = protocol.CLASSIC_MAX_BODY if classic else protocol.MAX_BODY
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; the status is always 200."""
         began = perf_counter()
         request_id = self._new_request_id()
+        if LEFT in scope.get("extensions", ()):
+            HAS_LEFT.set(scope["extensions"][LEFT]["connection"])
         try:
-            request = await read_request(scope, receive, clock=self._clock)
+            request = await read_request(scope, receive, clock=self._clock, body_max=self._body_max)
             reply = await self._pipeline(request, request_id=request_id, classic=self._classic)
             body, code = self._success(reply, request_id), "ok"
         except ApiError as error:
@@ -165,7 +170,9 @@ class StreamEndpoint:
             tasks.cancel_scope.cancel()
 
 
-async def read_request(scope: Scope, receive: Receive, *, clock: Clock) -> HttpRequest:
+async def read_request(
+    scope: Scope, receive: Receive, *, clock: Clock, body_max: int = protocol.MAX_BODY
+) -> HttpRequest:
     """Read a request whole. Raises the ApiError of one that is malformed or too large."""
     headers = read_headers(scope["headers"])
     client = scope.get("client")
@@ -174,7 +181,7 @@ async def read_request(scope: Scope, receive: Receive, *, clock: Clock) -> HttpR
         path=scope["path"],
         query=scope["query_string"].decode("latin-1"),
         headers=headers,
-        body=await read_body(headers, receive),
+        body=await read_body(headers, receive, most=body_max),
         source_ip=client[0] if client else "",
         received_at=clock(),
     )
@@ -208,10 +215,12 @@ def read_headers(raw: list[tuple[bytes, bytes]]) -> dict[str, str]:
     return headers
 
 
-async def read_body(headers: dict[str, str], receive: Receive) -> bytes:
-    """Read the whole body. Raises RequestSizeLimitExceeded before more than the limit is kept."""
-    if int(headers.get("content-length") or 0) > protocol.MAX_BODY:
-        raise _too_large()
+async def read_body(
+    headers: dict[str, str], receive: Receive, *, most: int = protocol.MAX_BODY
+) -> bytes:
+    """Read the whole body. Raises RequestSizeLimitExceeded before more than `most` is kept."""
+    if int(headers.get("content-length") or 0) > most:
+        raise _too_large(most)
     chunks: list[bytes] = []
     size = 0
     try:
@@ -222,8 +231,8 @@ async def read_body(headers: dict[str, str], receive: Receive) -> bytes:
                     raise InvalidRequest("The connection was closed before the end of the body.")
                 chunk = message.get("body", b"")
                 size += len(chunk)
-                if size > protocol.MAX_BODY:
-                    raise _too_large()
+                if size > most:
+                    raise _too_large(most)
                 chunks.append(chunk)
                 if not message.get("more_body"):
                     return b"".join(chunks) if len(chunks) > 1 else chunk
@@ -231,8 +240,8 @@ async def read_body(headers: dict[str, str], receive: Receive) -> bytes:
         raise InvalidRequest(f"The body did not arrive within {BODY_S:.0f} s.") from None
 
 
-def _too_large() -> RequestSizeLimitExceeded:
-    return RequestSizeLimitExceeded(f"The body is larger than {protocol.MAX_BODY} bytes.")
+def _too_large(most: int) -> RequestSizeLimitExceeded:
+    return RequestSizeLimitExceeded(f"The body is larger than {most} bytes.")
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -261,7 +270,10 @@ class HttpProtocol(HttpToolsProtocol):
         """A request begins."""
         super().on_message_begin()
         self._in_head = True
-        self.scope["extensions"] = {ABORT: {"connection": self.transport.abort}}
+        self.scope["extensions"] = {
+            ABORT: {"connection": self.transport.abort},
+            LEFT: {"connection": self.transport.is_closing},
+        }
 
     def on_headers_complete(self) -> None:
         """The head has come; the body has a bound of its own, in `read_body`."""

@@ -1,6 +1,6 @@
 """Form-encoded text: read as its senders mean it, or not at all."""
 
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
 import pytest
 from hypothesis import given
@@ -17,6 +17,20 @@ def test_what_was_encoded_comes_back(form: dict[str, str], as_bytes: bool) -> No
     assert dict(read_pairs(text.encode() if as_bytes else text)) == form
 
 
+@given(
+    parts=st.lists(
+        st.sampled_from(
+            ["%41", "%3d", "%3D", "%26", "%C3%A9", "%0A", "=", "+", "\n", "3D", "&", "_"]
+        )
+    )
+)
+def test_any_good_form_is_read_as_the_standard_library_reads_it(parts: list[str]) -> None:
+    text = "".join(parts)
+    expected = parse_qsl(text, keep_blank_values=True)
+    if len(dict(expected)) == len(expected):
+        assert read_pairs(text) == tuple(expected)
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -26,6 +40,10 @@ def test_what_was_encoded_comes_back(form: dict[str, str], as_bytes: bool) -> No
         b"a=\xc3\xa9",
         "a=1&a=2",
         "a=1&%61=1",
+        "a=%",
+        "a=%4",
+        "a=%4g",
+        "%=a",
         "a=%00",
         "%00=a",
         "a&" * FIELDS_MAX + "a",

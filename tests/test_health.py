@@ -1,5 +1,6 @@
 """What /readyz says: why no calls are taken, and what else is not well."""
 
+import re
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -11,12 +12,15 @@ from sqlalchemy import update
 
 from gateway import health, telemetry
 from gateway.clock import now
+from gateway.cmq.push import backlog
 from gateway.cmq.tables import delivery
+from gateway.events import outbox
 from gateway.events.tables import message
 from gateway.health import Health, measure_disk
 from gateway.store import Store, Tx, open_store
 from tests.support.batch import eventually
 from tests.support.cmq import Cmq
+from tests.support.events import OWNER, REGION
 from tests.support.fake_bus import FakeBus
 
 pytestmark = pytest.mark.anyio
@@ -146,7 +150,7 @@ async def test_the_metrics_say_how_long_the_oldest_messages_have_waited(
     cmq.now = now() - timedelta(seconds=100)
     await cmq.call("PublishCmqMsg", TopicName="job-message", MsgContent="newer")
     await cmq.expand()
-    watched = a_health(store, tmp_path)
+    watched = a_health(store, tmp_path, with_broker=True)
 
     async def until(gauge: Gauge, least: int, most: int) -> None:
         async def arrived() -> bool:
@@ -157,13 +161,40 @@ async def test_the_metrics_say_how_long_the_oldest_messages_have_waited(
     async with anyio.create_task_group() as tasks:
         await tasks.start(watched.run)
         await until(telemetry.OLDEST_MESSAGE_SECONDS, 500, 600)
+        assert await lines_of(watched) == [f"to be sent for N s: {OWNER}/{REGION}/job-message"]
         await store.write(lambda tx: tx.execute(update(delivery).values(state="waiting")))
         await until(telemetry.OLDEST_PUSH_SECONDS, 500, 600)
+        line = f"to be pushed for N s: {OWNER}/{REGION}/job-message/s1"
+        assert line in await lines_of(watched)
         await store.write(_send_the_first)
         await until(telemetry.OLDEST_MESSAGE_SECONDS, 100, 200)
         await store.write(lambda tx: tx.execute(update(message).values(sent_at=now())))
         await until(telemetry.OLDEST_MESSAGE_SECONDS, 0, 0)
         tasks.cancel_scope.cancel()
+
+
+async def lines_of(watched: Health) -> list[str]:
+    """What is said of messages that wait, without numbers."""
+    found = await watched.readiness()
+    lines = [re.sub(r"\d+ s\b", "N s", line) for line in found.degraded]
+    return [line.partition("a message waits ")[2] for line in lines]
+
+
+async def test_those_who_wait_the_longest_are_named_and_no_more_than_three(store: Store) -> None:
+    cmq = Cmq(store, FakeBus())
+    for number in (5, 3, 4, 1, 2):
+        await cmq.call("CreateCmqTopic", TopicName=f"t{number}")
+        name = {"TopicName": f"t{number}", "SubscriptionName": "s"}
+        to = {"Protocol": "http", "Endpoint": "http://example.com/"}
+        await cmq.call("CreateCmqSubscribe", **name, **to)
+    for number in (2, 3, 1, 4, 5, 2, 2):
+        await cmq.call("PublishCmqMsg", TopicName=f"t{number}", MsgContent="m")
+        await cmq.expand()
+    place = f"{OWNER}/{REGION}"
+    topics = await store.read_list(lambda tx: outbox.list_longest_unsent(tx, limit=3))
+    assert topics == [f"{place}/t2", f"{place}/t3", f"{place}/t1"]
+    waiting = await store.read_list(lambda tx: backlog.list_longest_waiting(tx, limit=3))
+    assert waiting == [f"{place}/t2/s", f"{place}/t3/s", f"{place}/t1/s"]
 
 
 def _send_the_first(tx: Tx) -> None:

@@ -297,7 +297,7 @@ def test_a_classic_call_keeps_its_names_and_texts(method: str) -> None:
         ({"body": b"Action=a&Action=b"}, (4000, 10420)),
         ({"body": b"Action=%ff"}, (4000, 10420)),
         ({"body": b"Action=SendMessage", "query": "queueName=q"}, (4000, 10420)),
-        ({"body": b"Action=SendMessage&msgBody=" + b"x" * 1_048_576}, (4000, 10420)),
+        ({"body": b"Action=SendMessage&msgBody=" + b"x" * 3_300_000}, (4000, 10420)),
         ({"body": b"Action=Send%20Message"}, (4000, 10280)),
         ({"body": b"Action=SendMessage&Region=*"}, (4000, 10000)),
     ],

@@ -17,6 +17,7 @@ from gateway.cam.decisions.log import DecisionLog
 from gateway.catalog import ACTIONS, CLASSIC, STREAMED, UNBUILT, Action
 from gateway.clock import now
 from gateway.cmq.classic import ClassicService
+from gateway.cmq.push.addresses import Reach
 from gateway.cmq.tdmq.api import build_service
 from gateway.ids import new_id
 from gateway.policy.snapshot import Snapshot, build_snapshot
@@ -200,9 +201,9 @@ async def test_every_action_has_a_handler_or_is_listed_as_unbuilt_and_never_both
             ).actions,
             "sts": sts.build_service(store, sealer=SEALER, snapshot=nothing, clock=now).actions,
             "tdmq": build_service(
-                store, None, secrets=new_secrets(), clock=now, new_id=new_id
+                store, None, secrets=new_secrets(), reach=Reach(), clock=now, new_id=new_id
             ).actions,
-            "cmq": ClassicService(store, None, clock=now, new_id=new_id).actions,
+            "cmq": ClassicService(store, None, reach=Reach(), clock=now, new_id=new_id).actions,
         }
     served = {(service, name) for service, names in actions.items() for name in names}
     assert served & (UNBUILT | STREAMED) == set()

@@ -358,6 +358,17 @@ def test_a_body_that_is_cut_off_changes_nothing(gateway: Gateway) -> None:
     assert after.members["TotalCount"] == before.members["TotalCount"]
 
 
+def form(body: bytes) -> Callable[[Gateway], Request]:
+    """A classic request with this body, whoever may have signed it."""
+
+    def make(gateway: Gateway) -> Request:
+        request = classic(gateway, gateway.root, "SendMessage", {})
+        sized = request.with_header("Content-Length", str(len(body)))
+        return Request(sized.method, sized.target, sized.headers, body)
+
+    return make
+
+
 CLASSIC_REFUSED: dict[str, tuple[Callable[[Gateway], Request], int]] = {
     "no signature": (lambda g: classic(g, None, "SendMessage", {}), 4100),
     "another's secret": (
@@ -371,6 +382,11 @@ CLASSIC_REFUSED: dict[str, tuple[Callable[[Gateway], Request], int]] = {
         lambda g: classic(g, g.root, "SendMessage", {"queueName": "none", "msgBody": "x"}),
         4440,
     ),
+    "a body that is no UTF-8": (form(b"Action=SendMessage&msgBody=%ff"), 4000),
+    "a body that is no ASCII": (form("Action=SendMessage&msgBody=ü".encode()), 4000),
+    "a broken escape": (form(b"Action=SendMessage&msgBody=100%"), 4000),
+    "a name given twice": (form(b"Action=SendMessage&Action=SendMessage"), 4000),
+    "a body beyond the limit": (form(b"a" * (3 * 1_048_576 + 65_537)), 4000),
     "a hostile region": (lambda g: classic(g, g.root, "SendMessage", {"Region": "*"}), 4000),
     "a signed call elsewhere": (
         lambda g: classic(g, g.root, "SendMessage", {}, target="/v2/index.php?Action=x"),
@@ -405,6 +421,22 @@ def test_a_bad_classic_request_gets_its_number_in_an_envelope(gateway: Gateway, 
     assert answer.headers["content-type"] == "application/json"
     assert answer.classic["code"] == number
     assert set(answer.classic) == {"code", "message", "requestId"}
+
+
+def test_messages_of_a_megabyte_are_sent_however_long_they_are_on_their_way(
+    gateway: Gateway,
+) -> None:
+    batch = {f"msgBody.{number}": "é" * 32_768 for number in range(1, 17)}
+    for action, bodies in (
+        ("SendMessage", {"msgBody": "é" * 524_288}),
+        ("BatchSendMessage", batch),
+    ):
+        queue = {"queueName": f"large-{action}"}
+        send(gateway, classic(gateway, gateway.root, "CreateQueue", queue))
+        answer = send(gateway, classic(gateway, gateway.root, action, {**queue, **bodies}))
+        assert answer.classic["code"] == 0
+        received = send(gateway, classic(gateway, gateway.root, "ReceiveMessage", queue)).classic
+        assert received["msgBody"] in bodies.values()
 
 
 def test_a_classic_signature_does_not_open_the_other_path(gateway: Gateway) -> None:

@@ -9,7 +9,7 @@ from hashlib import sha256
 
 from gateway.authn import Identity, Keys, Signature, hmac_v1, tc3
 from gateway.call import HttpRequest, Key, Principal
-from gateway.errors import AuthFailure
+from gateway.errors import AuthFailure, InvalidRequest
 from gateway.forms import Pairs, read_pairs
 
 CLASSIC_PATH = "/v2/index.php"
@@ -80,7 +80,10 @@ class ClassicAuthenticator:
         self._keys = keys
 
     async def __call__(self, request: HttpRequest) -> Identity | None:
-        """Tell who signed the request; None if it is for another path."""
+        """Tell who signed the request; None if it is for another path.
+
+        Raises InvalidRequest for a form that cannot be read, besides AuthFailure.
+        """
         if request.path != CLASSIC_PATH:
             return None
         pairs = _read_form(request)
@@ -102,12 +105,15 @@ class ClassicAuthenticator:
 
 
 def _read_form(request: HttpRequest) -> Pairs:
+    """The parameters, signature and all. Raises InvalidRequest.
+
+    Why no AuthFailure: nobody's identity is in doubt yet, and who sends a broken form would look
+    for the fault in their keys.
+    """
     try:
         return read_pairs(request.query if request.method == "GET" else request.body)
     except ValueError as error:
-        raise AuthFailure(
-            f"The request's parameters cannot be read: {error}.", detail="InvalidAuthorization"
-        ) from None
+        raise InvalidRequest(f"The request's parameters cannot be read: {error}.") from None
 
 
 def _believe(key: Key | None, *, matches: bool, token: str, now: datetime) -> Key:

@@ -24,6 +24,8 @@ class Action:
     None. For the classic CMQ API it is the one of old policies, "cmqqueue:SendMessage"; for calls
     that name topics to be told on, "tdmq:PublishCmqMsg", for that is what they will do.
     is_list: without ids it shows what the caller may see, instead of being allowed or denied.
+    parts: the type of the parts of its resource that it lists, such as "subscription", or "". It is
+    decided on the whole, and leaves out the parts that are explicitly denied.
     errors: the public codes documented for it, the common ones left out.
     """
 
@@ -37,6 +39,7 @@ class Action:
     source: str
     policy_action: str
     deny_only_action: str | None = None
+    parts: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,7 @@ def _topic(
     access: Access = Access.WRITE,
     resource: str = _TOPIC,
     deny_only: tuple[str, ...] = (),
+    parts: str = "",
 ) -> Action:
     """A classic action on a topic. policy_name: the action in policies, without `tdmq:`."""
     denied = (_OLD_TOPIC,) if resource == _TOPIC else (_TOPIC, _OLD_TOPIC)
@@ -58,6 +59,7 @@ def _topic(
         _classic.write(name, resource, deny_only=(*deny_only, *denied)),
         access=access,
         is_list=resource == _EVERY_TOPIC,
+        parts=parts,
         policy_action=f"tdmq:{policy_name}",
         deny_only_action=f"cmqtopic:{name}",
     )
@@ -90,7 +92,12 @@ ACTIONS = (
     _topic("Subscribe", "CreateCmqSubscribe", deny_only=(_SUBSCRIPTION, _FILLED, _OLD_FILLED)),
     _topic("Unsubscribe", "DeleteCmqSubscribe", resource=_SUBSCRIPTION),
     _topic("ClearSubscriptionFilterTags", "ClearCmqSubscriptionFilterTags", resource=_SUBSCRIPTION),
-    _topic("ListSubscriptionByTopic", "DescribeCmqSubscriptionDetail", access=_READ),
+    _topic(
+        "ListSubscriptionByTopic",
+        "DescribeCmqSubscriptionDetail",
+        access=_READ,
+        parts="subscription",
+    ),
     _topic(
         "GetSubscriptionAttributes",
         "DescribeCmqSubscriptionDetail",

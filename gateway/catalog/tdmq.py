@@ -5,7 +5,8 @@ works; besides, an explicit deny on the subscription, or on the queue that a sub
 Protocol `queue` fills, holds. Creating a topic or a queue needs resource `*`, as on that page,
 and an explicit deny on the name it would get holds; so does one on the queue that shall take a
 queue's dead letters, which its senders then fill. The lists of topics and queues show what their
-caller may see; subscriptions are a property of the topic, or the queue, they are asked for.
+caller may see; subscriptions are a property of the topic, or the queue, they are asked for, and
+shown to whoever may describe that, but for those that are explicitly denied by their own names.
 What is done to a subscription is decided on the subscription, and an explicit deny on its topic
 holds: a subscription carries no tags, so that a deny by a tag can only be written on the topic,
 and whoever is kept from a topic is not meant to read, sign or stop what it tells.
@@ -14,6 +15,8 @@ RevealCmqSubscriptionSecret and RotateCmqSubscriptionSecret are our own: what an
 verifies its pushes with. The first only looks, and is a write all the same: whoever may read is
 not meant to be able to sign, and each time it is shown must be on record before it is.
 """
+
+from dataclasses import replace
 
 from gateway.catalog.actions import Table, codes
 
@@ -75,7 +78,10 @@ ACTIONS = (
     _tdmq.write("DeleteCmqTopic", _TOPIC),
     _tdmq.read("DescribeCmqQueueDetail", _QUEUE),
     _tdmq.read("DescribeCmqQueues", "queue/${QueueNameList[]}", is_list=True),
-    _tdmq.read("DescribeCmqSubscriptionDetail", "topic/${TopicName} | queue/${QueueName}"),
+    replace(
+        _tdmq.read("DescribeCmqSubscriptionDetail", "topic/${TopicName} | queue/${QueueName}"),
+        parts="subscription",
+    ),
     _tdmq.read("DescribeCmqTopicDetail", _TOPIC),
     _tdmq.read("DescribeCmqTopics", "topic/${TopicNameList[]}", is_list=True),
     _tdmq.write("ModifyCmqQueueAttribute", _QUEUE, deny_only=(_DEAD_LETTERS,)),

@@ -11,6 +11,7 @@ from ipaddress import IPv4Address, IPv6Address
 from urllib.parse import urlsplit
 
 from gateway.cmq.naming import check_name
+from gateway.cmq.push.addresses import Reach
 from gateway.cmq.push.webhooks import ContentFormat
 from gateway.errors import InvalidParameterValue
 
@@ -44,10 +45,12 @@ def read_protocol(text: str) -> Protocol:
         ) from None
 
 
-def check_endpoint(protocol: Protocol, endpoint: str) -> str:
+def check_endpoint(protocol: Protocol, endpoint: str, *, reach: Reach) -> str:
     """A place that a protocol can reach. Raises InvalidParameterValue."""
     for check in CHECKS[protocol]:
         check(endpoint)
+    if protocol is Protocol.HTTP:
+        check_reach(endpoint, reach=reach)
     return endpoint
 
 
@@ -84,6 +87,15 @@ def check_url(url: str) -> None:
     if not has_place or "@" in parts.netloc:
         raise InvalidParameterValue(
             "The URL in `Endpoint` must name a host, with a port or without, and no user."
+        )
+
+
+def check_reach(url: str, *, reach: Reach) -> None:
+    """Refuse a good URL with an address that is not pushed to. Raises InvalidParameterValue."""
+    host = urlsplit(url).hostname or ""
+    if not reach.may_allow(host):
+        raise InvalidParameterValue(
+            f"`Endpoint` names the address {host}, which is not public and not allowed here."
         )
 
 

@@ -7,11 +7,13 @@ from typing import Any
 from sqlalchemy import Row, func, select
 
 from gateway.attributes import Kind, ListJudge
-from gateway.call import Scope
+from gateway.call import AttributeTest, Clause, Scope
 from gateway.cmq import limits, tags
 from gateway.cmq.naming import NAME_MAX
 from gateway.cmq.tags import TagFilter
 from gateway.errors import InvalidParameterValue
+from gateway.policy.condition import read_test
+from gateway.policy.pattern import fits
 from gateway.store import Tx, escape_like, visible
 
 NAMES_MAX = 1_000  # our limit
@@ -49,6 +51,26 @@ def check_names(names: Sequence[str], *, parameter: str) -> Sequence[str]:
     """The names that alone are listed. Raises InvalidParameterValue for too many."""
     limits.check_count(names, parameter=parameter, most=NAMES_MAX)
     return names
+
+
+def shows(scope: Scope | None, name: str) -> bool:
+    """Whether a list may show what has this name, and neither tags nor a known maker.
+
+    name: as policies have it behind the type, such as "topic/subscription".
+    """
+    return scope is None or not any(_hides(clause, name) for clause in scope.deny)
+
+
+def _hides(clause: Clause, name: str) -> bool:
+    return fits(clause.pattern, name) and all(map(_holds_of_nothing, clause.tests))
+
+
+def _holds_of_nothing(test: AttributeTest) -> bool:
+    """Whether a test holds where the key it asks for is absent; it does if it cannot be judged."""
+    try:
+        return read_test(test).holds({}, {})
+    except ValueError:
+        return True
 
 
 def find_listed(

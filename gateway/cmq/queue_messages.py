@@ -247,6 +247,25 @@ def rewind(tx: Tx, queue: Queue, *, start_at: datetime, now: datetime) -> int:
     return count
 
 
+def list_ending_sooner(tx: Tx, queue: Queue, *, after: int, now: datetime) -> list[int]:
+    """The positions, behind one, of what would be kept for longer by the queue as it is now.
+
+    Up to `PAGE` of them, the oldest first.
+    """
+    parameters = {**_retention(queue, now=now), "queue_id": queue.id, "after": after, "limit": PAGE}
+    return list(tx.execute(queue_statements.ENDING_SOONER, parameters).scalars())
+
+
+def extend(tx: Tx, queue: Queue, *, positions: Sequence[int], now: datetime) -> None:
+    """Keep messages for the queue's retention from their arrival, if that is longer."""
+    parameters = {**_retention(queue, now=now), "queue_id_": queue.id, "positions": list(positions)}
+    tx.execute(queue_statements.EXTEND, parameters)
+
+
+def _retention(queue: Queue, *, now: datetime) -> dict[str, Any]:
+    return {"retention_us": queue.retention_s * 1_000_000, "now": now}
+
+
 def clear(tx: Tx, queue: Queue, *, now: datetime) -> int:
     """Drop what has arrived until `now`, deleted messages too; up to `PAGE` of each kind.
 

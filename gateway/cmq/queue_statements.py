@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 
 from sqlalchemy import (
+    BigInteger,
     and_,
     bindparam,
     delete,
@@ -201,6 +202,27 @@ REWIND = (
         first_dequeued_at=None,
         dequeue_count=0,
     )
+)
+_LONGER = type_coerce(queue_message.c.enqueued_at, BigInteger) + bindparam(
+    "retention_us", type_=BigInteger
+)
+_ENDS_SOONER = type_coerce(queue_message.c.expires_at, BigInteger) < _LONGER
+ENDING_SOONER = (
+    select(_position)
+    .where(_IS_OF_QUEUE, _IS_THERE, _IS_ALIVE, _ENDS_SOONER, _position > bindparam("after"))
+    .order_by(_position)
+    .limit(bindparam("limit"))
+)
+EXTEND = (
+    update(queue_message)
+    .where(
+        _position.in_(bindparam("positions", expanding=True)),
+        queue_message.c.queue_id == bindparam("queue_id_"),
+        _IS_THERE,
+        _IS_ALIVE,
+        _ENDS_SOONER,
+    )
+    .values(expires_at=type_coerce(_LONGER, Moment))
 )
 CLEAR, CLEAR_KEPT, DROP, DROP_KEPT = (
     delete(queue_message).where(

@@ -19,6 +19,22 @@ async def rewind(store: Store, queue: Queue, *, start_at: datetime, now: datetim
         pass
 
 
+async def extend(store: Store, queue: Queue, *, now: datetime) -> None:
+    """Have what a queue holds kept for as long as what comes, if that is longer.
+
+    Why a longer retention holds for what is there, and a shorter one does not: who gives a reader
+    more time means the messages that wait for it; whoever gives less would lose by a slip what was
+    taken with the promise to keep it, and can clear the queue. If this ends before the last page,
+    the rest ends as it was promised, and the same change does it again.
+    """
+    after = 0
+    while positions := await store.read_list(
+        partial(queue_messages.list_ending_sooner, queue=queue, after=after, now=now)
+    ):
+        await store.write(partial(queue_messages.extend, queue=queue, positions=positions, now=now))
+        after = positions[-1]
+
+
 async def clear(store: Store, queue: Queue, *, now: datetime) -> None:
     """Drop what has arrived until `now`, what is kept for a rewind too."""
     page = partial(queue_messages.clear, queue=queue, now=now)

@@ -21,14 +21,20 @@ def event_line(found: Mapping[str, Any]) -> str:
 
 
 def event_text(found: Mapping[str, Any]) -> str:
-    """All of one event, with its messages, their deliveries and dead letters."""
+    """All of one event, with its messages, their deliveries and dead letters.
+
+    found: has no members of an event if only messages are known.
+    """
     return "\n".join(printable(line) for line in _event_lines(found))
 
 
 def _event_lines(found: Mapping[str, Any]) -> Iterator[str]:
-    yield f"{found['EventName']}  {found['EventId']}  at {found['EventTime']}"
-    yield f"  of        {found['Subject']} in {found['Region']}, account {found['Owner']}"
-    yield f"  says      {json.dumps(found['Batch'], ensure_ascii=False)}"
+    if "EventId" in found:
+        yield f"{found['EventName']}  {found['EventId']}  at {found['EventTime']}"
+        yield f"  of        {found['Subject']} in {found['Region']}, account {found['Owner']}"
+        yield f"  says      {json.dumps(found['Batch'], ensure_ascii=False)}"
+    else:
+        yield "published by a user, or of an event that is no longer kept"
     if not found["Messages"]:
         yield "  message   none: nobody asked for it, or they are no longer kept"
     for message in found["Messages"]:

@@ -1,7 +1,7 @@
 """What the `events` verbs do, beside a running server and on the same settings."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from gateway.cmq.push.dead_letters import DeadLetter, Graveyard
 from gateway.commands.dead_letter_work import dead_letter_members
 from gateway.config import Settings
 from gateway.errors import ResourceNotFound
-from gateway.events import ledger
+from gateway.events import ledger, message_lookup
 from gateway.events.bus import TopicAddress
 from gateway.events.ledger import Entry, Sending, Wanted
 from gateway.events.replay import Chosen, Replayed, Target, replay
@@ -59,24 +59,41 @@ async def _show_new(
         entries, at = page.entries, page.reached
 
 
-def describe_event(settings: Settings, event_id: str) -> dict[str, Any] | None:
-    """An event with its messages, their deliveries and dead letters; None if there is none."""
+def describe_event(settings: Settings, identifier: str) -> dict[str, Any] | None:
+    """An event with its messages, their deliveries and dead letters; None if there is none.
+
+    identifier: of the event, or of one of its messages: then the event is shown with that one
+    alone. What a user published, or what outlived its event, has no members of an event.
+    """
 
     def read(tx: Tx) -> dict[str, Any] | None:
-        entry = ledger.find(tx, event_id)
-        return None if entry is None else _describe(tx, entry)
+        entry = ledger.find(tx, identifier)
+        if entry is not None:
+            sendings = ledger.list_sendings(tx, entry)
+            return _describe(tx, entry, sendings=sendings, ids={each.id for each in sendings})
+        if not identifier.isprintable():  # no id, and it may be what no database takes
+            return None
+        found = message_lookup.find(tx, identifier)
+        sendings = list(found.sendings) if found is not None else []
+        entry = ledger.find(tx, found.event_id) if found is not None else None
+        members = _describe(tx, entry, sendings=sendings, ids={identifier})
+        return members if sendings or members["DeadLetters"] else None
 
     return with_store(settings, lambda store: store.read_list(read))
 
 
-def _describe(tx: Tx, entry: Entry) -> dict[str, Any]:
-    sendings = ledger.list_sendings(tx, entry)
+def _describe(
+    tx: Tx, entry: Entry | None, *, sendings: Sequence[Sending], ids: Collection[str]
+) -> dict[str, Any]:
+    """An event, if there is one, with these of its messages. ids: of messages, for dead letters."""
     fates = deliveries.list_fates(tx, [each.position for each in sendings])
     dead: list[DeadLetter] = []
-    if sendings:
-        graveyard = Graveyard(message_ids=frozenset(each.id for each in sendings))
+    if ids:
+        graveyard = Graveyard(message_ids=frozenset(ids))
         dead = dead_letters.list_last(tx, graveyard, limit=DEAD_LETTERS_SHOWN)[::-1]
-    members: dict[str, Any] = json.loads(ledger.event_json(entry))
+    members: dict[str, Any] = {}
+    if entry is not None:
+        members = json.loads(ledger.event_json(entry))
     members["Messages"] = [_sending_members(each, fates) for each in sendings]
     members["DeadLetters"] = [dead_letter_members(each) for each in dead]
     return members

@@ -119,18 +119,21 @@ def tail(last: int, as_json: bool, config: Path | None, data: Path | None, **cho
 
 
 @events.command("show")
-@click.argument("event_id")
+@click.argument("event_or_message_id")
 @config_option
 @data_option
 @json_option
-def show(event_id: str, as_json: bool, **options: Any) -> None:
-    """Show one event, its messages, and what became of each for every subscriber."""
+def show(event_or_message_id: str, as_json: bool, **options: Any) -> None:
+    """Show one event, its messages, and what became of each for every subscriber.
+
+    By the id of a message, which its subscribers see, it shows the event and that message alone.
+    """
     from gateway.commands.event_work import describe_event  # noqa: PLC0415
 
     settings = settings_from(**options)
-    found = run_or_explain(lambda: describe_event(settings, event_id))
+    found = run_or_explain(lambda: describe_event(settings, event_or_message_id))
     if found is None:
-        click.echo(f"There is no event {event_id!a}.", err=True)
+        click.echo(f"There is no event or message {event_or_message_id!a}.", err=True)
         sys.exit(1)
     click.echo(json.dumps(found) if as_json else event_text(found))
 

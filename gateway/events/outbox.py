@@ -310,3 +310,8 @@ def _message(row: Row[Any], *, body: bytes) -> Message:
         replay=row.replay,
         only_subscription_id=row.only_subscription_id,
     )
+
+
+def list_longest_unsent(tx: Tx, *, limit: int) -> list[str]:
+    """The keys of the topics whose messages have waited the longest to be sent."""
+    return list(tx.execute(tables.LONGEST_UNSENT, {"limit": limit}).scalars())

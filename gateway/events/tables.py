@@ -262,3 +262,13 @@ CHANGES = (
     .order_by(bus_change.c.id)
 )
 DROP_CHANGES = delete(bus_change).where(bus_change.c.id.in_(bindparam("ids", expanding=True)))
+
+_walked_of = type_coerce(message.c.position.op("+")(literal_column("0")), POSITION)
+_oldest_of = (
+    select(func.min(_walked_of))
+    .where(message.c.topic_key == _waiting.c.topic_key, message.c.sent_at.is_(None))
+    .correlate(_waiting)
+    .scalar_subquery()
+)
+LONGEST_UNSENT = WAITING_TOPICS.order_by(_oldest_of).limit(bindparam("limit"))
+"""The topics whose first unsent message waits the longest; the sum is that of OLDEST_UNSENT."""

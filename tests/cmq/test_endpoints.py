@@ -4,6 +4,7 @@ import pytest
 
 from gateway.cmq.endpoints import Protocol, check_endpoint
 from gateway.errors import InvalidParameterValue
+from tests.support.cmq import EVERYWHERE
 
 LABEL = "a" * 63
 
@@ -27,7 +28,7 @@ LABEL = "a" * 63
     ],
 )
 def test_a_url_that_can_be_pushed_to_is_taken_as_it_is(endpoint: str) -> None:
-    assert check_endpoint(Protocol.HTTP, endpoint) == endpoint
+    assert check_endpoint(Protocol.HTTP, endpoint, reach=EVERYWHERE) == endpoint
 
 
 @pytest.mark.parametrize(
@@ -79,4 +80,4 @@ def test_a_url_that_can_be_pushed_to_is_taken_as_it_is(endpoint: str) -> None:
 )
 def test_a_url_that_cannot_be_pushed_to_is_refused(endpoint: str) -> None:
     with pytest.raises(InvalidParameterValue):
-        check_endpoint(Protocol.HTTP, endpoint)
+        check_endpoint(Protocol.HTTP, endpoint, reach=EVERYWHERE)

@@ -2,8 +2,11 @@
 
 from base64 import b64decode, b64encode
 from datetime import datetime
+from urllib.parse import unquote
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from standardwebhooks import Webhook
 
 from gateway.clock import now
@@ -40,7 +43,10 @@ def test_the_simplified_form_is_the_bytes_themselves() -> None:
     ("tags", "header"),
     [
         (("a", "b"), "a, b"),
-        (("50%",), "50%"),
+        (("two words", "a;b=c"), "two words, a;b=c"),
+        (("50%",), "50%25"),
+        (("a, b",), "a%2C b"),
+        ((" a ", " "), "%20a%20, %20"),
         (("a\r\nHost: b",), "a%0D%0AHost: b"),
         (("重要",), "%E9%87%8D%E8%A6%81"),
         (("a\x00b\x7f",), "a%00b%7F"),
@@ -48,6 +54,12 @@ def test_the_simplified_form_is_the_bytes_themselves() -> None:
 )
 def test_tags_are_joined_and_cannot_break_out(tags: tuple[str, ...], header: str) -> None:
     assert headers(Letter("m", b"", tags, NOW))["x-cmq-message-tag"] == header
+
+
+@given(tags=st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=6), min_size=1))
+def test_a_reader_finds_the_very_tags(tags: list[str]) -> None:
+    header = headers(Letter("m", b"", tuple(tags), NOW))["x-cmq-message-tag"]
+    assert [unquote(each.strip()) for each in header.split(",")] == tags
 
 
 def test_what_is_not_there_has_no_header() -> None:

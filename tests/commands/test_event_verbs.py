@@ -174,6 +174,20 @@ def test_an_event_is_shown_with_what_became_of_its_message_for_each_subscriber(
     assert "told (queue): delivered at" in text
 
 
+def test_a_message_is_shown_by_its_own_id_with_its_event(telling: Gateway, job: str) -> None:
+    (event,) = lines_of(telling, "list", "--job", job, "--name", "JOB_RUNNING")
+    message_id = f"{event['EventId']}-0"
+    found = shown(telling, message_id)
+    assert (found["EventId"], found["EventName"]) == (event["EventId"], "JOB_RUNNING")
+    assert {one["MessageId"] for one in found["Messages"]} == {message_id}
+    (fate,) = found["Messages"][0]["Deliveries"]
+    assert (fate["SubscriptionName"], fate["State"]) == ("told", "delivered")
+    text = run(telling, "show", message_id).stdout
+    assert text.startswith(f"JOB_RUNNING  {event['EventId']}")
+    assert f"message   {message_id}, to topic told" in text
+    assert run(telling, "show", f"{event['EventId']}-1").returncode == 1
+
+
 @pytest.mark.parametrize("event_id", ["job-00000000-1", "job-00000000", "\x1b[31m-1", ""])
 def test_an_event_that_is_not_there_is_a_no(telling: Gateway, event_id: str) -> None:
     done = run(telling, "show", event_id)
@@ -313,6 +327,10 @@ def test_dead_letters_are_listed_shown_and_told_again_to_who_has_the_name_now(
     assert (first["Endpoint"], first["ReplayTime"]) == (nobody, None)
     assert "the subscription was deleted" in first["Why"]
     assert dead_letters(telling, "--topic", "told") == []
+    buried = shown(telling, first["MessageId"])
+    assert [one["MessageId"] for one in buried["Messages"]] == [first["MessageId"]]
+    assert [one["Id"] for one in buried["DeadLetters"]] == [first["Id"]]
+    assert run(telling, "show", first["MessageId"]).stdout.startswith("published by a user")
     text = run(telling, "dead-letters", "show", str(second["Id"])).stdout
     assert r"  body      \x1b[31msecond\nline" in text
     all_ = ("--topic", "dead", "--subscription", "mourned", "--all")

@@ -11,8 +11,9 @@ from standardwebhooks import Webhook
 
 from tests.support.inbox import event_in
 from tests.support.receiver import Receiver, open_receiver, says
-from tests.support.running import Gateway, running_gateway, wait_until
+from tests.support.running import Gateway, Refused, running_gateway, wait_until
 from tests.support.sdk import Sdk, task
+from tests.support.services import LOOPBACK
 
 NETWORKS = "127.0.0.0/8"
 
@@ -94,7 +95,10 @@ def test_what_a_crash_leaves_unmarked_is_pushed_again_with_the_same_bytes(
 
 def test_by_default_nothing_is_pushed_to_this_machine(gateway: Gateway, receiver: Receiver) -> None:
     sdk = Sdk(gateway, gateway.root)
-    subscribe(sdk, "inward", receiver.url)
+    with pytest.raises(Refused, match="not public") as refused:
+        subscribe(sdk, "inward-address", receiver.url)
+    assert refused.value.code == "InvalidParameterValue"
+    subscribe(sdk, "inward", receiver.url.replace(LOOPBACK, "localhost"))
     sdk("PublishCmqMsg", TopicName="inward", MsgContent="hello")
 
     refusal = "is not public, and not allowed here"

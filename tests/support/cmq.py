@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from ipaddress import ip_network
 from typing import Any
 
 from cryptography.fernet import Fernet
@@ -12,12 +13,15 @@ from gateway.call import Call, Decision, Effect, Grant, Principal, Reason
 from gateway.clock import Clock
 from gateway.cmq import subscribers
 from gateway.cmq.classic import ClassicService
+from gateway.cmq.push.addresses import Reach
 from gateway.cmq.push.secrets import Secrets
 from gateway.cmq.tdmq.api import build_service
 from gateway.events import relay
 from gateway.store import Store
 from tests.support.events import NOW, OWNER, REGION
 from tests.support.fake_bus import FakeBus
+
+EVERYWHERE = Reach((ip_network("0.0.0.0/0"), ip_network("::/0")))
 
 
 def new_secrets() -> Secrets:
@@ -29,13 +33,20 @@ def new_secrets() -> Secrets:
 class Cmq:
     """A caller of both services, and the time they go by."""
 
-    def __init__(self, store: Store, bus: FakeBus | None, *, cloud_limits: bool = False) -> None:
+    def __init__(
+        self,
+        store: Store,
+        bus: FakeBus | None,
+        *,
+        cloud_limits: bool = False,
+        reach: Reach = EVERYWHERE,
+    ) -> None:
         self.store = store
         self.bus = bus
         self.now: datetime = NOW
         self.clock: Clock = lambda: self.now
         world: dict[str, Any] = {"clock": self._read_clock, "new_id": ids.new_id}
-        world["cloud_limits"] = cloud_limits
+        world |= {"cloud_limits": cloud_limits, "reach": reach}
         self._api = build_service(store, bus, secrets=new_secrets(), **world)
         self._classic = ClassicService(store, bus, **world)
 

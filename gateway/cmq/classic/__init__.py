@@ -16,6 +16,7 @@ from gateway.cmq.classic.numbers import failure
 from gateway.cmq.classic.queue_calls import QueueCalls
 from gateway.cmq.classic.subscription_calls import SubscriptionCalls
 from gateway.cmq.classic.topic_calls import TopicCalls
+from gateway.cmq.push.addresses import Reach
 from gateway.cmq.subscribing import Subscribing
 from gateway.events.bus import Bus
 from gateway.ids import NewId
@@ -30,17 +31,21 @@ class ClassicService:
         store: Store,
         bus: Bus | None,
         *,
+        reach: Reach,
         clock: Clock,
         new_id: NewId,
         cloud_limits: bool = False,
     ) -> None:
-        """bus, cloud_limits: see `api.build_service`."""
+        """bus, reach, cloud_limits: see `tdmq.api.build_service`."""
         limited = {"cloud_limits": cloud_limits}
         subscribing = Subscribing(store, bus, clock=clock, **limited)
+        subscriptions = SubscriptionCalls(
+            store, subscribing, reach=reach, clock=clock, new_id=new_id
+        )
         self._actions: Mapping[str, Action] = {
             **QueueCalls(store, clock=clock, new_id=new_id, **limited).actions,
             **TopicCalls(store, clock=clock, new_id=new_id, **limited).actions,
-            **SubscriptionCalls(store, subscribing, clock=clock, new_id=new_id).actions,
+            **subscriptions.actions,
         }
 
     @property

@@ -6,6 +6,7 @@ from functools import partial
 
 import anyio
 
+from gateway.call import HAS_LEFT
 from gateway.clock import Clock
 from gateway.cmq import limits, queue_messages, queues, whole_queues
 from gateway.cmq.classic.actions import Action, Asked
@@ -116,16 +117,19 @@ class QueueCalls:
         return await self.store.read_list(read)
 
     async def set_attributes(self, asked: Asked) -> Nothing:
-        """Change what is given of a queue."""
+        """Change what is given of a queue; for its retention see `whole_queues.extend`."""
         changes = read_changes(asked.params)
         place = asked.queue
         now = self.clock()
 
-        def change(tx: Tx) -> None:
-            queue = queues.lock_queue(tx, **place)
-            queues.change(tx, changes.of(queue), now=now)
+        def change(tx: Tx) -> Queue:
+            changed = changes.of(queues.lock_queue(tx, **place))
+            queues.change(tx, changed, now=now)
+            return changed
 
-        await self.store.write(change)
+        changed = await self.store.write(change)
+        if changes.retention_s is not None:
+            await whole_queues.extend(self.store, changed, now=now)
         return Nothing()
 
     async def delete_queue(self, asked: Asked) -> Nothing:
@@ -201,8 +205,13 @@ class QueueCalls:
         return BatchReceiveMessageAnswer(msg_info_list=await self._receive(asked, count=count))
 
     async def _receive(self, asked: Asked, *, count: int) -> list[ReceivedMessage]:
-        """Receive at least one message. Raises ClassicError 7000/10200 if none comes in time."""
+        """Receive at least one message. Raises ClassicError 7000/10200 if none comes in time.
+
+        Why whoever has hung up takes nothing: the message would be hidden from all others until it
+        becomes visible again, and one of its receives would be gone.
+        """
         place = asked.queue
+        has_left = HAS_LEFT.get()
         asked_s = read_wait(asked.params)
         started_at = anyio.current_time()  # which nobody sets back
         while True:
@@ -211,6 +220,8 @@ class QueueCalls:
             seen = self.store.signals.count(queue.signal)
             look = partial(queue_messages.next_visible_at, queue=queue, now=now)
             visible_at = await self.store.read_point(look)
+            if has_left():
+                raise failure((7000, 10200), "no message")
             if visible_at is not None and visible_at <= now:
                 take = partial(
                     queue_messages.receive, queue=queue, count=count, now=now, new_secret=new_secret

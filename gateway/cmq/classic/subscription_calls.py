@@ -27,12 +27,15 @@ from gateway.cmq.endpoints import (
     check_blanks,
     check_content_format,
     check_queue_name,
+    check_reach,
     check_scheme,
     check_url,
     read_content_format,
     read_protocol,
 )
+from gateway.cmq.lists import shows
 from gateway.cmq.naming import check_name
+from gateway.cmq.push.addresses import Reach
 from gateway.cmq.push.schedules import Strategy
 from gateway.cmq.push.webhooks import ContentFormat
 from gateway.cmq.subscribing import Subscribing
@@ -45,11 +48,12 @@ LISTED_MAX = 100
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionCalls:
-    """One method per action."""
+    """One method per action. reach: where pushes may go."""
 
     store: Store
     subscribing: Subscribing
     _: KW_ONLY
+    reach: Reach
     clock: Clock
     new_id: NewId
 
@@ -91,7 +95,7 @@ class SubscriptionCalls:
         with told_as((4000, 10510)):
             protocol = read_protocol(required(params, "protocol"))
             self.subscribing.check_served(protocol)
-        endpoint = _read_endpoint(protocol, required(params, "endpoint"))
+        endpoint = _read_endpoint(protocol, required(params, "endpoint"), reach=self.reach)
         filter_tags = _read_filter_tags(params) or ()
         subscriptions.check_filters(protocol, filter_tags)
         now = self.clock()
@@ -137,7 +141,7 @@ class SubscriptionCalls:
         return Nothing()
 
     async def list_subscriptions(self, asked: Asked) -> ListSubscriptionByTopicAnswer:
-        """List the subscriptions of a topic, the oldest first."""
+        """List the subscriptions of a topic that are not denied by name, the oldest first."""
         place = asked.topic
         offset, limit = read_page(asked.params, most=LISTED_MAX)
         search = read_search(asked.params).lower()
@@ -145,7 +149,11 @@ class SubscriptionCalls:
         def read(tx: Tx) -> list[Subscription]:
             topic = topics.get_topic(tx, **place)
             found = subscriptions.list_of_topic(tx, topic)
-            return [each for each in found if search in each.name.lower()]
+            return [
+                each
+                for each in found
+                if search in each.name.lower() and shows(asked.scope, f"{topic.name}/{each.name}")
+            ]
 
         found = await self.store.read_list(read)
         listed = [view_listed(each) for each in found[offset : offset + limit]]
@@ -164,7 +172,7 @@ class SubscriptionCalls:
         return await self.store.read_list(read)
 
 
-def _read_endpoint(protocol: Protocol, endpoint: str) -> str:
+def _read_endpoint(protocol: Protocol, endpoint: str, *, reach: Reach) -> str:
     if protocol is not Protocol.HTTP:
         with told_as((4000, 10500)):
             check_queue_name(endpoint)
@@ -175,6 +183,7 @@ def _read_endpoint(protocol: Protocol, endpoint: str) -> str:
         check_scheme(endpoint)
     with told_as((4000, 10630)):
         check_url(endpoint)
+        check_reach(endpoint, reach=reach)
     return endpoint
 
 

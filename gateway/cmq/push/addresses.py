@@ -1,7 +1,8 @@
 """Which addresses may be pushed to: public ones, and what the settings allow besides.
 
 Asked for the very address that is connected to, after the name is resolved, so that no name and no
-answer of a name server can lead inside.
+answer of a name server can lead inside. An address that is written in an endpoint is asked for when
+it is subscribed, too: what could never be pushed is better refused than buried later.
 """
 
 import socket
@@ -74,6 +75,14 @@ class Reach:
         except ValueError:
             return False
         return _is_in(address, self.networks) or _is_public(address)
+
+    def may_allow(self, host: str) -> bool:
+        """Whether a host could be pushed to: a name could, an address must be allowed."""
+        try:
+            ip_address(host)
+        except ValueError:
+            return True
+        return self.allows(host)
 
     def open_socket(self, info: AddrInfoType) -> socket.socket:
         """Make the socket of a connection. Raises AddressRefused if it must not be made."""

@@ -120,6 +120,12 @@ def measure(tx: Tx) -> Load:
     return Load(row.messages, since, tx.execute(statements.COUNT_PAUSED).scalar_one())
 
 
+def list_longest_waiting(tx: Tx, *, limit: int) -> list[str]:
+    """The subscriptions that wait the longest: account, region, topic and name in one word each."""
+    rows = tx.execute(statements.LONGEST_WAITING, {"limit": limit})
+    return [f"{row.owner_uin}/{row.region}/{row.topic_name}/{row.name}" for row in rows]
+
+
 def read_page(
     tx: Tx, subscription_id: str, *, limit: int, secrets: Secrets, now: datetime
 ) -> Page | None:

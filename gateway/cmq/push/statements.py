@@ -109,6 +109,16 @@ COUNT_PAUSED = (
     select(func.count()).select_from(subscription).where(subscription.c.paused_at.is_not(None))
 )
 
+LONGEST_WAITING = (
+    select(topic.c.owner_uin, topic.c.region, topic.c.name.label("topic_name"), subscription.c.name)
+    .select_from(_waiting)
+    .join(subscription, subscription.c.id == _waiting.c.id)
+    .join(topic, topic.c.id == subscription.c.topic_id)
+    .order_by(_head)
+    .limit(bindparam("limit", type_=Integer))
+)
+"""The subscriptions whose first message waits the longest, in two steps down the index for each."""
+
 _WALKED = delivery.c.position.op("+")(literal_column("0"))
 COUNT_WAITING = select(func.count().label("messages"), func.min(_WALKED).label("oldest")).where(
     IS_WAITING

@@ -16,7 +16,7 @@ from urllib.parse import quote
 import msgspec
 
 USER_AGENT = "Qcloud Notification Service Agent"
-_PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
+_PLAIN = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) not in "%,")
 
 
 class ContentFormat(Enum):
@@ -81,11 +81,7 @@ def body_of(letter: Letter, addressee: Addressee) -> bytes:
 def headers_of(
     letter: Letter, body: bytes, *, request_id: str, keys: Sequence[bytes], now: datetime
 ) -> Mapping[str, str]:
-    """The headers of one attempt. keys: those it is signed with, the newest first.
-
-    Why tags are escaped where they are not plain ASCII: they may hold whatever their publisher
-    likes, a line break among it.
-    """
+    """The headers of one attempt. keys: those it is signed with, the newest first."""
     headers = {
         "Content-Type": "text/plain",
         "User-Agent": USER_AGENT,
@@ -93,7 +89,7 @@ def headers_of(
         "x-cmq-message-id": letter.id,
     }
     if letter.tags:
-        headers["x-cmq-message-tag"] = ", ".join(quote(tag, safe=_PRINTABLE) for tag in letter.tags)
+        headers["x-cmq-message-tag"] = ", ".join(map(_tag_of, letter.tags))
     if letter.replay:
         headers["x-cmq-replay"] = str(letter.replay)
     seconds = int(now.timestamp())
@@ -103,6 +99,17 @@ def headers_of(
         "webhook-timestamp": str(seconds),
         "webhook-signature": " ".join(signatures),
     }
+
+
+def _tag_of(tag: str) -> str:
+    """A tag as the header has it: its reader splits at commas, strips, and decodes each `%`.
+
+    Why: a tag may hold whatever its publisher likes, a line break, or what stands between two tags,
+    and `a, b` must not read like two. A tag of other characters is written as the vendor writes it.
+    """
+    inner = tag.strip(" ")
+    before, after = tag.partition(inner)[::2] if inner else (tag, "")
+    return f"{quote(before, safe='')}{quote(inner, safe=_PLAIN)}{quote(after, safe='')}"
 
 
 def sign(key: bytes, message_id: str, *, seconds: int, body: bytes) -> str:

@@ -78,20 +78,23 @@ class QueueCalls:
     async def modify_queue(
         self, call: Call, grant: Grant, request: wire.ModifyCmqQueueAttributeRequest
     ) -> Empty:
-        """Change what is given of a queue. A new retention is that of messages yet to come."""
+        """Change what is given of a queue; for its retention see `whole_queues.extend`."""
         changes = read_changes(request)
         dead_letters = read_dead_letters(request)
         where = {"region": call.region, "name": request.queue_name}
         now = self.clock()
 
-        def modify(tx: Tx) -> None:
+        def modify(tx: Tx) -> Queue:
             queue = dead_letter_queues.lock(
                 tx, grant.principal.owner_uin, **where, target=dead_letters.queue_name
             )
             bound = dead_letter_queues.bind(tx, changes.of(queue), dead_letters)
             queues.change(tx, bound, now=now)
+            return bound
 
-        await self.store.write(modify)
+        changed = await self.store.write(modify)
+        if changes.retention_s is not None:
+            await whole_queues.extend(self.store, changed, now=now)
         return Empty()
 
     async def unbind(

@@ -14,8 +14,9 @@ from gateway.cmq.endpoints import (
     read_content_format,
     read_protocol,
 )
-from gateway.cmq.lists import read_page
+from gateway.cmq.lists import read_page, shows
 from gateway.cmq.naming import check_name
+from gateway.cmq.push.addresses import Reach
 from gateway.cmq.push.secrets import Secret, Secrets
 from gateway.cmq.subscribing import Subscribing
 from gateway.cmq.subscriptions import Subscription, SubscriptionChanges
@@ -30,12 +31,13 @@ from gateway.store import Store, Tx
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionCalls:
-    """One method per action."""
+    """One method per action. reach: where pushes may go."""
 
     store: Store
     subscribing: Subscribing
     _: KW_ONLY
     secrets: Secrets
+    reach: Reach
     clock: Clock
     new_id: NewId
 
@@ -78,7 +80,7 @@ class SubscriptionCalls:
             topic_id="",
             name=check_name(request.subscription_name, parameter="SubscriptionName"),
             protocol=protocol,
-            endpoint=check_endpoint(protocol, request.endpoint),
+            endpoint=check_endpoint(protocol, request.endpoint, reach=self.reach),
             queue_id=None,
             notify_strategy=limits.read_strategy(request.notify_strategy),
             notify_content_format=check_content_format(
@@ -128,9 +130,10 @@ class SubscriptionCalls:
     ) -> wire.DescribeCmqSubscriptionDetailResponse:
         """List the subscriptions of a topic, or those that feed a queue.
 
-        Why all of them: they are a property of the topic, or the queue, and whoever may describe
-        that is told who gets its messages, or whose it gets; in what the dead letters of a queue
-        come from, too. What keeps a caller from knowing is a deny on the topic, or the queue.
+        Why nobody has to be allowed each: they are a property of the topic, or the queue, and
+        whoever may describe that is told who gets its messages, or whose it gets; in what the dead
+        letters of a queue come from, too. What keeps a caller from knowing is a deny on the topic,
+        the queue, or the subscription itself.
         """
         offset, limit = read_page(request.offset, request.limit)
         by = limits.check_choice(
@@ -146,7 +149,11 @@ class SubscriptionCalls:
         )
 
         def read(tx: Tx) -> wire.DescribeCmqSubscriptionDetailResponse:
-            found = [pair for pair in find(tx) if search in pair[0].name.lower()]
+            found = [
+                (each, topic_name)
+                for each, topic_name in find(tx)
+                if search in each.name.lower() and shows(grant.scope, f"{topic_name}/{each.name}")
+            ]
             page = found[offset : offset + limit]
             waiting = subscriptions.count_waiting(tx, [each for each, _ in page])
             return wire.DescribeCmqSubscriptionDetailResponse(

@@ -37,9 +37,8 @@ def queue_of(reader: str) -> str:
 
 async def publish(cmq: Cmq, *bodies: str, key: str = "batch.job.DONE") -> None:
     for body in bodies:
-        what = {"message_id": f"m-{body}", "routing_key": key, "now": cmq.now}
-        add = partial(outbox.publish, topic=ADDRESS, body=body.encode(), **what)
-        await cmq.store.write(add)
+        add = partial(outbox.publish, topic=ADDRESS, body=body.encode(), routing_key=key)
+        await cmq.store.write(partial(add, message_id=f"m-{body}", now=cmq.now))
 
 
 async def subscribe(cmq: Cmq, reader: str, *, keys: list[str] | None = None) -> None:

@@ -24,7 +24,7 @@ from tests.support.fake_bus import FakeBus
 pytestmark = pytest.mark.anyio
 TOPIC = {"TopicName": "job-message"}
 READERS = ("one", "two", "three")
-KEYS = (["batch.#"], ["batch.job.#"], ["batch.*.DONE", "batch.task.#"], [])
+KEYS: tuple[list[str], ...] = (["batch.#"], ["batch.job.#"], ["batch.*.DONE", "batch.task.#"], [])
 ROUTING_KEYS = ("batch.job.DONE", "batch.task.BEGUN", "other")
 
 

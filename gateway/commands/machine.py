@@ -154,7 +154,8 @@ def look_at_group_moves(mounts: str, *, release: str) -> Finding:
     advice = "Start the kernel with `cgroup_favordynmods=true`, which 6.7 and later know."
     point = next((each.point for each in trees if each.kind == "cgroup2"), "")
     if point:
-        advice = f"`mount -o remount,{_OPTION} {point}`, at every start of the machine."
+        advice = f"`mount -o remount,{_OPTION} {point}`, at every start of the machine, if that"
+        advice += " matters more than that processes then begin and end at a higher price."
     words = f"{_OPTION} is not set: after a pause a command enters its group milliseconds late"
     return Finding(name, Verdict.OK, words, advice)
 

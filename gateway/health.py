@@ -77,7 +77,7 @@ _WITH_BROKER = (
         "no line to the broker: messages wait",
     ),
     Concern(telemetry.BROKER_BLOCKED, bool, "the broker is short of memory or disk: messages wait"),
-    Concern(telemetry.TOPICS_HELD, bool, "the broker refuses what {:.0f} topics need: they wait"),
+    Concern(telemetry.TOPICS_HELD, bool, "the broker cannot take what {:.0f} topics have, and the log says why: they wait"),
     Concern(
         telemetry.OLDEST_MESSAGE_SECONDS,
         lambda seconds: seconds > LATE_S,

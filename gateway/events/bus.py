@@ -87,6 +87,13 @@ class Route:
         """Whether some queue of ours takes a message with this routing key."""
         return any(matches(binding.key, routing_key) for binding in self.bindings)
 
+    def queues_for(self, message: "Message") -> tuple[str, ...]:
+        """The queues of ours that take a message."""
+        if message.only_subscription_id is not None:
+            return (self.queues[message.only_subscription_id],)
+        taking = (each for each in self.bindings if matches(each.key, message.routing_key))
+        return tuple(dict.fromkeys(each.queue for each in taking))
+
     def concerns(self, message: "Message") -> bool:
         """Whether the broker has anything to do with a message."""
         return message.only_subscription_id is None or message.only_subscription_id in self.queues

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import anyio
@@ -107,14 +107,27 @@ class Lane:
     """Publishes what is unsent of one topic.
 
     is_careful: the broker said no to a message, and since then no whole page went well. Then each
-    is published once the one before is confirmed. has_confirmed: something was. why_held: the
-    broker's own words, if it refuses the exchange or a queue; empty: it does not.
+    is published once the one before is confirmed. has_confirmed: something was. has_lost: nobody
+    knows of something whether the broker has it. is_suspicious: that was so twice; it is found out
+    whether one queue is to blame. silent: the queues that were. why_held: why nothing can be
+    published before somebody mends it, in the broker's own words or ours; empty: it can.
     """
 
-    def __init__(self, topic: str, depot: Depot, *, is_careful: bool = False) -> None:
+    def __init__(
+        self,
+        topic: str,
+        depot: Depot,
+        *,
+        is_careful: bool = False,
+        is_suspicious: bool = False,
+        silent: Sequence[str] = (),
+    ) -> None:
         self.is_careful = is_careful
         self.has_confirmed = False
+        self.has_lost = False
+        self.silent = tuple(silent)
         self.why_held = ""
+        self._is_suspicious = is_suspicious
         self._topic = topic
         self._signal = outbox.signal_of(topic)
         self._depot = depot
@@ -138,7 +151,8 @@ class Lane:
             seen, is_dry = signals.count(self._signal), False
             async with anyio.create_task_group() as pages:
                 try:
-                    is_dry = await self._pass(pages, may_go_on=may_go_on)
+                    if await self._is_heard():
+                        is_dry = await self._pass(pages, may_go_on=may_go_on)
                 except BusRefused as error:
                     self.why_held = str(error)
                     self._failed = True
@@ -151,6 +165,42 @@ class Lane:
                 return Ending.DRY
             if not may_go_on():
                 return Ending.INTERRUPTED
+
+    async def _is_heard(self) -> bool:
+        """Whether every queue takes messages, as far as there is a doubt; if not, the lane fails.
+
+        Why the queues are asked one by one, with the oldest message: to RabbitMQ a message is
+        confirmed when all its queues have it, so one that takes none, such as one whose making was
+        cut short by a crash, keeps every subscriber of the topic waiting. It says nothing of it
+        when it is declared. While it is silent it alone is asked, and the others get nothing twice.
+        """
+        if not (self.silent or self._is_suspicious):
+            return True
+        page = await self._read(after=0, size=LARGE)
+        if page.route is not None and page.messages:
+            await self._depot.topology.align(self._topic, page.route, changes=page.stretch.changes)
+            self.silent = await self._find_silent(page.route, page.messages[0])
+        else:
+            self.silent = ()
+        self._is_suspicious = False
+        if self.silent:
+            names = ", ".join(f"`{queue}`" for queue in self.silent)
+            self.why_held = f"the broker's queue {names} takes no messages"
+            self._failed = True
+        return not self.silent
+
+    async def _find_silent(self, route: Route, message: Message) -> tuple[str, ...]:
+        """The queues that do not take a message. Raises BusUnavailable."""
+        bus = self._depot.bus
+        connection = await bus.connect()
+        silent = []
+        for queue in self.silent or route.queues_for(message):
+            to_it = Route(route.exchange, queues={queue: queue})
+            alone = replace(message, only_subscription_id=queue)
+            if await bus.publish(to_it, [alone]) == [Outcome.LOST]:
+                silent.append(queue)
+        # if the line broke meanwhile, that is why
+        return tuple(silent) if await bus.connect() == connection else ()
 
     async def _pass(self, pages: TaskGroup, *, may_go_on: Callable[[], bool]) -> bool:
         """Read page after page, each while the one before is on its way.
@@ -307,6 +357,7 @@ class Lane:
             self.is_careful &= not outcomes
             return
         self._failed = True
+        self.has_lost |= Outcome.LOST in failures
         self.is_careful |= failures != {Outcome.LOST}
         log.warning(
             "messages_not_confirmed",

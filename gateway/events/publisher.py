@@ -25,6 +25,7 @@ LOOK_SHARE = 0.1  # of the time, at most, while there are many topics
 LOOK_REST_S_MAX = 0.5
 RECONNECT_S = 0.5
 LOGIN_S = 5.0  # a person must mend it, and the broker logs every try
+LOSSES_MAX = 2  # then one queue may be to blame
 REST_S_MIN = 0.1
 REST_S_MAX = 30.0
 
@@ -33,13 +34,16 @@ REST_S_MAX = 30.0
 class Rest:
     """A topic whose lane failed is left alone until `until`, in the loop's time.
 
-    failures: running, without a message that was confirmed. is_careful, why_held: as the lane's.
+    failures: running, without a message that was confirmed. losses: running, with one of which
+    nobody knows whether the broker has it. The others are as the lane's.
     """
 
     failures: int
     until: float
     is_careful: bool
     why_held: str
+    losses: int = 0
+    silent: tuple[str, ...] = ()
 
 
 class Publisher:
@@ -129,7 +133,15 @@ class Publisher:
     async def _run_lane(self, topic: str, tasks: TaskGroup) -> None:
         """Publish a topic's messages until its turn is over, and hand its place on."""
         rest = self._rests.get(topic)
-        lane = Lane(topic, self._depot, is_careful=rest is not None and rest.is_careful)
+        lane = Lane(topic, self._depot)
+        if rest is not None:
+            lane = Lane(
+                topic,
+                self._depot,
+                is_careful=rest.is_careful,
+                is_suspicious=rest.losses >= LOSSES_MAX,
+                silent=rest.silent,
+            )
         try:
             ending = await lane.run(may_go_on=lambda: not self._line)
         except Exception:  # a fault of our own: one topic may not stop the others
@@ -158,7 +170,10 @@ class Publisher:
         if lane.why_held and (last is None or last.why_held != lane.why_held):
             log.error("topic_held", topic=topic, why=lane.why_held)
         until = anyio.current_time() + rest_s
-        self._rests[topic] = Rest(failures, until, lane.is_careful, lane.why_held)
+        losses = (last.losses if last else 0) + 1 if lane.has_lost else 0
+        self._rests[topic] = Rest(
+            failures, until, lane.is_careful, lane.why_held, losses, lane.silent
+        )
         self._count_held()
 
     def _forget_rests(self, topics: Iterable[str]) -> None:

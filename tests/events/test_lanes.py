@@ -51,8 +51,13 @@ def relaying(store: Store) -> Relaying:
 
 @asynccontextmanager
 async def relaying_on(store: Store, bus: FakeBus, *names: str) -> AsyncIterator[None]:
+    async with relayed(store, bus, routed(*names)):
+        yield
+
+
+@asynccontextmanager
+async def relayed(store: Store, bus: FakeBus, subscribers: Routed) -> AsyncIterator[None]:
     async with anyio.create_task_group() as tasks:
-        subscribers = routed(*names)
         await tasks.start(partial(relay.run, store, bus, subscribers=subscribers, clock=clock.now))
         yield
         tasks.cancel_scope.cancel()
@@ -245,6 +250,77 @@ async def test_a_job_is_told_in_order_though_its_first_position_was_committed_la
 def held_now() -> float:
     (metric,) = TOPICS_HELD.collect()
     return metric.samples[0].value
+
+
+async def test_a_queue_that_takes_nothing_is_named_and_the_others_get_nothing_again_meanwhile(
+    store: Store,
+) -> None:
+    address, bus = address_of("job"), Probed()
+    well, dead = address.queue("well"), address.queue("dead")
+    route = Route(
+        address.exchange, (Binding(well, "#"), Binding(dead, "#")), {"s1": well, "s2": dead}
+    )
+    bus.silent = {dead}
+    with capture_logs() as logs:
+        async with relayed(store, bus, Routed((address, route))):
+            await happen(store, "job", count=3)
+            await eventually(lambda: held_now() == 1)
+            seen, probes = len(bus.held[well]), bus.probes
+            await eventually(lambda: bus.probes >= probes + 3)
+            assert len(bus.held[well]) == seen
+            bus.silent.clear()
+            await eventually(lambda: list(dict.fromkeys(numbers(bus.held[dead]))) == [1, 2, 3])
+            await eventually(lambda: list(dict.fromkeys(numbers(bus.held[well]))) == [1, 2, 3])
+            await eventually(lambda: held_now() == 0)
+    told = [each for each in logs if each["event"] == "topic_held"]
+    assert [each["why"] for each in told] == [f"the broker's queue `{dead}` takes no messages"]
+
+
+class Probed(FakeBus):
+    """Counts what is published for one queue alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.probes = 0
+
+    async def publish(
+        self,
+        route: Route,
+        messages: Sequence[Message],
+        *,
+        written: Callable[[], None] = lambda: None,
+    ) -> list[Outcome]:
+        self.probes += any(each.only_subscription_id is not None for each in messages)
+        return await super().publish(route, messages, written=written)
+
+
+async def test_a_line_that_breaks_while_queues_are_asked_blames_none(store: Store) -> None:
+    address = address_of("job")
+    reader = address.queue("reader")
+    route = Route(address.exchange, (Binding(reader, "#"),), {"s1": reader})
+
+    class Breaking(FakeBus):
+        async def publish(
+            self,
+            route: Route,
+            messages: Sequence[Message],
+            *,
+            written: Callable[[], None] = lambda: None,
+        ) -> list[Outcome]:
+            outcomes = await super().publish(route, messages, written=written)
+            self.restart()
+            return outcomes
+
+    bus = Breaking()
+    bus.silent = {reader}
+    with capture_logs() as logs:
+        async with relayed(store, bus, Routed((address, route))):
+            await happen(store, "job", count=2)
+            lost = "messages_not_confirmed"
+            await eventually(lambda: sum(each["event"] == lost for each in logs) >= 4)
+            bus.silent.clear()
+            await eventually(lambda: numbers(bus.held[reader])[-2:] == [1, 2])
+    assert not [each for each in logs if each["event"] == "topic_held"]
 
 
 async def test_a_topic_whose_queue_the_broker_refuses_is_held_and_somebody_is_told(

@@ -14,7 +14,7 @@ class FakeBus:
 
     held: the messages of each queue, in the order of arrival, duplicates included. refusals: how
     often each message is still refused. slow: exchanges whose messages arrive once `gate` is set.
-    bytes_max: of bodies under way at a time.
+    bytes_max: of bodies under way at a time. silent: queues that take nothing and say nothing.
     """
 
     def __init__(self) -> None:
@@ -26,6 +26,7 @@ class FakeBus:
         self.refusals: dict[str, int] = {}
         self.taken_names: set[str] = set()
         self.slow: set[str] = set()
+        self.silent: set[str] = set()
         self.gate = anyio.Event()
         self.bytes_under_way = self.bytes_max = 0
         self._number = 1
@@ -88,9 +89,9 @@ class FakeBus:
             queues = {key} & self.queues
         if mandatory and not queues:
             return Outcome.RETURNED
-        for queue in sorted(queues):
+        for queue in sorted(queues - self.silent):
             self.held[queue].append(message)
-        return Outcome.CONFIRMED
+        return Outcome.LOST if queues & self.silent else Outcome.CONFIRMED
 
     def _answer(self) -> None:
         if self.away:

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 
 import anyio
@@ -10,7 +10,15 @@ from anyio.abc import TaskGroup
 from sqlalchemy.exc import OperationalError
 
 from gateway.events import outbox, rebinding
-from gateway.events.bus import Bus, BusRefused, BusUnavailable, Message, Outcome, Route
+from gateway.events.bus import (
+    Binding,
+    Bus,
+    BusRefused,
+    BusUnavailable,
+    Message,
+    Outcome,
+    Route,
+)
 from gateway.events.marker import Marker
 from gateway.events.rebinding import Stretch
 from gateway.events.room import Room
@@ -23,6 +31,7 @@ PAGES_MAX = 16  # on their way at a time in one lane
 ROOM_OF_ALL_BYTES = 16 * 1024 * 1024  # for the bodies of what is on its way
 ROOM_OF_ONE_BYTES = ROOM_OF_ALL_BYTES // 2
 PASS_S = 1.0
+PROBE = "cmq.probe."  # and the queue: no account is called so
 LINGER_S = 0.05  # how long a lane that has nothing to do stays open for the next message
 
 
@@ -193,14 +202,26 @@ class Lane:
         """The queues that do not take a message. Raises BusUnavailable."""
         bus = self._depot.bus
         connection = await bus.connect()
-        silent = []
-        for queue in self.silent or route.queues_for(message):
-            to_it = Route(route.exchange, queues={queue: queue})
-            alone = replace(message, only_subscription_id=queue)
-            if await bus.publish(to_it, [alone]) == [Outcome.LOST]:
-                silent.append(queue)
+        asked = self.silent or route.queues_for(message)
+        silent = [queue for queue in asked if not await self._takes(queue, message)]
         # if the line broke meanwhile, that is why
         return tuple(silent) if await bus.connect() == connection else ()
+
+    async def _takes(self, queue: str, message: Message) -> bool:
+        """Whether a queue, asked alone, takes a message. Raises BusUnavailable, BusRefused.
+
+        Why by an exchange for it: what comes straight into a queue has its name as routing key, and
+        this may be the message's first arrival.
+        """
+        bus = self._depot.bus
+        if message.only_subscription_id is not None:
+            straight = Route("", queues={message.only_subscription_id: queue})
+            return await bus.publish(straight, [message]) != [Outcome.LOST]
+        alone = Route(PROBE + queue, (Binding(queue, "#"),))
+        await bus.declare(alone)
+        outcomes = await bus.publish(alone, [message])
+        await bus.remove(alone.exchange)
+        return outcomes != [Outcome.LOST]
 
     async def _pass(self, pages: TaskGroup, *, may_go_on: Callable[[], bool]) -> bool:
         """Read page after page, each while the one before is on its way.

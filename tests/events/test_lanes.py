@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from gateway import clock
 from gateway.events import outbox, rebinding, relay
 from gateway.events.bus import Binding, Message, Outcome, Route, TopicAddress
-from gateway.events.lane import LARGE, ROOM_OF_ALL_BYTES
+from gateway.events.lane import LARGE, PROBE, ROOM_OF_ALL_BYTES
 from gateway.events.publisher import LANES_MAX
 from gateway.store import Store, Tx, open_store
 from gateway.telemetry import TOPICS_HELD
@@ -274,10 +274,11 @@ async def test_a_queue_that_takes_nothing_is_named_and_the_others_get_nothing_ag
             await eventually(lambda: held_now() == 0)
     told = [each for each in logs if each["event"] == "topic_held"]
     assert [each["why"] for each in told] == [f"the broker's queue `{dead}` takes no messages"]
+    assert [*bus.exchanges] == [address.exchange]
 
 
 class Probed(FakeBus):
-    """Counts what is published for one queue alone."""
+    """Counts how often one queue alone is asked."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -290,7 +291,7 @@ class Probed(FakeBus):
         *,
         written: Callable[[], None] = lambda: None,
     ) -> list[Outcome]:
-        self.probes += any(each.only_subscription_id is not None for each in messages)
+        self.probes += route.exchange.startswith(PROBE)
         return await super().publish(route, messages, written=written)
 
 

@@ -77,7 +77,9 @@ _WITH_BROKER = (
         "no line to the broker: messages wait",
     ),
     Concern(telemetry.BROKER_BLOCKED, bool, "the broker is short of memory or disk: messages wait"),
-    Concern(telemetry.TOPICS_HELD, bool, "the broker cannot take what {:.0f} topics have, and the log says why: they wait"),
+    Concern(
+        telemetry.TOPICS_HELD, bool, "the broker cannot take what {:.0f} topics have, see the log"
+    ),
     Concern(
         telemetry.OLDEST_MESSAGE_SECONDS,
         lambda seconds: seconds > LATE_S,

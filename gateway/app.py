@@ -169,7 +169,7 @@ async def _run(settings: Settings) -> None:
             "queue_retention": partial(retention.run, store, clock=now),
             "event_retention": _build_event_retention(settings, store=store),
             **batch_loops,
-            "auditor": _build_auditor(settings, store=store).run,
+            "auditor": Auditor(store, deliveries=completeness).run,
         }
         async with anyio.create_task_group() as tasks:
             for name, loop in loops.items():
@@ -323,10 +323,6 @@ def _open_storage(settings: Settings) -> Storage:
     if settings.cos_access_key:
         own = Keys(settings.cos_access_key, settings.cos_secret_key)
     return S3Storage(Clients(settings.cos_endpoint, keys=own, region=settings.region))
-
-
-def _build_auditor(settings: Settings, *, store: Store) -> Auditor:
-    return Auditor(store, deliveries=completeness, keep_days=settings.events_keep_days, clock=now)
 
 
 def _build_pushing(settings: Settings, *, store: Store, secrets: Secrets) -> Loop:

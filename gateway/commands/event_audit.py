@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gateway.commands.answers import printable
+from gateway.commands.event_answers import counted
 from gateway.commands.options import (
     config_option,
     data_option,
@@ -39,12 +40,13 @@ def audit(stream_id: str | None, as_json: bool, config: Path | None, data: Path 
         for each in account.found.first:
             click.echo(printable(f"{each.stream_id or '-'}  {each.flaw.value}  {each.what}"))
     click.echo(
-        f"{account.streams} streams, {account.events} events, {account.messages} messages"
-        f" compared: {account.found.count} discrepancies",
+        f"{counted(account.streams, 'stream')}, {counted(account.events, 'event')},"
+        f" {counted(account.messages, 'message')} compared:"
+        f" {counted(account.found.count, 'discrepancy', 'discrepancies')}",
         err=as_json,
     )
     if left := account.found.count - len(account.found.first):
-        click.echo(f"{left} more are not shown.", err=True)
+        click.echo(f"{counted(left, 'more is', 'more are')} not shown.", err=True)
     if account.found.count:
         sys.exit(1)
 
@@ -54,12 +56,11 @@ def _audit(settings: Settings, stream_id: str | None) -> "Account":
     from gateway.batch.auditing.auditor import (  # noqa: PLC0415
         audit_everything,
         audit_named,
-        rules_of,
     )
-    from gateway.clock import now  # noqa: PLC0415
+    from gateway.batch.auditing.streams import Rules  # noqa: PLC0415
     from gateway.cmq import completeness  # noqa: PLC0415
 
-    rules = rules_of(completeness, keep_days=settings.events_keep_days, clock=now)
+    rules = Rules(completeness)
     if stream_id is None:
         return with_store(settings, lambda store: audit_everything(store, rules=rules))
     return with_store(settings, lambda store: audit_named(store, stream_id, rules=rules))

@@ -119,6 +119,16 @@ def find_settled(tx: Tx) -> int:
     return int(tx.execute(statements.SETTLED_POSITION).scalar_one())
 
 
+def find_removed_before(tx: Tx) -> datetime | None:
+    """What happened before this moment, retention may have removed; None: it removed nothing yet.
+
+    Why it is stored: how long events are to be kept is set anew at every start, and other commands
+    may not know it; what an earlier setting took stays gone.
+    """
+    found: datetime | None = tx.execute(statements.REMOVED_BEFORE).scalar()
+    return found
+
+
 def list_following(tx: Tx, *, after: int, upto: int, limit: int, wanted: Wanted) -> list[Entry]:
     """The events after one position and up to another, the oldest first.
 

@@ -4,7 +4,7 @@ from datetime import datetime
 
 from sqlalchemy import ScalarSelect, bindparam, func, select, text
 
-from gateway.events.tables import event, event_stream, message
+from gateway.events.tables import event, event_floor, event_stream, message
 
 ENTRIES = select(
     event.c.position,
@@ -38,6 +38,8 @@ SETTLED_POSITION = text(
     """
 ).bindparams(writing=WRITING)
 """See `ledger.find_settled`. `pg_locks` shows the locks of now, not of the snapshot."""
+
+REMOVED_BEFORE = select(event_floor.c.removed_before)
 
 MESSAGES = (
     select(

@@ -1,5 +1,6 @@
 """Deleting events that have been kept long enough, and their messages once those are told.
 
+How far this has gone is stored with each removal: an audit must not miss what is gone rightly.
 What counts the events of a job or environment stays: its row is small, and while the job is there
 its numbers go on. So do dead letters, and whatever still waits for somebody.
 """
@@ -8,16 +9,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import anyio
 from anyio.abc import TaskStatus
-from sqlalchemy import Column, Select, bindparam, delete, exists, func, or_, select
+from sqlalchemy import Column, Delete, Select, bindparam, delete, exists, func, or_, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import OperationalError
 
 from gateway.clock import Clock
 from gateway.events.subscribers import Subscribers
-from gateway.events.tables import event, message
+from gateway.events.tables import event, event_floor, message
 from gateway.store import Moment, Store, StoreUnavailable, Tx
 from gateway.telemetry import log
 
@@ -74,6 +77,20 @@ DROP_MESSAGES = delete(message).where(
 DROP_EVENTS = delete(event).where(event.c.position.in_(bindparam("positions", expanding=True)))
 
 
+def _raise_floor(dialect: ModuleType) -> Any:
+    """Store how far events were removed, unless it was further already."""
+    new = dialect.insert(event_floor).values(id=1, removed_before=bindparam("before", type_=Moment))
+    further = new.excluded.removed_before
+    return new.on_conflict_do_update(
+        index_elements=[event_floor.c.id],
+        set_={"removed_before": further},
+        where=event_floor.c.removed_before < further,
+    )
+
+
+RAISE_FLOOR = {"sqlite": _raise_floor(sqlite), "postgresql": _raise_floor(postgresql)}
+
+
 async def run(
     store: Store,
     *,
@@ -98,13 +115,19 @@ async def run(
 async def prune(store: Store, *, subscribers: Subscribers, before: datetime) -> Pruned:
     """Delete what happened before a time and nobody waits for, a page a transaction."""
 
+    def remove(tx: Tx, statement: Delete, positions: list[int]) -> int:
+        removed = tx.execute(statement, {"positions": positions}).rowcount
+        if removed:
+            tx.execute(RAISE_FLOOR[tx.dialect], {"before": before})
+        return removed
+
     def drop_messages(positions: list[int], tx: Tx) -> int:
         told = sorted(set(positions) - subscribers.still_waiting(tx, positions))
         subscribers.forget(tx, told)
-        return tx.execute(DROP_MESSAGES, {"positions": told}).rowcount
+        return remove(tx, DROP_MESSAGES, told)
 
     def drop_events(positions: list[int], tx: Tx) -> int:
-        return tx.execute(DROP_EVENTS, {"positions": positions}).rowcount
+        return remove(tx, DROP_EVENTS, positions)
 
     messages = await _drop(store, OLD_MESSAGES, drop=drop_messages, before=before)
     return Pruned(await _drop(store, OLD_EVENTS, drop=drop_events, before=before), messages)

@@ -57,6 +57,16 @@ event = Table(
 larger one: see `ledger.find_settled`.
 """
 
+event_floor = Table(
+    "event_floor",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("removed_before", Moment, nullable=False),
+)
+"""How far retention has gone: what happened before may be removed. One row, whose `id` is 1, or
+none: nothing was ever removed.
+"""
+
 message = Table(
     "event_message",
     metadata,

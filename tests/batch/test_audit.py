@@ -10,16 +10,15 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, insert, select, update
 
-from gateway import clock
 from gateway.batch.auditing.auditor import Account, audit_everything, audit_one
 from gateway.batch.auditing.fold import COURSES, KEPT_MAX, NOTHING, Flaw
 from gateway.batch.auditing.streams import PAGE, Rules, StreamAudit
 from gateway.batch.engines import Cause, Ended, Started
 from gateway.batch.states import EVENTS, Kind, NodeState, State
 from gateway.batch.tables import compute_env, compute_node, job, task, task_instance
-from gateway.cmq import completeness
+from gateway.cmq import completeness, subscribers
 from gateway.cmq.tables import dead_letter, delivery, subscription
-from gateway.events import inspection
+from gateway.events import inspection, retention
 from gateway.events.names import BATCH_EVENTS, EventName, Subject
 from gateway.events.tables import event, event_stream, message
 from gateway.store import Store, Tx
@@ -27,7 +26,7 @@ from tests.support.batch import KEEPS, START, Batch, Turns, a_task
 from tests.support.cmq import Cmq
 
 pytestmark = pytest.mark.anyio
-RULES = Rules(completeness, kept_since=None)
+RULES = Rules(completeness)
 CONFIGS = [{"EventName": name.value} for name in BATCH_EVENTS]
 ASKED = [
     {"TopicName": "job-message", "EventConfigs": CONFIGS},
@@ -351,27 +350,81 @@ def _set_state_of(job_id: str) -> Callable[[Tx], Any]:
 # Retention, dead letters, replays --------------------------------------------------------------
 
 
-async def test_what_retention_may_have_taken_is_not_missed(
+async def take_old(store: Store, stream_id: str, *, upto: int) -> None:
+    """Have a job or environment be old, and retention take its events up to a number."""
+    old = START - timedelta(days=40)
+
+    def age(tx: Tx) -> None:
+        for table in (job, compute_env):
+            tx.execute(update(table).where(table.c.id == stream_id).values(created_at=old))
+        for table, at in ((event, "happened_at"), (message, "created_at")):
+            begun = (table.c.stream_id == stream_id, table.c.seq <= upto)
+            tx.execute(update(table).where(*begun).values({at: old}))
+
+    await store.write(age)
+    before = START - timedelta(days=30)
+    done = await retention.prune(store, subscribers=subscribers, before=before)
+    assert done.events == upto
+
+
+async def test_what_retention_took_is_not_missed_and_what_went_behind_it_is(
     store: Store, batch: Batch, cmq: Cmq
 ) -> None:
     job_id = await a_finished_job(store, batch, cmq)
-
-    def prune(tx: Tx) -> None:
-        of_job = message.c.stream_id == job_id
-        tx.execute(delete(delivery))
-        tx.execute(delete(message).where(of_job, message.c.seq <= 7))
-        tx.execute(delete(event).where(event.c.stream_id == job_id, event.c.seq <= 6))
-        tx.execute(update(message).values(expanded_at=None))
-
-    await store.write(prune)
-    rules = Rules(completeness, kept_since=clock.now() + timedelta(days=1))
-    assert (await audit_everything(store, rules=rules)).found == NOTHING
+    await take_old(store, job_id, upto=6)
+    assert await flaws(store) == set()
+    of_event_10 = delete(message).where(message.c.stream_id == job_id, message.c.seq == 10)
+    await store.write(lambda tx: tx.execute(of_event_10))
+    assert await flaws(store) == {Flaw.MESSAGE_MISSING}
+    await store.write(lambda tx: _drop(9)(tx, job_id))
     assert await flaws(store) >= {Flaw.GAP, Flaw.MESSAGE_MISSING}
-    await store.write(lambda tx: (tx.execute(delete(message)), tx.execute(delete(event))))
-    assert (await audit_everything(store, rules=rules)).found == NOTHING
-    recent = Rules(completeness, kept_since=clock.now() - timedelta(days=1))
-    found = (await audit_everything(store, rules=recent)).found
-    assert {each.flaw for each in found.first} >= {Flaw.GAP}
+
+
+async def test_what_retention_took_whole_is_not_missed_and_what_is_younger_is(
+    store: Store, batch: Batch, cmq: Cmq
+) -> None:
+    env_id = await make_env(store, batch, nodes=1)
+    job_id = await a_finished_job(store, batch, cmq)
+    young_id = await a_finished_job(store, batch, cmq)
+    for stream_id in (env_id, job_id):
+        counted = await store.read_point(partial(inspection.find_stream, stream_id=stream_id))
+        assert counted is not None
+        await take_old(store, stream_id, upto=counted.seq)
+    assert await flaws(store) == set()
+    await store.write(lambda tx: tx.execute(delete(event).where(event.c.stream_id == young_id)))
+    found = (await audited(store)).found
+    assert {each.flaw for each in found.first} >= {Flaw.GAP, Flaw.STATE}
+    assert {each.stream_id for each in found.first} == {young_id}
+
+
+async def test_where_retention_took_nothing_the_oldest_is_missed(
+    store: Store, batch: Batch, cmq: Cmq
+) -> None:
+    job_id = await a_finished_job(store, batch, cmq)
+    old = START - timedelta(days=4_000)
+    await store.write(lambda tx: tx.execute(update(job).values(created_at=old)))
+    assert await flaws(store) == set()
+    await store.write(lambda tx: _drop(1)(tx, job_id))
+    assert await flaws(store) >= {Flaw.GAP}
+
+
+async def test_what_retention_takes_during_an_audit_is_not_missed(
+    store: Store, batch: Batch, cmq: Cmq
+) -> None:
+    job_id = await batch.submit(a_task("a", PAGE))
+    await Turns(store, job_id).run()
+    await a_finished_job(store, batch, cmq)
+    audit = StreamAudit(job_id, rules=RULES)
+    await store.read_list(audit.step)
+    assert audit.events == PAGE
+    await take_old(store, job_id, upto=PAGE + 100)
+    while not audit.done:
+        await store.read_list(audit.step)
+    assert audit.found == NOTHING
+    left = await store.read_list(
+        lambda tx: inspection.list_events(tx, job_id, after=0, limit=10 * PAGE)
+    )
+    assert audit.events == len(left) > PAGE
 
 
 async def test_a_dead_letter_is_no_missing_delivery(store: Store, batch: Batch, cmq: Cmq) -> None:

@@ -8,7 +8,6 @@ import anyio
 import pytest
 from sqlalchemy import delete, insert, select, update
 
-from gateway import clock
 from gateway.batch.auditing.auditor import Auditor, Pace
 from gateway.batch.tables import job
 from gateway.cmq import completeness
@@ -45,7 +44,7 @@ QUICK = Pace(look_every_s=0.01, settle_s=0.01, share=1.0)
 async def auditing(store: Store, *, pace: Pace = QUICK) -> AsyncIterator[None]:
     """An auditor that runs meanwhile, and does not rest."""
     LEDGER_DISCREPANCIES.set(0)
-    watching = Auditor(store, deliveries=completeness, keep_days=0, clock=clock.now, pace=pace)
+    watching = Auditor(store, deliveries=completeness, pace=pace)
     async with anyio.create_task_group() as tasks:
         await tasks.start(watching.run)
         yield

@@ -257,5 +257,5 @@ async def test_whatever_happens_the_nodes_are_those_of_the_model(
     for _ in range(STEPS):
         await walk.step()
         if random.random() < 0.1:
-            account = await audit_everything(store, rules=Rules(completeness, kept_since=None))
+            account = await audit_everything(store, rules=Rules(completeness))
             assert account.found.first == ()

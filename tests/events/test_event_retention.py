@@ -6,13 +6,16 @@ from functools import partial
 
 import anyio
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
-from gateway.events import outbox, relay, retention
+from gateway import clock
+from gateway.events import ledger, outbox, relay, retention
 from gateway.events.bus import Message
 from gateway.events.retention import Pruned
 from gateway.events.tables import event, message
-from gateway.store import Store
+from gateway.store import Store, open_store
+from gateway.store.migrations import migrate
+from tests.support.databases import connected, upgrade_to
 from tests.support.events import NOW, Routed, asks, eventually, job_event, stream
 
 pytestmark = pytest.mark.anyio
@@ -63,6 +66,46 @@ async def test_what_is_old_and_told_goes_and_what_is_young_stays(store: Store) -
     assert await prune(store) == Pruned(events=3, messages=3)
     assert await kept(store) == ([4, 5], [4, 5])
     assert await prune(store) == Pruned(events=0, messages=0)
+
+
+async def test_how_far_the_removal_went_is_stored_once_and_never_goes_back(store: Store) -> None:
+    await tell(store, count=3)
+    await tell(store, "job-00000002", now=OLD + timedelta(days=1))
+    await tell(store, "job-00000002", now=NOW)
+    assert await store.read_point(ledger.find_removed_before) is None
+    subscribers = Routed()
+    for before, removed in (
+        (OLD, 0),
+        (OLD + timedelta(hours=1), 3),
+        (BEFORE, 1),
+        (BEFORE + timedelta(days=1), 0),
+    ):
+        done = await retention.prune(store, subscribers=subscribers, before=before)
+        assert done.events == removed
+    assert await store.read_point(ledger.find_removed_before) == BEFORE
+    await tell(store, count=1, now=OLD)
+    await tell(store, "job-00000002", now=NOW)
+    done = await retention.prune(store, subscribers=subscribers, before=OLD + timedelta(hours=1))
+    assert done.events == 1
+    assert await store.read_point(ledger.find_removed_before) == BEFORE
+
+
+async def test_where_only_messages_could_go_it_is_stored_too(store: Store) -> None:
+    delivered = await tell(store, count=4)
+    await tell(store, "job-00000002", now=NOW)
+    subscribers = Routed()
+    subscribers.waiting = {delivered[0].position}
+    assert await prune(store, subscribers) == Pruned(events=0, messages=3)
+    assert await store.read_point(ledger.find_removed_before) == BEFORE
+
+
+async def test_what_could_not_be_removed_is_not_stored_as_removed(store: Store) -> None:
+    delivered = await tell(store, count=4)
+    await tell(store, "job-00000002", now=NOW)
+    subscribers = Routed()
+    subscribers.waiting = {each.position for each in delivered}
+    assert await prune(store, subscribers) == Pruned(events=0, messages=0)
+    assert await store.read_point(ledger.find_removed_before) is None
 
 
 async def test_pages_go_one_after_the_other(store: Store) -> None:
@@ -139,3 +182,26 @@ async def test_the_loop_deletes_what_is_older_than_it_may_be(store: Store) -> No
 
         await eventually(is_done)
         tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("has_events", [True, False])
+async def test_a_database_from_before_counts_as_removed_what_may_have_been(
+    database_url: str, has_events: bool
+) -> None:
+    upgrade_to("0009", database_url)
+    add = text(
+        "INSERT INTO event (stream_id, seq, name, subject_id, batch, happened_at)"
+        " VALUES ('job-a', 9, 'JOB_RUNNING', 'job-a', :batch, 1)"
+    )
+    if has_events:
+        with connected(database_url) as connection, connection.begin():
+            connection.execute(add, {"batch": b"{}"})
+    begun = clock.now()
+    migrate(database_url)
+    async with open_store(database_url) as store:
+        found = await store.read_point(ledger.find_removed_before)
+    if has_events:
+        assert found is not None
+        assert begun <= found + timedelta(days=1) <= clock.now()
+    else:
+        assert found is None

@@ -59,7 +59,7 @@ def test_a_lost_message_is_named_by_the_verb_by_the_log_and_by_the_metric(
     done = own.verb("events", "audit", "--job", job)
     assert done.returncode == 1
     assert f"{job}  message-missing  message {job}-14-0 is gone\n" in done.stdout
-    assert done.stdout.endswith("13 messages compared: 1 discrepancies\n")
+    assert done.stdout.endswith("13 messages compared: 1 discrepancy\n")
     metric = "qcs_gateway_ledger_discrepancies 1.0"
     wait_until(lambda: metric in own.management("/metrics")[1], what=lambda: own.log[-2000:])
     lines = [json.loads(line) for line in own.log.splitlines()]

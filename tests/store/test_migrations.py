@@ -40,6 +40,8 @@ RELEASED = {
     ),
     "0007_telling.py": "966224014ab37b608412f3c0b1dd6d3a7273f10e93b4e29eb1cc52038e3e8756",
     "0008_running.py": "64fc4ac80c55361a24ac679b9771669bc32d54bf2e2824493a8978459d9eea7f",
+    "0009_rebinding.py": "a53cd1254edce9f05d18249964fbf2b2ce0b191041f6d1bcf03ea8073c5aeb4a",
+    "0010_event_floor.py": "f0246fb0c9090bb15f3723da2a8c68101484aafba2922786eaa588e553d97653",
 }
 """What was released is never edited again: a database may stand at any of them."""
 

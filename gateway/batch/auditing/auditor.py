@@ -8,7 +8,6 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from functools import partial
 from typing import TypeVar
 
@@ -20,7 +19,6 @@ from sqlalchemy.exc import OperationalError
 from gateway.batch.auditing.fold import NOTHING, Findings
 from gateway.batch.auditing.streams import Rules, StreamAudit, judge_deliveries
 from gateway.batch.tables import compute_env, job
-from gateway.clock import Clock
 from gateway.errors import ResourceNotFound
 from gateway.events import inspection, ledger
 from gateway.events.inspection import Deliveries
@@ -83,15 +81,6 @@ class Account:
         )
 
 
-def rules_of(deliveries: Deliveries, *, keep_days: int, clock: Clock) -> Rules:
-    """What streams are held against now. keep_days: of retention; 0: for ever.
-
-    Why the setting and nothing else: no row says what retention took. Where it was set to more
-    days later, what it took before is reported as missing for as long as its job is there.
-    """
-    return Rules(deliveries, clock() - timedelta(days=keep_days) if keep_days else None)
-
-
 async def audit_everything(store: Store, *, rules: Rules) -> Account:
     """Audit whatever there is, once, page by page."""
     total = Account()
@@ -140,20 +129,12 @@ def _audit_published(tx: Tx, *, after: int, rules: Rules) -> tuple[Account, int 
 
 
 class Auditor:
-    """Audits for ever. deliveries: what became of messages. keep_days: see `rules_of`."""
+    """Audits for ever. deliveries: what became of messages."""
 
-    def __init__(
-        self,
-        store: Store,
-        *,
-        deliveries: Deliveries,
-        keep_days: int,
-        clock: Clock,
-        pace: Pace = USUAL,
-    ) -> None:
+    def __init__(self, store: Store, *, deliveries: Deliveries, pace: Pace = USUAL) -> None:
         self._store = store
         self._pace = pace
-        self._rules = partial(rules_of, deliveries, keep_days=keep_days, clock=clock)
+        self._rules = Rules(deliveries)
         self._due: dict[str, float] = {}
         self._wrong: dict[str, Findings] = {}
         self._seen = -1  # the position up to which changes were looked for
@@ -213,7 +194,7 @@ class Auditor:
 
     async def _sweep_published(self) -> None:
         """Audit a page of what users published; what is wrong counts until a round without it."""
-        read = partial(_audit_published, after=self._published, rules=self._rules())
+        read = partial(_audit_published, after=self._published, rules=self._rules)
         account, reached = await self._read(read)
         self._round += account.found
         if reached is None or self._round.count > self._wrong.get(PUBLISHED, NOTHING).count:
@@ -223,7 +204,7 @@ class Auditor:
         self._published = reached or 0
 
     async def _audit(self, stream_id: str) -> None:
-        audit = StreamAudit(stream_id, rules=self._rules())
+        audit = StreamAudit(stream_id, rules=self._rules)
         try:
             while not audit.done:
                 await self._read(audit.step)

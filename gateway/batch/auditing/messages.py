@@ -27,7 +27,7 @@ def judge_messages(
     """Hold the messages of some events of a stream against what was asked for.
 
     asked: None if nobody knows any more, because the job or environment was deleted. kept_since:
-    retention may have taken what is older; None: it takes nothing.
+    retention may have taken what is older; None: it took nothing.
     """
     if not messages and not asked:
         return

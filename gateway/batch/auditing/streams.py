@@ -2,7 +2,8 @@
 
 It goes in steps, each in a consistent read of its own that is soon over, however large the job is:
 a step first takes in the events that came since the last one, and compares rows only when it has
-all there are. So each row is held against the ledger of the same moment.
+all there are. So each row is held against the ledger of the same moment. What retention may have
+taken is looked up in each step, too: it goes on meanwhile.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from gateway.batch.notices import load_notifications
 from gateway.batch.records import read_counts
 from gateway.batch.states import NodeState, State
 from gateway.batch.tables import compute_env, compute_node, job, task, task_instance
-from gateway.events import inspection
+from gateway.events import inspection, ledger
 from gateway.events.inspection import Counted, Deliveries, Recorded, StoredMessage
 from gateway.events.messages import Notification
 from gateway.events.names import Subject
@@ -71,13 +72,9 @@ _SUBJECTS = {"job": (Subject.JOB, JOB), "env": (Subject.ENV, ENV)}
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What every stream is held against.
-
-    kept_since: what happened before, retention may have taken; None: nothing.
-    """
+    """What every stream is held against, besides its rows. deliveries: what became of messages."""
 
     deliveries: Deliveries
-    kept_since: datetime | None
 
 
 def judge_deliveries(
@@ -104,10 +101,15 @@ class StreamAudit:
     def __init__(self, stream_id: str, *, rules: Rules) -> None:
         self.stream_id = stream_id
         self.done = False
+        self._rules = rules
+        self._removed_before: datetime | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        """Know nothing yet, or nothing any more."""
         self.events = 0
         self.messages = 0
         self.unexpanded = False
-        self._rules = rules
         self._told = NOTHING
         self._fold: Fold | None = None
         self._place = -1, -1
@@ -124,6 +126,7 @@ class StreamAudit:
         if statement is not None:
             row = tx.execute(statement, {"stream_id": self.stream_id}).one_or_none()
         stream = inspection.find_stream(tx, self.stream_id)
+        self._look_at_retention(tx, stream)
         if self._fold is None:
             self._fold = Fold(self.stream_id, may_be_beheaded=self._may_be_beheaded(row))
         fold = self._fold
@@ -140,9 +143,18 @@ class StreamAudit:
         else:
             self._judge_job(tx, fold, row)
 
+    def _look_at_retention(self, tx: Tx, stream: Counted | None) -> None:
+        """See how far it has gone; begin again if it has just taken what would be read next."""
+        before, self._removed_before = self._removed_before, ledger.find_removed_before(tx)
+        if self._fold is None or stream is None or self._removed_before == before:
+            return
+        following = inspection.list_events(tx, stream.id, after=self._fold.reached, limit=1)
+        if (following[0].seq if following else stream.seq + 1) > self._fold.reached + 1:
+            self._begin()
+
     def _may_be_beheaded(self, row: Row[Any] | None) -> bool:
         """Whether retention may have taken the beginning of the stream."""
-        since = self._rules.kept_since
+        since = self._removed_before
         return since is not None and (row is None or row.created_at < since)
 
     def _catch_up(self, tx: Tx, fold: Fold, *, stream: Counted, row: Row[Any] | None) -> bool:
@@ -175,7 +187,7 @@ class StreamAudit:
         if stream.id.split("-", 1)[0] not in _SUBJECTS:
             asked = ()
         judged = judge_messages(
-            stream, events, messages=messages, asked=asked, kept_since=self._rules.kept_since
+            stream, events, messages=messages, asked=asked, kept_since=self._removed_before
         )
         self._told += Findings.of(judged)
         self._told += judge_deliveries(tx, messages, stream_id=stream.id, rules=self._rules)

@@ -1,8 +1,10 @@
 """A whole gateway: how it starts, how it ends, and what outlives it."""
 
+import asyncio
 import json
 import os
 import signal
+import socket
 import stat
 import threading
 from base64 import b64decode
@@ -11,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
+from gateway.app import copies_of, listen
 from tests.support import amqp
 from tests.support.classic import ClassicClient
 from tests.support.raw_client import call, classic, open_line, send, signed
@@ -219,3 +223,33 @@ def secrets_in(log: str) -> list[str]:
     addresses = [word for word in log.split() if "amqp://" in word]
     found = [address.split("@")[0].rpartition(":")[2] for address in addresses if "@" in address]
     return [password for password in found if set(password) != {"*"}]
+
+
+def test_whoever_connects_at_once_is_let_in_within_a_few_turns_of_the_loop() -> None:
+    turns_waited = uvloop.run(_turns_until_all_are_let_in(connections=64))
+    assert turns_waited < 10
+
+
+async def _turns_until_all_are_let_in(*, connections: int) -> int:
+    """Connect before the loop looks; count its turns from the first one let in to the last."""
+    let_in: list[asyncio.BaseTransport] = []
+
+    class Counted(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            let_in.append(transport)
+
+    listeners = copies_of(listen("127.0.0.1", 0))
+    address = listeners[0].getsockname()
+    loop = asyncio.get_running_loop()
+    servers = [await loop.create_server(Counted, sock=each) for each in listeners]
+    clients = [socket.create_connection(address) for _ in range(connections)]
+    turns = 0
+    async with asyncio.timeout(30):
+        while len(let_in) < connections:
+            await asyncio.sleep(0)
+            turns += bool(let_in)
+    for each in [*servers, *clients, *let_in]:
+        each.close()
+    for server in servers:
+        await server.wait_closed()
+    return turns

@@ -6,7 +6,7 @@ from functools import partial
 
 from msgspec import structs
 
-from gateway.call import Decision, Effect, Reason, Resource, Scope
+from gateway.call import Decision, Effect, Principal, Reason, Resource, Scope
 from gateway.policy.decision import (
     Determinant,
     Explanation,
@@ -19,7 +19,7 @@ from gateway.policy.decision import (
     nearest_miss,
     trust_miss,
 )
-from gateway.policy.match import Query
+from gateway.policy.match import Query, app_id_of
 from gateway.policy.scope import Listing, Shown, find_shown, scope_of, showing
 from gateway.policy.snapshot import Candidate, DeclaredRole, Rights, Snapshot
 from gateway.policy.trust import ASSUME_ROLE, settling
@@ -29,6 +29,10 @@ ENTRIES_MAX = 32_768
 """Callers that are remembered with what was worked out for them; as many again from before."""
 SESSION_ENTRIES_MAX = 1_024
 """So many of them with a policy of their session, each of which is the caller's own invention."""
+EXPLAINED_MAX = 4_096
+"""Explanations that are remembered."""
+EXPLAINED_RESOURCES_MAX = 4
+"""Of calls on no more resources than these."""
 LISTINGS_MAX = 16
 """Lists that are remembered of a caller: bounded, for a caller may invent regions."""
 
@@ -99,6 +103,8 @@ class DecisionPoint:
 
 Caller = tuple[str, str, str, str, str]
 """owner, uin, role, session policy, action"""
+Asked = tuple[Principal, str, tuple[Resource, ...], tuple[Resource, ...], str, str]
+"""principal, action, resources, deny_only, deny_only_action, app id"""
 
 
 class _Entry:
@@ -108,7 +114,16 @@ class _Entry:
     if there are none.
     """
 
-    __slots__ = ("_candidates", "_shown", "action", "enforced", "rights", "rules", "shadow_rules")
+    __slots__ = (
+        "_candidates",
+        "_has_conditions",
+        "_shown",
+        "action",
+        "enforced",
+        "rights",
+        "rules",
+        "shadow_rules",
+    )
 
     def __init__(self, rights: Rights, *, action: str) -> None:
         self.rights = rights
@@ -117,12 +132,20 @@ class _Entry:
         self.rules: Rules
         self.shadow_rules: Rules | None = None
         self._candidates: tuple[Candidate, ...] | None = None
+        self._has_conditions: bool | None = None
         self._shown: dict[Listing, tuple[Shown, ...]] = {}
 
     @property
     def has_shadow(self) -> bool:
         """Whether the caller has a policy that is only watched."""
         return self.rights is not self.enforced
+
+    @property
+    def has_conditions(self) -> bool:
+        """Whether any statement of the caller has one, be it of another action."""
+        if self._has_conditions is None:
+            self._has_conditions = self.rights.has_conditions
+        return self._has_conditions
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
@@ -154,6 +177,7 @@ class _Moment:
     ) -> None:
         self.snapshot = snapshot
         self.entries: dict[Caller, _Entry] = {}
+        self._explained: dict[Asked, Explanation] = {}
         self._sessions = 0  # entries with a session policy, which are large
         self._before = before
         self._evaluator = evaluator
@@ -227,6 +251,33 @@ class _Moment:
         return _of_list(self.decide(query), scope, rights=rights), scope
 
     def explain(self, query: Query) -> Explanation:
+        """Explain, or remember: whoever polls asks the same again and again."""
+        asked = self._without_what_is_unread(query)
+        if asked is None:
+            return self._explain(query)
+        found = self._explained.get(asked)
+        if found is None:
+            found = self._explain(query)
+            if len(self._explained) >= EXPLAINED_MAX:
+                self._explained.clear()
+            self._explained[asked] = found
+        return found
+
+    def _without_what_is_unread(self, query: Query) -> Asked | None:
+        """What alone an explanation depends on; None if it may be more, or too much to keep.
+
+        Conditions read what is known of the call, and so do trust policies.
+        """
+        principal = query.principal
+        many = len(query.resources) + len(query.deny_only) > EXPLAINED_RESOURCES_MAX
+        if many or principal.session_policy or query.action == ASSUME_ROLE:
+            return None
+        if self._entry(query).has_conditions:
+            return None
+        named = (query.resources, query.deny_only, query.deny_only_action)
+        return principal, query.action, *named, app_id_of(query.context)
+
+    def _explain(self, query: Query) -> Explanation:
         verdict, asked = self._settle(query, self._rules)
         entry = self._entry(asked)
         miss = self._mistrust(asked, verdict) or nearest_miss(entry.enforced, asked, verdict)

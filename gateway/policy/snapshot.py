@@ -86,6 +86,16 @@ class Rights:
             held.policy.mode is Mode.SHADOW for _, policies in self.layers for held in policies
         )
 
+    @property
+    def has_conditions(self) -> bool:
+        """Whether a statement asks for more than a caller, an action and a resource."""
+        return any(
+            statement.conditions
+            for _, policies in self.layers
+            for held in policies
+            for statement in held.policy.document.statements
+        )
+
     def enforced(self) -> "Rights":
         """The same without the policies that are only watched.
 

@@ -398,3 +398,40 @@ def test_invented_regions_do_not_make_a_plan_grow() -> None:
     for number in range(1_000):
         assert not asked.decide(ask(ANN, batch("job/a", region=f"x-{number}"))).allowed
     assert asked.decide(ask()).allowed
+
+
+def test_what_is_asked_again_is_explained_from_memory_unless_it_may_differ() -> None:
+    plain = point(user=[allow()])
+    assert plain.explain(ask()) is plain.explain(ask(context={"qcs:ip": ("10.0.0.1",)}))
+    assert plain.explain(ask(replace(ANN, name="Ann"))) is not plain.explain(ask())
+    guarded = point(
+        user=[allow("batch:*")],
+        group=[allow("batch:SubmitJob", condition={"ip_equal": {"qcs:ip": "10.0.0.1"}})],
+    )
+    assert guarded.explain(ask()) is not guarded.explain(ask())
+    watched = point(
+        user=[allow()],
+        group=[deny(condition={"bool_equal": {"qcs:mfa": "true"}})],
+        shadow=("group",),
+    )
+    verdicts = []
+    for mfa in ("true", "false"):
+        shadow = watched.explain(ask(context={"qcs:mfa": (mfa,)})).shadow
+        assert shadow is not None
+        verdicts.append(shadow.decision.reason)
+    assert verdicts == [Reason.EXPLICIT_DENY, Reason.EXPLICIT_ALLOW]
+
+
+def test_what_is_remembered_of_an_account_id_is_not_told_of_another() -> None:
+    mine = point(user=[allow(resource="qcs::batch:ap-guangzhou:uin/100:job/${app_id}-*")])
+    job = batch("job/7-a")
+    for app_id, effect in [("7", "allow"), ("8", "deny"), ("7", "allow")]:
+        asked = ask(ANN, job, context={"qcs:app_id": (app_id,)})
+        assert mine.explain(asked).decision.effect.value == effect
+
+
+def test_what_is_remembered_is_forgotten_with_the_policies() -> None:
+    asked = point(user=[allow()])
+    assert asked.explain(ask()).decision.allowed
+    asked.swap(point(user=[deny()]).snapshot)
+    assert asked.explain(ask()).decision.reason is Reason.EXPLICIT_DENY

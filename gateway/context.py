@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from itertools import islice
 
@@ -16,6 +17,7 @@ FORWARDED = "x-forwarded-for"
 TAGS_MAX = 50
 TAG_LISTS = (("Tags",), ("Job", "Tags"), ("ComputeEnv", "Tags"))
 """Where calls that make something write its tags."""
+_TAGGED = frozenset(place[0] for place in TAG_LISTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,8 @@ class Edge:
 
     def source_ip(self, request: HttpRequest) -> str:
         """The address of the caller: of the last hop that is none of the proxies."""
+        if not self.proxies:
+            return _in_its_own_form(request.source_ip)
         hops = request.headers.get(FORWARDED, "").split(",")
         address = _find_address(request.source_ip)
         if address is None:
@@ -70,6 +74,12 @@ def _find_address(text: str) -> Address | None:
         return None
 
 
+@lru_cache(maxsize=4_096)
+def _in_its_own_form(text: str) -> str:
+    address = _find_address(text)
+    return text if address is None else str(address)
+
+
 def context_of(
     call: Call, principal: Principal, *, vpc: tuple[str, ...], app_id: str = ""
 ) -> dict[str, tuple[str, ...]]:
@@ -78,17 +88,21 @@ def context_of(
     app_id: the account's, which only fills the policy variable. Raises InvalidParameterValue for
     more tags than anything can have: what is known of a call is kept in its record.
     """
-    external_id = call.params.get("ExternalId") if call.action == "AssumeRole" else None
     known = {
         "qcs:ip": (call.source_ip,),
         "qcs:current_time": (wire_time(call.received_at),),
         **caller_context(principal),
-        "qcs:request_tag": _request_tags(call.params),
-        "qcs:vpc": vpc,
-        "qcs:app_id": (app_id,) if app_id else (),
-        EXTERNAL_ID: (external_id,) if isinstance(external_id, str) and external_id else (),
     }
-    return {key: values for key, values in known.items() if values}
+    if not _TAGGED.isdisjoint(call.params) and (tags := _request_tags(call.params)):
+        known["qcs:request_tag"] = tags
+    if vpc:
+        known["qcs:vpc"] = vpc
+    if app_id:
+        known["qcs:app_id"] = (app_id,)
+    external_id = call.params.get("ExternalId") if call.action == "AssumeRole" else None
+    if isinstance(external_id, str) and external_id:
+        known[EXTERNAL_ID] = (external_id,)
+    return known
 
 
 def _request_tags(params: Mapping[str, object]) -> tuple[str, ...]:

@@ -3,11 +3,13 @@
 import re
 import secrets
 import string
-import uuid
 from collections.abc import Callable
 
 ALPHABET = string.ascii_lowercase + string.digits
 NewId = Callable[[str], str]
+_UUID_SET = 4 << 76 | 2 << 62
+_UUID_KEEP = ~(0xF << 76 | 3 << 62)
+"""Version 4 and the variant of RFC 4122, and the bits around them."""
 
 
 def new_id(prefix: str) -> str:
@@ -21,8 +23,12 @@ def new_id(prefix: str) -> str:
 
 
 def new_request_id() -> str:
-    """Make the id of one call: a random UUID in its text form."""
-    return str(uuid.uuid4())
+    """Make the id of one call: a random UUID in its text form.
+
+    Why by hand: the library takes twice as long, at every call.
+    """
+    digits = f"{int.from_bytes(secrets.token_bytes(16)) & _UUID_KEEP | _UUID_SET:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def new_secret(length: int) -> str:

@@ -1,8 +1,9 @@
 """The way of every call: authenticate, name, decide, record, forward."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from enum import Enum
+
+from msgspec.structs import replace
 
 from gateway import audit, catalog, protocol
 from gateway.authn import Authenticator, Identity, authenticate
@@ -17,6 +18,7 @@ from gateway.call import (
     Resource,
     Scope,
     Upstream,
+    Value,
 )
 from gateway.catalog import Access, Action, Named
 from gateway.context import Edge, context_of
@@ -38,8 +40,7 @@ class Dialect(Enum):
     STREAM = "the stream of events"
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(Value, frozen=True):
     """A call that may go on.
 
     identity: as it was proved. query: as it was decided on. lists: for a list without ids the
@@ -201,8 +202,7 @@ class Pipeline:
         return Scope(deny=self.policies.scope(query, resource_type=parts, region=region).deny)
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
+class _Asked(Value, frozen=True):
     """What a request asks for. lists: for a list without ids the type it lists."""
 
     call: Call

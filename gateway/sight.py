@@ -6,9 +6,10 @@ subscription are for whoever may describe the subscriptions of its topic, as lon
 """
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import anyio
+from msgspec import structs
 
 from gateway.call import Resource
 from gateway.clock import Clock, wire_time
@@ -101,7 +102,7 @@ class Sight:
             self._may_open = None
 
     def _decide_opening(self) -> bool:
-        query = replace(self._opening, context=self._context())
+        query = structs.replace(self._opening, context=self._context())
         if self._lists is None:
             return self._policies.decide(query).allowed
         region = query.resources[0].region

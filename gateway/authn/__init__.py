@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
-from gateway.call import HttpRequest, Key, Principal
+from gateway.call import HttpRequest, Key, Principal, Value
 from gateway.errors import AuthFailure
 
 
@@ -24,8 +24,7 @@ class Signature:
     signed_at: int
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(Value, frozen=True):
     """Who makes a call, as proved.
 
     service: the service the signature was made for; None if the method names none.

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from gateway.authn import Signature
-from gateway.call import Call
+from gateway.call import Call, Value
 from gateway.errors import AuthFailure
 
 GRACE_S = 2
@@ -32,8 +32,7 @@ CLAIMS_PER_SIGNATURE_MAX = 64
 Bound = tuple[str, str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(Value, frozen=True):
     """What a signature is used for.
 
     mutating: the action changes something. repeatable: it carries a ClientToken.

@@ -4,9 +4,10 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from itertools import chain
 
-from gateway.call import Resource
+from gateway.call import Resource, Value
 from gateway.errors import ApiError, InvalidParameter, InvalidParameterValue, MissingParameter
 
 RESOURCES_MAX = 1_000
@@ -60,7 +61,7 @@ class Path:
     is_whole: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ResourceTemplate:
     """What an action is decided on.
 
@@ -71,9 +72,23 @@ class ResourceTemplate:
     named: tuple[tuple[Path, ...], ...]
     deny_only: tuple[Path, ...] = ()
 
+    @cached_property
+    def one(self) -> tuple[str, str, str] | None:
+        """For the most common kind, one name with one text in it: what stands before the text,
+        the parameter that holds it, what stands after it. None for any other kind.
+        """
+        if self.deny_only or len(self.named) > 1 or len(self.named[0]) > 1:
+            return None
+        [[path]] = self.named
+        if path.service or path.when or path.is_whole or len(path.placeholders) != 1:
+            return None
+        [place] = path.placeholders
+        if place.form is not Form.TEXT or len(place.steps) != 1 or place.steps[0].is_list:
+            return None
+        return path.literals[0], place.steps[0].name, path.literals[1]
 
-@dataclass(frozen=True, slots=True)
-class Named:
+
+class Named(Value, frozen=True):
     """The resources one call names.
 
     resources: all must be allowed. deny_only: none may be explicitly denied.
@@ -86,8 +101,7 @@ class Named:
     lists: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(Value, frozen=True):
     """Where the resources of one call live."""
 
     service: str
@@ -149,6 +163,12 @@ def fill(
     InvalidParameter for one of the wrong type, InvalidParameterValue for none or too many in a
     list that is needed.
     """
+    if resource.one is not None:
+        before, name, after = resource.one
+        value = params.get(name)
+        if isinstance(value, str) and _is_name(value):
+            path = before + value + after
+            return Named((Resource(account.service, account.region, account.owner_uin, path),))
     denied = [
         found
         for path in resource.deny_only
@@ -288,9 +308,13 @@ def _write(value: object, form: Form, *, at: str) -> str:
         if role is None:
             raise _wrong_type(at)
         value = f"{role[1]}:{role[2]}"
-    if len(value) > NAME_CHARACTERS_MAX or "*" in value:
+    if not _is_name(value):
         raise _no_name(at)
     return value
+
+
+def _is_name(value: str) -> bool:
+    return len(value) <= NAME_CHARACTERS_MAX and "*" not in value
 
 
 def _no_name(at: str) -> ApiError:

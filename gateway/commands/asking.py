@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
+
+from msgspec import structs
 
 from gateway.call import Principal, Resource
 from gateway.cam.identities import KNOWN_ACTIONS, check_keys
@@ -199,7 +201,7 @@ def _denied_besides(action: str, resources: Sequence[Resource]) -> Iterator[Reso
     for resource, entry in product(resources, _ACTIONS.get(action, ())):
         if resource.service == _service(action):
             for path in denied_besides(entry.resource, resource.path):
-                yield replace(resource, path=path)
+                yield structs.replace(resource, path=path)
 
 
 def deny_only_action(action: str, deny_only: Sequence[Resource]) -> str:
@@ -241,7 +243,7 @@ def read_attributes(written: Sequence[str]) -> dict[str, dict[str, tuple[str, ..
         if read is None:
             raise ValueError(f"the attribute `{text}` is not RESOURCE:key=value")
         resource = read_resource(read[1], service="", region="", owner_uin="")
-        resource = replace(resource, region=long_region(resource.region))
+        resource = structs.replace(resource, region=long_region(resource.region))
         carried = found.setdefault(str(resource), {})
         for key, values in _carried(read[2], read[3]).items():
             carried[key] = (*carried.get(key, ()), *values)
@@ -271,7 +273,7 @@ def _read(text: str, action: str, *, principal: Principal, known: Circumstances)
     region = region_of(service, known.region)
     if text == "*" or text.startswith("qcs:"):
         found = read_resource(text, service=service, region=region, owner_uin=principal.owner_uin)
-        return replace(found, region=long_region(found.region))
+        return structs.replace(found, region=long_region(found.region))
     if "/" not in text:
         raise ValueError(f"the resource `{text}` is not qcs::… or type/id")
     return Resource(service, region, principal.owner_uin, text)

@@ -193,7 +193,7 @@ class _Moment:
         roles = self._roles(query)
         if roles:  # what is denied by either name of a role is denied
             others = tuple(role.other_name for role in roles.values())
-            query = replace(query, deny_only=query.deny_only + others)
+            query = structs.replace(query, deny_only=query.deny_only + others)
         verdict = rules_of(query).settle(query)
         if verdict[0] is not Reason.EXPLICIT_DENY:
             verdict = self._distrust(query, roles, otherwise=verdict)

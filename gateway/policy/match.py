@@ -1,9 +1,11 @@
 """Does a statement apply to a query? The one meaning that every evaluator shares."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 
-from gateway.call import AttributeTest, Effect, Principal, Resource
+from msgspec import field
+from msgspec.structs import replace
+
+from gateway.call import AttributeTest, Effect, Principal, Resource, Value
 from gateway.policy.condition import Condition, Context, as_test, is_of_resource
 from gateway.policy.document import Statement
 from gateway.policy.resource import ResourcePattern
@@ -15,8 +17,7 @@ NEVER = AttributeTest("string_equal", "qcs:never", ("",))
 """A test of a key that nothing has: it fails, and can always be judged."""
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Query:
+class Query(Value, frozen=True):
     """One call, as policies see it.
 
     action: `service:Action`, such as `batch:SubmitJob`.
@@ -35,6 +36,8 @@ class Query:
     context: Context = field(default_factory=dict)
     attributes: Mapping[Resource, Context] = field(default_factory=dict)
     deny_only_action: str = ""
+
+    __repr__ = object.__repr__
 
     @property
     def besides(self) -> "Query | None":

@@ -1,12 +1,14 @@
 """What is kept of one authenticated call, and how it is shown. Pure."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from typing import Any
 
-from gateway.call import Decision, Principal
+from msgspec import field
+
+from gateway.call import Decision, Principal, Value
 from gateway.policy.condition import Context
 from gateway.policy.decision import Determinant, Explanation, Fix, NearestMiss, ShadowVerdict
 
@@ -40,8 +42,7 @@ class RefusedCall:
         return _public(self, effect=Outcome.REFUSED.value, reason=self.code, why=_public_why())
 
 
-@dataclass(frozen=True, slots=True)
-class DecisionRecord:
+class DecisionRecord(Value, frozen=True):
     """One authenticated call and what was decided of it.
 
     action: as policies name it, "batch:SubmitJob". resources: everything it was decided on.

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from msgspec import structs
+
 from gateway.call import Principal
 from gateway.policy.accounts import Account, Mode
 from gateway.policy.comparison import Shift, find_shift
@@ -104,7 +106,7 @@ def narrowed(question: Question, session_policy: str) -> Question:
     if not session_policy:
         return question
     principal = replace(question.query.principal, session_policy=session_policy)
-    return replace(question, query=replace(question.query, principal=principal))
+    return replace(question, query=structs.replace(question.query, principal=principal))
 
 
 @dataclass(frozen=True, slots=True)

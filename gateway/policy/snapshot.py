@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from functools import lru_cache
 
+from msgspec import structs
+
 from gateway.call import Principal, Reason, Resource
 from gateway.errors import ApiError
 from gateway.policy.accounts import Account, CustomPolicy, Mode
@@ -187,7 +189,7 @@ class Snapshot:
         by_name = f"roleName/{subject.rpartition('/')[2]}"
         by_id = f"role/{self.role_ids[subject]}"
         other = by_id if kind == "roleName" else by_name
-        return DeclaredRole(self.trusts[subject], replace(resource, path=other))
+        return DeclaredRole(self.trusts[subject], structs.replace(resource, path=other))
 
     def with_documents(self, documents: Mapping[str, Document], *, generation: int) -> "Snapshot":
         """The same with other documents under some keys: what the change of a file costs."""

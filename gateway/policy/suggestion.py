@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+
+from msgspec import structs
 
 from gateway.call import Resource
 from gateway.errors import ApiError
@@ -99,7 +101,7 @@ def _patterns_of(call: RecordedCall) -> list[str]:
     paths = [text.split(":", SEGMENTS - 1)[-1] for text in call.shown_by]
     if any(path == f"{begin}*" or not path.startswith(begin) for path in paths):
         return []
-    return [str(replace(whole, path=path)) for path in paths]
+    return [str(structs.replace(whole, path=path)) for path in paths]
 
 
 def _generalised(resources: Iterable[Resource], *, ids_max: int | None) -> Iterator[Resource]:
@@ -117,7 +119,7 @@ def _generalised(resources: Iterable[Resource], *, ids_max: int | None) -> Itera
 def _type_of(resource: Resource) -> Resource:
     """Everything of the resource's type, in its region; itself if it has no type."""
     kind, slash, _ = resource.path.partition("/")
-    return replace(resource, path=f"{kind}/*") if slash else resource
+    return structs.replace(resource, path=f"{kind}/*") if slash else resource
 
 
 def _writable(resource: Resource) -> str | None:

@@ -1,6 +1,5 @@
 """Who signed a request: the SDK's own signatures are believed, everything else is not."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from gateway.authn import Identity, authenticate
 from gateway.authn.signed import ClassicAuthenticator, Tc3Authenticator

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from gateway.call import AttributeTest, Call, Clause, Grant, Principal, Scope
 from gateway.cam.api import build_service, is_inside, redacted
@@ -51,7 +52,7 @@ def explained() -> Any:
 async def describe(
     store: Store, log: DecisionLog, scope: Scope | None, principal: Principal = ALICE, **params: Any
 ) -> dict[str, Any]:
-    call = replace(CALL, params=params or {"DecisionRequestId": "r-1"})
+    call = structs.replace(CALL, params=params or {"DecisionRequestId": "r-1"})
     reply = await build_service(store, log)(call, Grant(principal, ALLOWED, scope))
     found: dict[str, Any] = json.loads(reply.members)["Decision"]
     return found

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from gateway.call import AttributeTest, Clause, Decision, Effect, Reason, Scope
 from gateway.policy.comparison import Comparison, Shift, find_shift
@@ -98,7 +99,7 @@ def test_calls_that_were_answered_otherwise_or_recorded_in_part_are_counted() ->
 def test_a_caller_nobody_declares_is_allowed_nothing_on_either_side() -> None:
     known = call(READ, "job/a")
     stranger = replace(known.question.query.principal, uin="999")
-    asked = replace(known.question.query, principal=stranger)
+    asked = structs.replace(known.question.query, principal=stranger)
     comparison = compare([allow()], [allow()], replace(known, question=Question(asked)))
     assert comparison.differences == ()
     assert comparison.otherwise_recorded == 1

@@ -2,10 +2,10 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from gateway.call import Clause, Effect, Reason, Resource, Scope
 from gateway.policy.accounts import Account, CustomPolicy, Group, User, parse_accounts
@@ -416,7 +416,7 @@ def test_an_explanation_of_many_resources_by_many_patterns_stays_short() -> None
 def test_no_fix_is_offered_if_what_the_call_does_besides_is_denied() -> None:
     topic = Resource("tdmq", "ap-guangzhou", OWNER, "topicName/t")
     point = point_of([deny("tdmq:PublishCmqMsg")])
-    asked = replace(
+    asked = structs.replace(
         query("batch:SubmitJob", batch("job/*"), deny_only=(topic,)),
         deny_only_action="tdmq:PublishCmqMsg",
     )

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from gateway.call import AttributeTest, Clause, Principal, Reason, Resource
 from gateway.policy.accounts import Account, CustomPolicy, Group, Mode, Role, User
@@ -366,7 +367,7 @@ def test_what_a_trust_policy_lacks_is_the_nearest_element_of_its_nearest_stateme
     trust: Any, statement: int, element: str, wanted: str, found: str
 ) -> None:
     asked = point(trust=trust, user=[allow("sts:*")], role=[])
-    explanation = asked.explain(replace(TAKE_ON, context={"qcs:mfa": ("false",)}))
+    explanation = asked.explain(structs.replace(TAKE_ON, context={"qcs:mfa": ("false",)}))
     assert explanation.decision.reason is Reason.IMPLICIT_DENY
     miss = explanation.nearest_miss
     assert miss is not None
@@ -379,7 +380,7 @@ def test_what_another_account_trusts_is_told_to_nobody_here() -> None:
     here = point(trust=[trusting(), trusting(effect="deny")], user=[allow()], role=[])
     eve = Principal("200", "201", "eve")
     for who in (eve, Principal("200", "200", "root")):
-        explanation = here.explain(replace(TAKE_ON, principal=who))
+        explanation = here.explain(structs.replace(TAKE_ON, principal=who))
         assert explanation.decision.reason is Reason.IMPLICIT_DENY
         assert (explanation.determining, explanation.nearest_miss) == ((), None)
 

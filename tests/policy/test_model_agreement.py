@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from gateway.call import AttributeTest, Clause, Reason, Resource, Scope
 from gateway.policy.accounts import Mode
@@ -280,12 +281,12 @@ def test_a_list_shows_exactly_the_ids_that_may_be_described(
 ) -> None:
     put_in_force(world)
     owner, uin = worlds.CALLERS[question.caller]
-    listing = replace(query_of(world, question), resources=(), attributes={})
+    listing = structs.replace(query_of(world, question), resources=(), attributes={})
     service = question.action.partition(":")[0]
     scope = PLANS.scope(listing, resource_type="job", region="gz")
     for id_ in (*ids, "a", "b", "", "*", "a/b", "a/*", uin, "77", "a" * 500):
         resource = Resource(service, "ap-guangzhou", owner, f"job/{id_}")
-        asked = replace(listing, resources=(resource,), attributes={resource: has})
+        asked = structs.replace(listing, resources=(resource,), attributes={resource: has})
         allowed = PLANS.decide(asked).allowed
         assert is_shown(scope, id_, has) is allowed, id_
 

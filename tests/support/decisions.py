@@ -1,9 +1,10 @@
 """Decision records to keep, and stores that fail as real ones do."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
+
+from msgspec import structs
 
 from gateway.call import Decision, Effect, Principal, Reason, Resource
 from gateway.cam.decisions.log import DecisionLog
@@ -34,7 +35,7 @@ SAMPLE = DecisionRecord(
 
 def make(request_id: str, **changes: Any) -> Callable[[], DecisionRecord]:
     """A function that works a record out, as the corridor hands it over."""
-    return lambda: replace(SAMPLE, request_id=request_id, **changes)
+    return lambda: structs.replace(SAMPLE, request_id=request_id, **changes)
 
 
 def decision_log(store: Store, **limits: Any) -> DecisionLog:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -11,7 +12,7 @@ from gateway.batch import datatypes as wire
 from gateway.batch import statements as sql
 from gateway.batch import views
 from gateway.batch.attempts import parse_attempt
-from gateway.batch.jobs import find_job
+from gateway.batch.jobs import find_job, no_such_job
 from gateway.batch.lists import Page
 from gateway.batch.reasons import (
     NAMED_MAX,
@@ -25,7 +26,7 @@ from gateway.batch.reasons import (
 from gateway.batch.records import read_counts, read_instance
 from gateway.batch.redirection import shown_redirection
 from gateway.batch.states import FINAL, OVER, WAITING, Counts, NodeState, State
-from gateway.batch.tables import compute_node, dependence, task, task_instance
+from gateway.batch.tables import compute_node, dependence, job, task, task_instance
 from gateway.batch.validation import TASKS_MAX
 from gateway.call import Principal
 from gateway.clock import optional_wire_time, wire_time
@@ -55,13 +56,31 @@ class Submitted(Wire, forbid_unknown_fields=False):
 FEW_TASKS = 100
 """A job with no more tasks than these is described on the event loop."""
 _SHOWN = [column for column in task.c if column is not task.c.spec]
-TASKS_SHOWN = (
-    select(*_SHOWN)
-    .where(task.c.job_id == bindparam("job_id"))
+DESCRIBED = (
+    select(
+        job.c.name.label("job_name"),
+        job.c.zone,
+        job.c.priority,
+        job.c.state.label("job_state"),
+        job.c.state_reason,
+        job.c.terminating,
+        job.c.created_at.label("job_created_at"),
+        job.c.ended_at.label("job_ended_at"),
+        case((task.c.position == 0, job.c.submitted)).label("job_submitted"),
+        *_SHOWN,
+    )
+    .select_from(job.join(task, task.c.job_id == job.c.id))
+    .where(
+        job.c.id == bindparam("of_id"),
+        job.c.owner_uin == bindparam("owner_uin"),
+        job.c.region == bindparam("region"),
+    )
     .order_by(task.c.position)
     .limit(bindparam("most"))
 )
-"""Tasks without what was submitted of them, which may be large."""
+"""A job with its tasks, without what was submitted of them, which may be large. Every job has a
+first task: what was submitted of the job is told with it alone."""
+_COUNTS = attrgetter(*views.COUNTERS)
 _IS_IDLE = compute_node.c.busy_with + compute_node.c.fate == ""
 NODES_OF_ENV = (
     select(
@@ -104,22 +123,34 @@ HELD_LOOKED_AT = 100
 
 
 def describe_job(
-    tx: Tx, job: Row[Any], *, capacity: Capacity, tasks_max: int = TASKS_MAX
+    tx: Tx,
+    job_id: str,
+    *,
+    principal: Principal,
+    region: str,
+    capacity: Capacity,
+    tasks_max: int = TASKS_MAX,
 ) -> wire.DescribeJobResponse | None:
-    """A job with its tasks, its counts, and why it waits; None if it has more than `tasks_max`."""
-    keys = {"job_id": job.id, "most": tasks_max + 1}
-    tasks = tx.execute(TASKS_SHOWN, keys).all()
+    """A job with its tasks, its counts, and why it waits; None if it has more than `tasks_max`.
+
+    Raises ResourceNotFound.Job.
+    """
+    owner = {"owner_uin": principal.owner_uin, "region": region}
+    tasks = tx.execute(DESCRIBED, {"of_id": job_id, **owner, "most": tasks_max + 1}).all()
+    if not tasks:
+        raise no_such_job(job_id)
     if len(tasks) > tasks_max:
         return None
-    submitted = msgspec.json.decode(job.submitted, type=Submitted)
+    job = tasks[0]
+    submitted = msgspec.json.decode(job.job_submitted, type=Submitted)
     return wire.DescribeJobResponse(
-        job_id=job.id,
-        job_name=job.name,
+        job_id=job_id,
+        job_name=job.job_name,
         zone=job.zone,
         priority=job.priority,
-        job_state=job.state,
-        create_time=wire_time(job.created_at),
-        end_time=optional_wire_time(job.ended_at),
+        job_state=job.job_state,
+        create_time=wire_time(job.job_created_at),
+        end_time=optional_wire_time(job.job_ended_at),
         task_set=[
             wire.TaskView(
                 task_name=task.name,
@@ -130,10 +161,8 @@ def describe_job(
             for task in tasks
         ],
         dependence_set=submitted.dependences,
-        task_metrics=views.task_metrics(views.count_states(task.state for task in tasks)),
-        task_instance_metrics=views.instance_metrics(
-            views.sum_counts([read_counts(task) for task in tasks])
-        ),
+        task_metrics=views.metrics_of_states(task.state for task in tasks),
+        task_instance_metrics=views.metrics_of_sums(map(_COUNTS, tasks)),
         state_reason=_job_reason(tx, job, tasks, capacity=capacity),
         tags=submitted.tags,
         next_action="TERMINATING" if job.terminating else "",
@@ -142,7 +171,7 @@ def describe_job(
 
 def _job_reason(tx: Tx, job: Row[Any], tasks: Sequence[Row[Any]], *, capacity: Capacity) -> str:
     """Why the job failed, or why nothing of it runs yet."""
-    state = State(job.state)
+    state = State(job.job_state)
     if job.terminating:
         return TERMINATING
     if state not in WAITING:

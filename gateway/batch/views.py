@@ -14,6 +14,8 @@ from gateway.batch.states import LAUNCHED, WAITING, Counts, State
 from gateway.clock import optional_wire_time, wire_time
 
 COUNTERS = tuple(Counts.__dataclass_fields__)
+_METRICS = {name.upper(): f"{name}_count" for name in COUNTERS}
+"""By state, how its number is called on the wire."""
 LOG_PREFIX = "data:text/plain;charset=utf-8;base64,"
 
 
@@ -25,9 +27,19 @@ def group_counts(rows: Iterable[Row[Any]]) -> Mapping[str, Counts]:
     return {key: Counts(**counts) for key, counts in grouped.items()}
 
 
-def count_states(states: Iterable[str]) -> Counts:
-    """How often each state occurs."""
-    return Counts(**{state.lower(): n for state, n in Counter(states).items()})
+def metrics_of_states(states: Iterable[str]) -> datatypes.TaskMetrics:
+    """The number of tasks in each state, from the state of each."""
+    found = Counter(states)
+    return datatypes.TaskMetrics(**{_METRICS[state]: n for state, n in found.items()})
+
+
+def metrics_of_sums(counts: Iterable[Sequence[int]]) -> datatypes.TaskInstanceMetrics:
+    """The number of task instances in each state. counts: of each task, in the order of COUNTERS.
+
+    At least one task.
+    """
+    sums = map(sum, zip(*counts, strict=True))
+    return datatypes.TaskInstanceMetrics(**dict(zip(_METRICS.values(), sums, strict=True)))
 
 
 def task_metrics(counts: Counts) -> datatypes.TaskMetrics:
@@ -42,11 +54,6 @@ def instance_metrics(counts: Counts) -> datatypes.TaskInstanceMetrics:
 
 def _metrics(counts: Counts) -> dict[str, int]:
     return {f"{name}_count": getattr(counts, name) for name in COUNTERS}
-
-
-def sum_counts(parts: Sequence[Counts]) -> Counts:
-    """All counts together."""
-    return Counts(**{name: sum(getattr(part, name) for part in parts) for name in COUNTERS})
 
 
 def placement(column: bytes) -> datatypes.Placement:

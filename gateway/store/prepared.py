@@ -9,12 +9,14 @@ only after milliseconds.
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from operator import itemgetter
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Delete, Dialect, Executable, Insert, Select, Update
+from sqlalchemy import Row as SqlRow
 from sqlalchemy.engine import IteratorResult
 from sqlalchemy.engine.result import SimpleResultMetaData
 from sqlalchemy.exc import DBAPIError
@@ -27,17 +29,62 @@ VALUES_MAX = 1_000
 LIST_MAX = 1_024
 
 
+class Found:
+    """The columns of the rows that a statement answers with.
+
+    make: makes such a row of its values.
+    """
+
+    __slots__ = ("make", "metadata")
+
+    def __init__(self, names: Sequence[str], processors: Any = None) -> None:
+        self.metadata: Any = SimpleResultMetaData(names, _processors=processors)
+        # What a row is made with has no public name.
+        convert = self.metadata._effective_processors  # noqa: SLF001
+        places = self.metadata._key_to_index  # noqa: SLF001
+        self.make: Callable[[tuple[Any, ...]], SqlRow[Any]] = partial(
+            SqlRow, self.metadata, convert, places
+        )
+
+
 class Answer(IteratorResult[Any]):
-    """The rows that a statement found, and how many it changed."""
+    """The rows that a statement found, and how many it changed.
+
+    Why the common ways to read them are written anew: SQLAlchemy makes functions for each result,
+    in a ring of references, so that all of it waits for the garbage collector.
+    """
 
     def __init__(
-        self, found: SimpleResultMetaData, rows: Iterable[Any], *, rowcount: int = -1
+        self, found: Found, rows: Sequence[tuple[Any, ...]], *, rowcount: int = -1
     ) -> None:
-        super().__init__(found, iter(rows))
+        super().__init__(found.metadata, iter(rows))
         self.rowcount = rowcount
+        self._rows = rows
+        self._make = found.make
+
+    def __iter__(self) -> Iterator[SqlRow[Any]]:
+        """The rows, once."""
+        rows, self._rows = self._rows, ()
+        return map(self._make, rows)
+
+    def all(self) -> list[SqlRow[Any]]:
+        """All rows."""
+        return list(self)
+
+    def first(self) -> SqlRow[Any] | None:
+        """The first row; None if there is none."""
+        return self._make(self._rows[0]) if self._rows else None
+
+    def one_or_none(self) -> SqlRow[Any] | None:
+        """The only row; None if there is none. Raises MultipleResultsFound."""
+        return self.first() if len(self._rows) <= 1 else super().one_or_none()
+
+    def scalar_one(self) -> Any:
+        """The first value of the only row. Raises NoResultFound or MultipleResultsFound."""
+        return self._make(self._rows[0])[0] if len(self._rows) == 1 else super().scalar_one()
 
 
-NOTHING = SimpleResultMetaData(())
+NOTHING = Found(())
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +103,7 @@ class Prepared:
     fixed: Row
     converters: Converters
     lists: tuple[tuple[int, str], ...]
-    found: SimpleResultMetaData | None
+    found: Found | None
     values_sql: str
 
     def values_of(self, row: Row) -> list[Any]:
@@ -231,15 +278,13 @@ def _converters(found: Iterable[Callable[[Any], Any] | None]) -> Converters:
     return tuple((index, convert) for index, convert in enumerate(found) if convert is not None)
 
 
-def _found(
-    statement: Select[Any] | Insert | Update | Delete, *, dialect: Dialect
-) -> SimpleResultMetaData | None:
+def _found(statement: Select[Any] | Insert | Update | Delete, *, dialect: Dialect) -> Found | None:
     columns = statement.exported_columns
     if not len(columns):
         return None
     kinds = [column.type.dialect_impl(dialect) for column in columns]
     processors = [kind.result_processor(dialect, None) for kind in kinds]
-    return SimpleResultMetaData([str(column.key) for column in columns], _processors=processors)
+    return Found([str(column.key) for column in columns], processors)
 
 
 def _values_sql(statement: Executable, sql: str, *, count: int) -> str:

@@ -98,8 +98,14 @@ class JobCalls:
         capacity = Capacity(self.engine.capacity, self.engine.mem_gib, self.load)
 
         def read(tx: Tx, *, tasks_max: int) -> wire.DescribeJobResponse | None:
-            row = jobs.get_job(tx, request.job_id, principal=grant.principal, region=call.region)
-            return reads.describe_job(tx, row, capacity=capacity, tasks_max=tasks_max)
+            return reads.describe_job(
+                tx,
+                request.job_id,
+                principal=grant.principal,
+                region=call.region,
+                capacity=capacity,
+                tasks_max=tasks_max,
+            )
 
         found = await self.store.read_point(partial(read, tasks_max=reads.FEW_TASKS))
         if found is None:  # a large job may not hold up the event loop

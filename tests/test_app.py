@@ -248,7 +248,8 @@ async def _turns_until_all_are_let_in(*, connections: int) -> int:
         while len(let_in) < connections:
             await asyncio.sleep(0)
             turns += bool(let_in)
-    for each in [*servers, *clients, *let_in]:
+    closing: list[Any] = [*servers, *clients, *let_in]
+    for each in closing:
         each.close()
     for server in servers:
         await server.wait_closed()

@@ -445,6 +445,7 @@ def _spare_what_stays() -> None:
     """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
 
 
 async def _serve_until_signal(

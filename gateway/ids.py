@@ -4,6 +4,7 @@ import re
 import secrets
 import string
 from collections.abc import Callable
+from functools import lru_cache
 
 ALPHABET = string.ascii_lowercase + string.digits
 NewId = Callable[[str], str]
@@ -49,4 +50,9 @@ def random_fraction() -> float:
 
 def is_id(text: str, prefix: str) -> bool:
     """Tell whether `text` has the shape that `new_id(prefix)` makes."""
-    return re.fullmatch(rf"{re.escape(prefix)}-[a-z0-9]{{8}}", text) is not None
+    return _form_of(prefix).fullmatch(text) is not None
+
+
+@lru_cache
+def _form_of(prefix: str) -> re.Pattern[str]:
+    return re.compile(rf"{re.escape(prefix)}-[a-z0-9]{{8}}")

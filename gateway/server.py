@@ -5,8 +5,10 @@ Errors become envelopes here and nowhere else; what is no ApiError is a bug and 
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from time import perf_counter
+from typing import cast
 
 import anyio
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -15,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from gateway import protocol
 from gateway.call import HAS_LEFT, HttpRequest
@@ -45,6 +47,10 @@ LEFT = "gateway.left"
 """The one by which it tells whether its connection is closed."""
 HAS_COME = "gateway.has_come"
 """The one by which it tells whether all of a request has come."""
+AT_ONCE = "gateway.at_once"
+"""The one by which it writes head and body of an answer at once."""
+WRITTEN_AT_ONCE_MAX = 64 * 1_024
+"""A longer body is not copied for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +97,7 @@ class Endpoint:
             body, code = self._failure(ours, request_id), ours.code
         CALLS.labels(code=code).inc()
         CALL_SECONDS.observe(perf_counter() - began)
-        await send_json(send, body, status=200)
+        await send_json(scope, send, body, status=200)
 
     @property
     def _success(self) -> Callable[..., bytes]:
@@ -140,7 +146,7 @@ class StreamEndpoint:
             return
         CALLS.labels(code=error.code).inc()
         status = STREAM_STATUSES.get(error.family, 400)
-        await send_json(send, protocol.failure(error, request_id), status=status)
+        await send_json(scope, send, protocol.failure(error, request_id), status=status)
 
     async def _tell(self, stream: Stream, scope: Scope, receive: Receive, send: Send) -> None:
         async def write(piece: bytes) -> None:
@@ -189,14 +195,17 @@ async def read_request(
     )
 
 
-async def send_json(send: Send, body: bytes, *, status: int) -> None:
+async def send_json(scope: Scope, send: Send, body: bytes, *, status: int) -> None:
     """Answer with an envelope."""
     headers = [
         (b"content-type", protocol.CONTENT_TYPE.encode()),
         (b"content-length", str(len(body)).encode()),
     ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    at_once = scope.get("extensions", {}).get(AT_ONCE)
+    gathering = at_once is not None and len(body) <= WRITTEN_AT_ONCE_MAX
+    with at_once["writing"]() if gathering else nullcontext():
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
 
 def read_headers(raw: list[tuple[bytes, bytes]]) -> dict[str, str]:
@@ -258,6 +267,42 @@ def _too_large(most: int) -> RequestSizeLimitExceeded:
     return RequestSizeLimitExceeded(f"The body is larger than {most} bytes.")
 
 
+class _AtOnce:
+    """Stands in for the transport of one answer, and writes what was written to it at the end.
+
+    Why: uvicorn writes the head, then the body; each is a call of the kernel, and a packet.
+    """
+
+    __slots__ = ("_cycle", "_pieces", "_transport")
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+        self._transport = cycle.transport
+        self._pieces: list[bytes] = []
+
+    def __enter__(self) -> None:
+        self._cycle.transport = cast("asyncio.Transport", self)
+
+    def __exit__(self, *_: object) -> None:
+        self._cycle.transport = self._transport
+        self._flush()
+
+    def write(self, data: bytes) -> None:
+        self._pieces.append(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def _flush(self) -> None:
+        if self._pieces:
+            self._transport.write(b"".join(self._pieces))
+            self._pieces.clear()
+
+
 class HttpProtocol(HttpToolsProtocol):
     """uvicorn's reader of HTTP/1.1, with bounds on what comes before the body.
 
@@ -299,6 +344,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         cycle = self.cycle
         self.scope["extensions"][HAS_COME] = {"whole": lambda: not cycle.more_body}
+        self.scope["extensions"][AT_ONCE] = {"writing": lambda: _AtOnce(cycle)}
 
     def data_received(self, data: bytes) -> None:
         """Read on, unless the head is too large."""

@@ -1,10 +1,11 @@
 """What must be waited for, or cannot be had of a real gateway, tried on the API alone."""
 
+import asyncio
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, ClassVar, cast
 
 import anyio
 import anyio.from_thread
@@ -96,6 +97,54 @@ def test_a_bug_says_nothing_of_the_inside() -> None:
         answer = line.answer()
     assert (answer.status, answer.code) == (200, "InternalError")
     assert b"secret" not in answer.body
+
+
+class Writes:
+    """A transport that counts what is written to it."""
+
+    counts: ClassVar[list[int]] = []
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        self.counts.append(len(data))
+        self._transport.write(data)
+
+
+class Counted(HttpProtocol):
+    def connection_made(self, transport: Any) -> None:  # type: ignore[override]  # as there
+        super().connection_made(cast("asyncio.Transport", Writes(transport)))
+
+
+@pytest.mark.parametrize(
+    ("ending", "closes"), [(b"\r\n", False), (b"Connection: close\r\n\r\n", True)]
+)
+def test_an_answer_is_written_at_once(ending: bytes, closes: bool) -> None:
+    Writes.counts.clear()
+    with served(Counted) as port, open_line(port) as line:
+        for _ in range(1 if closes else 2):
+            line.send(b"GET / HTTP/1.1\r\nHost: x\r\n" + ending)
+            assert line.answer().code == "AuthFailure"
+        assert not closes or line.is_closed()
+    assert len(Writes.counts) == (1 if closes else 2)
+
+
+def test_a_body_that_comes_late_is_waited_for_but_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n"
+    with served() as port, open_line(port) as line:
+        line.send(head)
+        line.send(b"{}")
+        assert line.answer().code == "AuthFailure"
+    monkeypatch.setattr(server, "BODY_S", 0.01)
+    with served() as port, open_line(port) as line:
+        line.send(head)
+        assert line.answer().code == "InvalidRequest"
 
 
 @pytest.mark.anyio

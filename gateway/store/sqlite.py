@@ -112,8 +112,11 @@ class SqliteStore:
 
     async def read_point(self, function: Callable[[Tx], T]) -> T:
         """See `Store.read_point`. Runs on the event loop: a hop to a thread would cost more."""
-        with _telling_outages():
+        try:
             return function(Tx(self._point, self._point_line))
+        except DBAPIError:
+            with _telling_outages():  # only now: to enter it takes a good part of a small read
+                raise
 
     async def read_list(self, function: Callable[[Tx], T]) -> T:
         """See `Store.read_list`."""

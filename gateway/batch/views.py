@@ -1,6 +1,6 @@
 """Rows as the API shows them. Pure."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -29,8 +29,11 @@ def group_counts(rows: Iterable[Row[Any]]) -> Mapping[str, Counts]:
 
 def metrics_of_states(states: Iterable[str]) -> datatypes.TaskMetrics:
     """The number of tasks in each state, from the state of each."""
-    found = Counter(states)
-    return datatypes.TaskMetrics(**{_METRICS[state]: n for state, n in found.items()})
+    found: dict[str, int] = {}
+    for state in states:  # a Counter costs more than all the rest of a job with few tasks
+        name = _METRICS[state]
+        found[name] = found.get(name, 0) + 1
+    return datatypes.TaskMetrics(**found)
 
 
 def metrics_of_sums(counts: Iterable[Sequence[int]]) -> datatypes.TaskInstanceMetrics:

@@ -232,8 +232,10 @@ class _Moment:
         return {one: role for one, role in found.items() if role is not None}
 
     def reads_resources(self, query: Query) -> bool:
-        asked = [query] if query.besides is None else [query, query.besides]
-        return any(self._reads_resources(one) for one in asked)
+        if self._reads_resources(query):
+            return True
+        besides = query.besides
+        return besides is not None and self._reads_resources(besides)
 
     def _reads_resources(self, query: Query) -> bool:
         entry = self._entry(query)

@@ -24,10 +24,13 @@ _QUEUE = "queue/${queueName}"
 _TOPIC = "topic/${topicName}"
 _EVERY_QUEUE, _EVERY_TOPIC = "queue/*", "topic/*"
 _SUBSCRIPTION = "subscription/${topicName}/${subscriptionName}"
-_FILLED = "queue/${endpoint} when protocol=queue"
 _OLD_QUEUE = "cmqqueue:queueName/uin/${owner}/${queueName}"
 _OLD_TOPIC = "cmqtopic:topicName/uin/${owner}/${topicName}"
-_OLD_FILLED = "cmqqueue:queueName/uin/${owner}/${endpoint} when protocol=queue"
+_FILLED = tuple(
+    f"{queue}/${{endpoint}} when protocol={name}"
+    for queue in ("queue", "cmqqueue:queueName/uin/${owner}")
+    for name in ("queue", "amqp")
+)
 
 
 def _queue(
@@ -89,7 +92,7 @@ ACTIONS = (
     _topic("DeleteTopic", "DeleteCmqTopic"),
     _topic("PublishMessage", "PublishCmqMsg"),
     _topic("BatchPublishMessage", "PublishCmqMsg"),
-    _topic("Subscribe", "CreateCmqSubscribe", deny_only=(_SUBSCRIPTION, _FILLED, _OLD_FILLED)),
+    _topic("Subscribe", "CreateCmqSubscribe", deny_only=(_SUBSCRIPTION, *_FILLED)),
     _topic("Unsubscribe", "DeleteCmqSubscribe", resource=_SUBSCRIPTION),
     _topic("ClearSubscriptionFilterTags", "ClearCmqSubscriptionFilterTags", resource=_SUBSCRIPTION),
     _topic(

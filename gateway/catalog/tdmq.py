@@ -1,8 +1,9 @@
 """TDMQ 2020-02-17, the CMQ part: what each action is decided on.
 
-Why: the vendor's CAM page puts CreateCmqSubscribe on the topic, so a policy written from it
-works; besides, an explicit deny on the subscription, or on the queue that a subscription with
-Protocol `queue` fills, holds. Creating a topic or a queue needs resource `*`, as on that page,
+Why: the vendor's CAM page puts CreateCmqSubscribe on the topic, so a policy written from it works;
+besides, an explicit deny on the subscription, or on the queue that a subscription with Protocol
+`queue` or `amqp` fills, holds: on the broker, too, it may be one that others read from or fill, and
+an account calls both by one name. Creating a topic or a queue needs resource `*`, as on that page,
 and an explicit deny on the name it would get holds; so does one on the queue that shall take a
 queue's dead letters, which its senders then fill. The lists of topics and queues show what their
 caller may see; subscriptions are a property of the topic, or the queue, they are asked for, and
@@ -64,14 +65,14 @@ UnbindCmqDeadLetter: FailedOperation
 _QUEUE = "queue/${QueueName}"
 _TOPIC = "topic/${TopicName}"
 _SUBSCRIPTION = "subscription/${TopicName}/${SubscriptionName}"
-_FILLED = "queue/${Endpoint} when Protocol=queue"
+_FILLED = tuple(f"queue/${{Endpoint}} when Protocol={name}" for name in ("queue", "amqp"))
 _DEAD_LETTERS = "queue/${DeadLetterQueueName}"
 
 ACTIONS = (
     _tdmq.write("ClearCmqQueue", _QUEUE),
     _tdmq.write("ClearCmqSubscriptionFilterTags", _SUBSCRIPTION, deny_only=(_TOPIC,)),
     _tdmq.write("CreateCmqQueue", "*", deny_only=(_QUEUE, _DEAD_LETTERS)),
-    _tdmq.write("CreateCmqSubscribe", _TOPIC, deny_only=(_SUBSCRIPTION, _FILLED)),
+    _tdmq.write("CreateCmqSubscribe", _TOPIC, deny_only=(_SUBSCRIPTION, *_FILLED)),
     _tdmq.write("CreateCmqTopic", "*", deny_only=(_TOPIC,)),
     _tdmq.write("DeleteCmqQueue", _QUEUE),
     _tdmq.write("DeleteCmqSubscribe", _SUBSCRIPTION, deny_only=(_TOPIC,)),

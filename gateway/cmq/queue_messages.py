@@ -8,12 +8,14 @@ A queue that can be rewound keeps what is deleted from it, for as long as it sai
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import accumulate
 from typing import Any
 
 from sqlalchemy import Row
 
 from gateway.cmq import queue_statements
 from gateway.cmq.dead_letter_queues import set_aside
+from gateway.cmq.limits import BATCH_BYTES_MAX
 from gateway.cmq.queue_statements import AT_ONCE
 from gateway.cmq.queues import Queue, signal_of
 from gateway.errors import FailedOperation, InvalidParameterValue
@@ -34,13 +36,17 @@ class CannotRewind(FailedOperation):
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A message as one receive hands it out; `receipt` is good until `visible_at`."""
+    """A message as one receive hands it out; `receipt` is good until `visible_at`.
+
+    was_visible_at: from when on it could be received, until this receive hid it.
+    """
 
     id: str
     body: str
     receipt: str
     enqueued_at: datetime
     first_dequeued_at: datetime
+    was_visible_at: datetime
     visible_at: datetime
     dequeue_count: int
 
@@ -134,18 +140,28 @@ def receive(
 ) -> Taken:
     """Hand out up to `count` messages, the oldest first, and hide them for a while.
 
-    On PostgreSQL two receivers at once are given different messages, neither waiting. Dead ones
+    At least one, and as many more as are `BATCH_BYTES_MAX` together: one answer has them all. On
+    PostgreSQL two receivers at once are given different messages, neither waiting. Dead ones
     that are in the way are set aside: not too many in one transaction, hence `is_all`.
     """
     received: list[Received] = []
+    room = BATCH_BYTES_MAX
     for _ in range(ROUNDS_MAX):
         rows = _lock_receivable(tx, queue, count=count - len(received), now=now)
         dead = set_aside(tx, queue, rows, now=now)
         alive = [row for row in rows if row.position not in dead]
-        received += _hand_out(tx, queue, alive, now=now, new_secret=new_secret)
-        if not dead or len(received) == count:
+        fitting = _fitting(alive, room=room) or ([] if received else alive[:1])
+        received += _hand_out(tx, queue, fitting, now=now, new_secret=new_secret)
+        room -= sum(row.bytes for row in fitting)
+        if not dead or len(received) == count or len(fitting) < len(alive):
             return Taken(received, is_all=True)
     return Taken(received, is_all=False)
+
+
+def _fitting(rows: Sequence[Row[Any]], *, room: int) -> list[Row[Any]]:
+    """The first of these messages whose bodies together have at most so many bytes."""
+    totals = accumulate(row.bytes for row in rows)
+    return [row for row, total in zip(rows, totals, strict=True) if total <= room]
 
 
 def _lock_receivable(tx: Tx, queue: Queue, *, count: int, now: datetime) -> Sequence[Row[Any]]:
@@ -165,32 +181,36 @@ def _hand_out(
     new_secret: Callable[[int], str],
 ) -> list[Received]:
     """Hide locked messages, and give each a new handle."""
+    if not rows:
+        return []
+    found = tx.execute(queue_statements.BODIES, {"positions": [row.position for row in rows]})
+    bodies = {row.position: row.body.decode() for row in found}
     visible_at = now + timedelta(seconds=queue.visibility_s)
     received = [
         Received(
             id=row.id,
-            body=row.body.decode(),
+            body=bodies[row.position],
             receipt=f"{row.position}-{new_secret(RECEIPT_SECRET_LENGTH)}",
             enqueued_at=row.enqueued_at,
             first_dequeued_at=row.first_dequeued_at or now,
+            was_visible_at=row.visible_at,
             visible_at=visible_at,
             dequeue_count=row.dequeue_count + 1,
         )
         for row in rows
     ]
-    if received:
-        tx.execute(
-            queue_statements.HAND_OUT,
-            [
-                {
-                    "position_": row.position,
-                    "receipt_": message.receipt,
-                    "visible_at_": visible_at,
-                    "now": now,
-                }
-                for row, message in zip(rows, received, strict=True)
-            ],
-        )
+    tx.execute(
+        queue_statements.HAND_OUT,
+        [
+            {
+                "position_": row.position,
+                "receipt_": message.receipt,
+                "visible_at_": visible_at,
+                "now": now,
+            }
+            for row, message in zip(rows, received, strict=True)
+        ],
+    )
     return received
 
 
@@ -202,9 +222,32 @@ def next_visible_at(tx: Tx, queue: Queue, *, now: datetime) -> datetime | None:
     return moment
 
 
+def give_back(tx: Tx, queue: Queue, *, messages: Sequence[Received], now: datetime) -> None:
+    """Let messages be as they were before a receive that nobody has read the answer of.
+
+    Those whose handle is no longer the latest, or too old, are left as they are.
+    """
+    parameters = [
+        {
+            "position_": int(_position_in(message.receipt)),
+            "queue_id_": queue.id,
+            "receipt_": message.receipt,
+            "visible_at_": message.was_visible_at,
+            "now": now,
+        }
+        for message in messages
+    ]
+    tx.execute(queue_statements.GIVE_BACK, parameters)
+    tx.wake(queue.signal)
+
+
+def _position_in(receipt: str) -> str:
+    return receipt.partition("-")[0]
+
+
 def delete(tx: Tx, queue: Queue, *, receipt: str, now: datetime) -> bool:
     """Delete a received message; False if the handle is not the latest, or too old."""
-    position = receipt.partition("-")[0]
+    position = _position_in(receipt)
     if not (position.isascii() and position.isdigit() and len(position) < len(str(2**63))):
         return False
     parameters = {

@@ -6,6 +6,7 @@ from sqlalchemy import (
     BigInteger,
     and_,
     bindparam,
+    case,
     delete,
     func,
     insert,
@@ -72,9 +73,14 @@ _IS_VISIBLE = queue_message.c.visible_at <= bindparam("now")
 _HAS_ARRIVED = queue_message.c.enqueued_at <= bindparam("now")
 _IS_ALIVE = queue_message.c.expires_at > bindparam("now")
 
+_LOOKED_AT = (
+    *(each for each in queue_message.c if each is not queue_message.c.body),
+    func.length(queue_message.c.body).label("bytes"),
+)
+"""A message but for its body, which is read only of what is handed out: there may be megabytes."""
 _WALKED = type_coerce(queue_message.c.visible_at.op("+")(literal_column("0")), Moment)
 RECEIVE_SOME, RECEIVE_FIRST = (
-    select(queue_message)
+    select(*_LOOKED_AT)
     .where(_IS_OF_QUEUE, _IS_THERE, is_visible, _IS_ALIVE)
     .order_by(queue_message.c.position)
     .limit(bindparam("limit"))
@@ -93,6 +99,9 @@ HAS_MANY = (
     .where(_IS_OF_QUEUE, _IS_THERE, _IS_VISIBLE)
     .limit(1)
     .offset(MANY - 1)
+)
+BODIES = select(queue_message.c.position, queue_message.c.body).where(
+    queue_message.c.position.in_(bindparam("positions", expanding=True))
 )
 HAND_OUT = (
     update(queue_message)
@@ -143,6 +152,18 @@ KEEP_BY_RECEIPT = (
     .where(_IS_RECEIVED)
     .values(
         deleted_at=bindparam("now", type_=Moment), expires_at=bindparam("kept_until"), receipt=None
+    )
+)
+GIVE_BACK = (
+    update(queue_message)
+    .where(_IS_RECEIVED)
+    .values(
+        receipt=None,
+        visible_at=bindparam("visible_at_"),
+        first_dequeued_at=case(
+            (queue_message.c.dequeue_count > 1, queue_message.c.first_dequeued_at)
+        ),
+        dequeue_count=queue_message.c.dequeue_count - 1,
     )
 )
 
@@ -270,7 +291,7 @@ DEAD_BY_AGE = _DEAD.where(
     or_(queue_message.c.dequeue_count > 0, queue_message.c.visible_at <= bindparam("oldest")),
 )
 LOCK_VISIBLE = (
-    select(queue_message)
+    select(*_LOOKED_AT)
     .where(
         _position.in_(bindparam("positions", expanding=True)), _IS_OF_QUEUE, _IS_THERE, _IS_VISIBLE
     )

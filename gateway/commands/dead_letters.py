@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from gateway.commands.event_answers import dead_letter_line, dead_letter_text
+from gateway.commands.event_answers import counted, dead_letter_line, dead_letter_text
 from gateway.commands.options import (
     config_option,
     data_option,
@@ -60,8 +60,11 @@ def list_(
         topic_key=topic_key(settings, topic, owner_uin=owner, region=region) if topic else "",
         subscription_name=subscription or "",
     )
-    for letter in run_or_explain(lambda: list_dead_letters(settings, wanted, limit=limit)):
+    found = run_or_explain(lambda: list_dead_letters(settings, wanted, limit=limit))
+    for letter in found:
         click.echo(json.dumps(letter) if as_json else dead_letter_line(letter))
+    if not found and (topic or subscription):
+        click.echo("No dead letter fits what was asked for.", err=True)
 
 
 @dead_letters.command("show")
@@ -136,7 +139,7 @@ def _report(told: int, failures: Mapping[int, str], *, as_json: bool) -> None:
         failed = [{"Id": letter_id, "Why": why} for letter_id, why in failures.items()]
         click.echo(json.dumps({"Told": told, "Failed": failed}))
     else:
-        click.echo(f"{told} dead letters are told again.")
+        click.echo(f"{counted(told, 'dead letter is', 'dead letters are')} told again.")
         for letter_id, why in failures.items():
             click.echo(f"{letter_id}: {why}", err=True)
     if failures or not told:

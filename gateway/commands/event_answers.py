@@ -10,6 +10,11 @@ TOLD_IN_A_LINE = ("TaskName", "TaskInstanceIndex", "ComputeNodeId", "Subscriptio
 """Members of `Batch` that say which part of the subject it was, or how it ended."""
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """So many of a thing, `1 message` or `3 messages`. many: if an s does not make the plural."""
+    return f"{number} {one if number == 1 else many or f'{one}s'}"
+
+
 def event_line(found: Mapping[str, Any]) -> str:
     """One event in one line."""
     batch = found["Batch"]
@@ -62,7 +67,7 @@ def _delivery_text(delivery: Mapping[str, Any]) -> str:
         f" {'at' if delivery['State'] == 'delivered' else 'as of'} {delivery['ChangeTime']}"
     ]
     if delivery["Attempts"]:
-        words.append(f"{delivery['Attempts']} attempts failed")
+        words.append(f"{counted(delivery['Attempts'], 'attempt')} failed")
     if delivery["NextTime"]:
         words.append(f"next try at {delivery['NextTime']}")
     if delivery["Why"]:
@@ -74,7 +79,8 @@ def _death_text(letter: Mapping[str, Any]) -> str:
     replayed = f", replayed at {letter['ReplayTime']}" if letter["ReplayTime"] else ""
     return (
         f"{letter['Id']}: {letter['MessageId']} for {letter['SubscriptionName']}"
-        f" at {letter['DeathTime']} after {letter['Attempts']} attempts: {letter['Why']}{replayed}"
+        f" at {letter['DeathTime']} after {counted(letter['Attempts'], 'attempt')}:"
+        f" {letter['Why']}{replayed}"
     )
 
 
@@ -95,7 +101,7 @@ def dead_letter_text(letter: Mapping[str, Any]) -> str:
         f" {letter['TopicName']} in {letter['Region']}, account {letter['Owner']}",
         f"  at        {letter['Endpoint']}",
         f"  made      {letter['CreateTime']}",
-        f"  died      {letter['DeathTime']} after {letter['Attempts']} attempts",
+        f"  died      {letter['DeathTime']} after {counted(letter['Attempts'], 'attempt')}",
         f"  why       {letter['Why']}",
         f"  replayed  {letter['ReplayTime'] or 'never'}",
         f"  body      {letter['Body']}",

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -26,13 +27,29 @@ FOLLOWED_AT_ONCE = 500
 DEAD_LETTERS_SHOWN = 1_000
 
 
-def list_events(settings: Settings, wanted: Wanted, *, limit: int) -> list[bytes]:
-    """The last events that fit, as JSON, the newest first."""
-    found = with_store(
-        settings,
-        lambda store: store.read_list(lambda tx: ledger.list_last(tx, wanted, limit=limit)),
-    )
-    return [ledger.event_json(entry) for entry in found]
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """Events as JSON, the newest first. unknown: what was asked for and has no events at all."""
+
+    records: list[bytes]
+    unknown: list[str]
+
+
+def list_events(settings: Settings, wanted: Wanted, *, limit: int) -> Listed:
+    """The last events that fit."""
+
+    def read(tx: Tx) -> Listed:
+        found = ledger.list_last(tx, wanted, limit=limit)
+        # Whatever is among these need not be looked for; the others may have other events.
+        others = sorted(wanted.stream_ids - {entry.stream_id for entry in found})
+        unknown = [each for each in others if not _has_events(tx, each)]
+        return Listed([ledger.event_json(entry) for entry in found], unknown)
+
+    return with_store(settings, lambda store: store.read_list(read))
+
+
+def _has_events(tx: Tx, stream_id: str) -> bool:
+    return bool(ledger.list_last(tx, Wanted(stream_ids=frozenset({stream_id})), limit=1))
 
 
 def follow_events(
@@ -102,7 +119,9 @@ def _describe(
 def replay_events(
     settings: Settings, chosen: Chosen, *, subscription: str | None, dry_run: bool
 ) -> Replayed:
-    """Tell the chosen messages again. Raises ResourceNotFound if there is no such subscription.
+    """Tell the chosen messages again.
+
+    Raises ResourceNotFound if there is no such topic or subscription to tell alone.
 
     subscription: the name of the one in the chosen topic that alone is told.
     """
@@ -117,10 +136,29 @@ def replay_events(
     return with_store(settings, work)
 
 
+def why_nothing(settings: Settings, chosen: Chosen) -> str:
+    """A sentence for whoever chose messages of which there are none."""
+    topic = TopicAddress.parse(chosen.topic_key) if chosen.topic_key else None
+    if topic is not None:
+        find = partial(subscribers.find_route, topic_key=topic.key)
+        if with_store(settings, lambda store: store.read_list(find)) is None:
+            return f"T{_no_topic(topic)[1:]}"
+    if topic is None or chosen.id:
+        return f"Nothing was told of {chosen.id!a}."
+    return f"No message of topic {topic.name!a} fits what was asked for."
+
+
+def _no_topic(topic: TopicAddress) -> str:
+    return f"there is no topic {topic.name!a} in {topic.region}, account {topic.owner_uin}."
+
+
 def _get_target(tx: Tx, *, topic_key: str, name: str) -> Target:
     found = subscribers.find_subscription(tx, topic_key, name=name)
     if found is None:
-        raise ResourceNotFound(f"topic {topic_key} has no subscription `{name}`")
+        topic = TopicAddress.parse(topic_key)
+        if subscribers.find_route(tx, topic_key) is None:
+            raise ResourceNotFound(_no_topic(topic))
+        raise ResourceNotFound(f"topic {topic.name!a} has no subscription {name!a}.")
     return Target(
         found.id, lambda routing_key, tags: found.wants(routing_key=routing_key, tags=tags)
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from gateway.commands.dead_letters import dead_letters
-from gateway.commands.event_answers import event_line, event_text
+from gateway.commands.event_answers import counted, event_line, event_text
 from gateway.commands.event_audit import audit
 from gateway.commands.options import (
     Time,
@@ -95,8 +95,13 @@ def list_(limit: int, as_json: bool, config: Path | None, data: Path | None, **c
 
     settings = settings_from(config=config, data=data)
     wanted = _wanted(**chosen)
-    for record in run_or_explain(lambda: list_events(settings, wanted, limit=limit)):
+    found = run_or_explain(lambda: list_events(settings, wanted, limit=limit))
+    for record in found.records:
         _print(record, as_json=as_json)
+    for stream_id in found.unknown:
+        click.echo(f"There is no event of {stream_id!a}.", err=True)
+    if not found.records and not found.unknown:
+        click.echo("No event fits what was asked for.", err=True)
 
 
 @events.command("tail")
@@ -124,9 +129,11 @@ def tail(last: int, as_json: bool, config: Path | None, data: Path | None, **cho
 @data_option
 @json_option
 def show(event_or_message_id: str, as_json: bool, **options: Any) -> None:
-    """Show one event, its messages, and what became of each for every subscriber.
+    """Show one event, its messages, and what became of each.
 
-    By the id of a message, which its subscribers see, it shows the event and that message alone.
+    For queue and HTTP subscribers that is said one by one, for those on the broker together: when
+    the broker had the message. By the id of a message, which its subscribers see, the event is
+    shown with that message alone.
     """
     from gateway.commands.event_work import describe_event  # noqa: PLC0415
 
@@ -173,13 +180,14 @@ def replay(
 
     The account and region of the topic are those of the settings unless others are given.
     """
-    from gateway.commands.event_work import replay_events  # noqa: PLC0415
+    from gateway.commands.event_work import replay_events, why_nothing  # noqa: PLC0415
     from gateway.events.replay import Chosen  # noqa: PLC0415
 
     if not event_or_message_id and not topic:
         misuse("say the id of an event or of a message, or a --topic")
     if subscription is not None and not topic:
         misuse("--subscription needs its --topic")
+    _check_times(since, until)
     settings = settings_from(**options)
     chosen = Chosen(
         id=event_or_message_id or "",
@@ -193,21 +201,32 @@ def replay(
         lambda: replay_events(settings, chosen, subscription=subscription, dry_run=dry_run)
     )
     _report(done, as_json=as_json, dry_run=dry_run)
+    if not (done.told or done.unwanted or done.gone):
+        click.echo(run_or_explain(lambda: why_nothing(settings, chosen)), err=True)
+    if not done.told:
+        sys.exit(1)
 
 
 def _report(done: "Replayed", *, as_json: bool, dry_run: bool) -> None:
-    """Print what was told again; nothing at all is a no."""
+    """Print what was told again, and what was not."""
     if as_json:
         members = {"Told": done.told, "Unwanted": done.unwanted, "Gone": done.gone}
         click.echo(json.dumps({**members, "DryRun": dry_run}))
     else:
-        click.echo(f"{done.told} messages {'would be' if dry_run else 'are'} told again.")
+        are = "would be" if dry_run else "is" if done.told == 1 else "are"
+        click.echo(f"{counted(done.told, 'message')} {are} told again.")
     if done.unwanted:
-        click.echo(f"{done.unwanted} more are not for this subscription.", err=True)
+        more = counted(done.unwanted, "more is", "more are")
+        click.echo(f"{more} not for this subscription.", err=True)
     if done.gone:
-        click.echo(f"{done.gone} more belong to topics that are gone.", err=True)
-    if not done.told:
-        sys.exit(1)
+        one, many = "more belongs to a topic that is gone", "more belong to topics that are gone"
+        click.echo(f"{counted(done.gone, one, many)}.", err=True)
+
+
+def _check_times(since: datetime | None, until: datetime | None) -> None:
+    """Between them there must be something, or nothing could ever fit."""
+    if since is not None and until is not None and since > until:
+        misuse("--since is after --until")
 
 
 def _wanted(
@@ -223,6 +242,7 @@ def _wanted(
 ) -> "Wanted":
     from gateway.events.ledger import Wanted  # noqa: PLC0415
 
+    _check_times(since, until)
     return Wanted(
         owner_uin=owner or "",
         region=region or "",

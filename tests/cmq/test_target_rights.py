@@ -1,4 +1,6 @@
-"""Who is denied a queue cannot have it filled by a subscription, or by another's dead letters."""
+"""Who is denied a queue cannot have it filled by a subscription, here or on the broker, or by
+another's dead letters.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +14,7 @@ from tests.support.sdk import Sdk
 
 NAMED = f"qcs::tdmq:{REGION}:uin/{OWNER}:"
 FULL = {"SubscriptionName": "s", "Protocol": "queue", "NotifyContentFormat": "SIMPLIFIED"}
+ON_BROKER = {**FULL, "Protocol": "amqp"}
 RULE: dict[str, Any] = {"DeadLetterQueueName": "shut", "MaxReceiveCount": 1}
 
 
@@ -40,6 +43,7 @@ def test_a_denied_queue_is_no_target_by_tdmq(guarded: Gateway) -> None:
     sdk = Sdk(guarded, guarded.key_of("denied"))
     for action, asked in (
         ("CreateCmqSubscribe", {"TopicName": "mine", "Endpoint": "shut", **FULL}),
+        ("CreateCmqSubscribe", {"TopicName": "mine", "Endpoint": "shut", **ON_BROKER}),
         ("CreateCmqQueue", {"QueueName": "fresh", **RULE}),
         ("ModifyCmqQueueAttribute", {"QueueName": "work", **RULE}),
     ):
@@ -49,10 +53,13 @@ def test_a_denied_queue_is_no_target_by_tdmq(guarded: Gateway) -> None:
         assert f"{NAMED}queue/shut" in refused.value.message
 
 
+@pytest.mark.parametrize("protocol", ["queue", "amqp"])
 @pytest.mark.parametrize("who", ["denied", "byold"])
-def test_a_denied_queue_is_no_target_by_the_classic_api(guarded: Gateway, who: str) -> None:
+def test_a_denied_queue_is_no_target_by_the_classic_api(
+    guarded: Gateway, who: str, protocol: str
+) -> None:
     call = ClassicClient(guarded, guarded.key_of(who))
-    place = {"topicName": "mine", "subscriptionName": "s", "protocol": "queue"}
+    place = {"topicName": "mine", "subscriptionName": "s", "protocol": protocol}
     with pytest.raises(ClassicRefused, match="10461"):
         call("Subscribe", **place, endpoint="shut", notifyContentFormat="SIMPLIFIED")
 

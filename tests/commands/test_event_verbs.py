@@ -246,7 +246,7 @@ def test_one_event_is_told_again_by_the_running_server_to_queue_and_broker(
     first = wait_for_bodies(classic, "told", job_id=job_id, count=6)
     for number in (1, 2):
         done = run(telling, "replay", event_id if number == 1 else f"{event_id}-0")
-        assert (done.returncode, done.stdout) == (0, "1 messages are told again.\n")
+        assert (done.returncode, done.stdout) == (0, "1 message is told again.\n")
         assert wait_for_bodies(classic, "told", job_id=job_id, count=1) == first[:1]
     found = read(rabbitmq_server.url, ON_THE_BROKER, until=lambda got: len(about(got)) >= 3)
     ours = about(found)
@@ -339,9 +339,9 @@ def test_dead_letters_are_listed_shown_and_told_again_to_who_has_the_name_now(
     assert "no subscription `mourned` now" in refused.stderr
     subscribe_queue(sdk, "dead", name="mourned")
     one = run(telling, "dead-letters", "replay", str(first["Id"]))
-    assert (one.returncode, one.stdout) == (0, "1 dead letters are told again.\n")
+    assert (one.returncode, one.stdout) == (0, "1 dead letter is told again.\n")
     rest = run(telling, "dead-letters", "replay", *all_)
-    assert (rest.returncode, rest.stdout) == (0, "1 dead letters are told again.\n")
+    assert (rest.returncode, rest.stdout) == (0, "1 dead letter is told again.\n")
     assert classic.drain("mourned", count=2) == contents
     kept = dead_letters(telling, "--topic", "dead")
     assert [one["Id"] for one in kept] == [second["Id"], first["Id"]]
@@ -359,6 +359,87 @@ def test_nothing_to_tell_again_is_a_no(telling: Gateway, job: str) -> None:
     ):
         done = run(telling, *arguments)
         assert done.returncode == 1, arguments
+        assert done.stderr, arguments
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ("replay", "--topic", "nowhere"),
+            "There is no topic 'nowhere' in ap-guangzhou, account 100000000001.",
+        ),
+        (
+            ("replay", "--topic", "told", "--region", "ap-beijing"),
+            "There is no topic 'told' in ap-beijing, account 100000000001.",
+        ),
+        (
+            ("replay", "--topic", "nowhere", "--subscription", "nobody"),
+            "qcs-gateway: there is no topic 'nowhere' in ap-guangzhou, account 100000000001.",
+        ),
+        (
+            ("replay", "--topic", "told", "--subscription", "nobody"),
+            "qcs-gateway: topic 'told' has no subscription 'nobody'.",
+        ),
+        (
+            ("replay", "--topic", "told", "--job", "job-00000000"),
+            "No message of topic 'told' fits what was asked for.",
+        ),
+        (("replay", "job-00000000-1"), "Nothing was told of 'job-00000000-1'."),
+        (
+            ("replay", "job-00000000-1", "--topic", "told", "--dry-run", "--json"),
+            "Nothing was told of 'job-00000000-1'.",
+        ),
+    ],
+)
+def test_why_nothing_is_told_again_is_said_in_one_line(
+    telling: Gateway, job: str, arguments: tuple[str, ...], said: str
+) -> None:
+    done = run(telling, *arguments)
+    assert (done.returncode, done.stderr) == (1, f"{said}\n")
+
+
+def test_an_empty_list_says_what_there_is_nothing_of(telling: Gateway, job: str) -> None:
+    for arguments, said in (
+        (("list", "--job", "job-00000000"), "There is no event of 'job-00000000'."),
+        (("list", "--env", "env-\x1b[31m"), r"There is no event of 'env-\x1b[31m'."),
+        (
+            ("list", "--job", job, "--name", "JOB_FAILED", "--json"),
+            "No event fits what was asked for.",
+        ),
+        (("dead-letters", "list", "--topic", "told"), "No dead letter fits what was asked for."),
+    ):
+        done = run(telling, *arguments)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", f"{said}\n"), arguments
+
+
+def test_a_list_of_two_jobs_says_which_of_them_has_no_events(telling: Gateway, job: str) -> None:
+    done = run(telling, "list", "--job", job, "--job", "job-00000000", "--limit", "1")
+    assert (done.returncode, done.stdout.count("\n")) == (0, 1)
+    assert done.stderr == "There is no event of 'job-00000000'.\n"
+
+
+def test_one_stream_and_one_message_are_counted_as_one(telling: Gateway, job: str) -> None:
+    line = run(telling, "audit", "--job", job).stdout
+    assert line.startswith("1 stream, ")
+    event_id = lines_of(telling, "list", "--job", job, "--name", "JOB_RUNNING")[0]["EventId"]
+    dry = run(telling, "replay", event_id, "--dry-run")
+    assert dry.stdout == "1 message would be told again.\n"
+
+
+def test_whatever_is_one_less_is_said_of_one(telling: Gateway, sdk: Sdk) -> None:
+    sdk("CreateCmqTopic", TopicName="passing", FilterType=2)
+    subscribe_queue(sdk, "passing", name="passing")
+    subscribe_queue(sdk, "passing", name="elsewhere", BindingKey=["elsewhere"])
+    sdk("PublishCmqMsg", TopicName="passing", MsgContent="one", MsgTag=["here"])
+    narrow = ("replay", "--topic", "passing", "--subscription", "elsewhere")
+    wait_until(lambda: "1 more is not for this subscription." in run(telling, *narrow).stderr)
+    for name in ("passing", "elsewhere"):
+        sdk("DeleteCmqSubscribe", TopicName="passing", SubscriptionName=name)
+    sdk("DeleteCmqTopic", TopicName="passing")
+    done = run(telling, "replay", "--topic", "passing")
+    assert (done.returncode, done.stdout) == (1, "0 messages are told again.\n")
+    assert done.stderr == "1 more belongs to a topic that is gone.\n"
 
 
 @pytest.mark.parametrize(
@@ -373,6 +454,9 @@ def test_nothing_to_tell_again_is_a_no(telling: Gateway, job: str) -> None:
         ("replay",),
         ("replay", "--job", "job-00000001"),
         ("replay", "job-00000001-1", "--subscription", "s"),
+        ("list", "--since", "2026-02-02", "--until", "2026-02-01"),
+        ("tail", "--since", "1h", "--until", "2h"),
+        ("replay", "--topic", "told", "--since", "1h", "--until", "2h"),
         ("dead-letters", "list", "--owner", "1"),
         ("dead-letters", "replay"),
         ("dead-letters", "replay", "--all"),

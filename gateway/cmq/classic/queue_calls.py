@@ -1,6 +1,6 @@
 """The handlers of the classic API for queues and the messages in them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 
@@ -36,6 +36,7 @@ from gateway.cmq.classic.queue_parameters import (
 )
 from gateway.cmq.lists import Wanted
 from gateway.cmq.naming import check_name
+from gateway.cmq.queue_messages import Received
 from gateway.cmq.queues import Queue
 from gateway.ids import NewId, new_request_id, new_secret
 from gateway.store import Store, Tx
@@ -207,8 +208,9 @@ class QueueCalls:
     async def _receive(self, asked: Asked, *, count: int) -> list[ReceivedMessage]:
         """Receive at least one message. Raises ClassicError 7000/10200 if none comes in time.
 
-        Why whoever has hung up takes nothing: the message would be hidden from all others until it
-        becomes visible again, and one of its receives would be gone.
+        Why whoever has hung up takes nothing, and gives back what was taken meanwhile: the message
+        would be hidden from all others until it becomes visible again, and one of its receives
+        would be gone.
         """
         place = asked.queue
         has_left = HAS_LEFT.get()
@@ -227,6 +229,9 @@ class QueueCalls:
                     queue_messages.receive, queue=queue, count=count, now=now, new_secret=new_secret
                 )
                 taken = await self.store.write(take)
+                if taken.messages and has_left():
+                    await self._give_back(queue, messages=taken.messages)
+                    raise failure((7000, 10200), "no message")
                 if taken.messages:
                     return [view_message(message) for message in taken.messages]
                 if not taken.is_all:
@@ -238,6 +243,13 @@ class QueueCalls:
             hidden_s = left_s if visible_at is None else (visible_at - now).total_seconds()
             at_most_s = min(POLL_S, left_s, max(hidden_s, WAIT_S_MIN))
             await self.store.signals.wait(queue.signal, seen=seen, at_most_s=at_most_s)
+
+    async def _give_back(self, queue: Queue, *, messages: Sequence[Received]) -> None:
+        """Have messages be as they were before they were received."""
+        now = self.clock()
+        await self.store.write(
+            partial(queue_messages.give_back, queue=queue, messages=messages, now=now)
+        )
 
     async def delete_message(self, asked: Asked) -> Nothing:
         """Delete a received message."""

@@ -16,11 +16,12 @@ from gateway.events.names import EventName
 
 
 class Placed(NamedTuple):
-    """An attempt that has a node now, and the memory that the node counts for."""
+    """An attempt that has a node now, the memory that this counts for, and the job's account."""
 
     attempt: Attempt
     node: Node
     mem_gib: int
+    owner_uin: str
 
 
 def place(
@@ -104,7 +105,7 @@ def _place_task(changes: JobChanges, task: Task, room: Room, *, wanted: int) -> 
     for instance, node in zip(waiting, nodes, strict=False):
         taken = room.take(1, mem_gib=node.mem_gib)
         attempt = _place_instance(changes, task, instance, node)
-        placed.append(Placed(attempt, node, taken.mem_gib))
+        placed.append(Placed(attempt, node, taken.mem_gib, changes.job.owner_uin))
     return placed
 
 

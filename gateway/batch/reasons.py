@@ -130,4 +130,7 @@ def _why_no_room(mem_gib: int, *, capacity: Capacity) -> str:
             f"It waits for memory: its node has {mem_gib} GiB, and {free_gib} of the engine's"
             f" {capacity.mem_gib} GiB are free."
         )
-    return "It waits for its turn: what is more urgent, or older, is started first."
+    return (
+        "It waits for its turn: what is more urgent, or older, of this account is started first;"
+        " accounts take turns."
+    )

@@ -5,7 +5,7 @@ is, whenever the engine was lost or this process is new.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -21,6 +21,7 @@ from gateway.batch.engines import Ended, Engine, NodesLost, Reconnected, Report,
 from gateway.batch.environments.upkeep import lose_nodes
 from gateway.batch.jobs import JOBS, TERMINATIONS
 from gateway.batch.launching import Launcher
+from gateway.batch.live import Live
 from gateway.batch.placing import Placed, place
 from gateway.batch.progress import Progress
 from gateway.batch.records import read_instance
@@ -59,10 +60,12 @@ class Moved:
 @dataclass(frozen=True, slots=True)
 class Outlook:
     """What the rows ask for: jobs to look at, what waits for room, most urgent first, and the
-    attempts that are to end on request. sick: the jobs that were left out.
+    attempts that are to end on request. newcomers: the accounts of jobs that are due. sick: the
+    jobs that were left out.
     """
 
     due: Sequence[str]
+    newcomers: Set[str]
     waiting: Sequence[Waiting]
     free_nodes: Mapping[str, FreeNodes]
     terminating: Sequence[str]
@@ -100,7 +103,7 @@ class Scheduler:
         self._clock = clock
         self._new_id = new_id
         self._inbox: list[Report] = []
-        self._live: dict[str, int] = {}  # attempts that the engine has, and what their nodes take
+        self._live = Live()
         self._catalogue = catalogue
         self._load = load
         self._sick: dict[str, Sick] = {}
@@ -163,20 +166,23 @@ class Scheduler:
         if self._estranged or reconnected or self._clock() - self._told_at >= TELL_EVERY:
             await self._tell_again()
         ended = {report.attempt_id: report for report in reports if isinstance(report, Ended)}
-        for attempt_id in ended:
-            self._live.pop(attempt_id, None)
+        self._live.end(ended)
         self._stopped.difference_update(ended)
         await self._lose_nodes(reports)
         by_job = _by_job(reports)
         outlook = await self._look_ahead()
-        slots = Slots(self._free_room())
+        slots = self._live.slots(
+            capacity=self._engine.capacity,
+            mem_gib=self._engine.mem_gib,
+            newcomers=outlook.newcomers,
+        )
         moved = await self._move_jobs(by_job, outlook, slots)
         self._told_to_end.difference_update(moved)
         self._told_to_end |= {job_id for job_id, each in moved.items() if each.told_to_end}
         await self._hand_over(moved, terminating=outlook.terminating)
         INSTANCES_RUNNING.set(len(self._live))
         self._load.attempts = len(self._live)
-        self._load.mem_gib = sum(self._live.values())
+        self._load.mem_gib = self._live.mem_gib
         unstored = [fact for job_id in by_job.keys() - moved.keys() for fact in by_job[job_id]]
         self._inbox = [*unstored, *self._inbox]
         for fact in unstored:
@@ -216,8 +222,8 @@ class Scheduler:
         now = self._clock()
         sick = sorted(job_id for job_id in self._sick if self._is_sick(job_id, now=now))
         keys = {"sick": sick, "most": JOBS_AT_ONCE}
-        due = [*tx.execute(DUE_JOBS, {**keys, "told_to_end": sorted(self._told_to_end)}).scalars()]
-        due += tx.execute(JOBS_TO_FAIL, keys).scalars()
+        due = tx.execute(DUE_JOBS, {**keys, "told_to_end": sorted(self._told_to_end)}).all()
+        to_fail = tx.execute(JOBS_TO_FAIL, keys).scalars().all()
         free = self._engine.capacity - len(self._live)
         keys = {"sick": sick, "most": free, "moment": now}
         rows = tx.execute(WAITING_TASKS, keys).all() if free > 0 else []
@@ -226,10 +232,11 @@ class Scheduler:
         counted = tx.execute(sql.COUNT_FREE_NODES, {"env_ids": sorted(env_ids)}) if env_ids else ()
         rows = tx.execute(sql.TERMINATING).all() if terminations else []
         return Outlook(
-            due=due,
+            due=[*(row.id for row in due), *to_fail],
+            newcomers={row.owner_uin for row in due},
             waiting=waiting,
             free_nodes={row.env_id: FreeNodes(row.n, row.mem_gib) for row in counted},
-            terminating=[read_instance(row[:-1]).latest.id for row in rows],
+            terminating=[read_instance(row[:-2]).latest.id for row in rows],
             sick=sick,
         )
 
@@ -297,7 +304,8 @@ class Scheduler:
         progress.learn(reports)
         stopping = progress.terminate()
         progress.settle()
-        rest = slots.take_rest(changes.job.owner_uin)
+        owner_uin = changes.job.owner_uin
+        rest = slots.take_rest(owner_uin)
         room = replace(rest)
         if reserved is not None:
             room.add(reserved)
@@ -305,26 +313,19 @@ class Scheduler:
             placed = place(changes, room, catalogue=self._catalogue, sick=sick)
             changes.close()
         except BaseException:  # the store may run this again, with what is reserved
-            slots.give_back(rest)
+            slots.give_back(owner_uin, rest)
             raise
-        slots.give_back(room)
+        slots.give_back(owner_uin, room)
         told_to_end = changes.terminating and not progress.unfinished
         return Moved(
             placed, stopping, progress.unfinished, admitted, told_to_end, changes.waits_for_room
         )
 
-    def _free_room(self) -> Room:
-        whole_gib = self._engine.mem_gib
-        return Room(
-            places=max(0, self._engine.capacity - len(self._live)),
-            mem_gib=max(0, whole_gib - sum(self._live.values())),
-            whole_gib=whole_gib,
-        )
-
     async def _hand_over(self, moved: Mapping[str, Moved], *, terminating: Sequence[str]) -> None:
         """Give the engine what was placed and what must stop, after the commit."""
         placed = [each for job in moved.values() for each in job.placed]
-        self._live.update((each.attempt.id, each.mem_gib) for each in placed)
+        for each in placed:
+            self._live.add(each.attempt.id, owner_uin=each.owner_uin, mem_gib=each.mem_gib)
         if placed:
             await self._launcher.start({each.attempt: each.node for each in placed})
         stopping = {id_ for each in moved.values() for id_ in each.stopping}
@@ -340,12 +341,11 @@ class Scheduler:
         may come true after this one has read, and nobody else would ever speak of its attempts.
         """
         rows = await self._store.read_list(lambda tx: tx.execute(sql.LAUNCHED).all())
-        instances = [read_instance(row[:-1]) for row in rows]
-        size = self._free_room().size
-        self._live = {
-            instance.latest.id: size(row.mem_gib)
-            for instance, row in zip(instances, rows, strict=True)
-        }
+        instances = [read_instance(row[:-2]) for row in rows]
+        self._live.clear()
+        for instance, row in zip(instances, rows, strict=True):
+            mem_gib = min(row.mem_gib, self._engine.mem_gib)
+            self._live.add(instance.latest.id, owner_uin=row.owner_uin, mem_gib=mem_gib)
         self._stopped.clear()
         self._told_to_end.clear()
         self._terminations_seen = -1

@@ -1,14 +1,22 @@
 """Who gets the engine's room: how many attempts of which size each job may start in a round.
 
-The rule: tasks are served by priority, then by the age of their job, then in the job's own order.
+The rule: accounts take turns. An account's share is its part of the places or of the memory, the
+larger of the two. Room goes, one attempt at a time, to the account with the smallest share that has
+something to start; of equal ones to the one whose turn was longest ago, then to the one whose first
+task is the oldest. Within an account tasks are served by priority, then by the age of their job,
+then in the job's own order. Nothing that runs is stopped: shares even out as attempts end.
+
 An attempt needs a place and its node's memory. The first of an account that finds too little memory
 is waited for: nothing of that account behind it starts, so that what its small attempts give back
-adds up until the large one fits. Other accounts go on: nobody can stop them by asking for much. A
-task that waits for a node of an environment, or for its own MaxConcurrentNum, holds nobody up.
+adds up until the large one fits. Other accounts go on, nobody can stop them by asking for much; but
+while the large one lies within an equal part of the memory, they do so only within their own part.
+A task that waits for a node of an environment, or for its own MaxConcurrentNum, holds nobody up.
 """
 
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heapreplace
 from threading import Lock
 from typing import NamedTuple
 
@@ -67,6 +75,11 @@ class Room:
         self.places += other.places
         self.mem_gib += other.mem_gib
 
+    def remove(self, other: "Room") -> None:
+        """Take room out that is in it."""
+        self.places -= other.places
+        self.mem_gib -= other.mem_gib
+
 
 @dataclass(slots=True)
 class Load:
@@ -87,60 +100,191 @@ class Load:
             self.notes.pop(attempt_id, None)
 
 
+class Turns:
+    """When each account last had a turn, as a number that grows; 0: never."""
+
+    def __init__(self) -> None:
+        self._latest = 0
+        self._numbers: dict[str, int] = {}
+
+    def last(self, owner_uin: str) -> int:
+        """The number of an account's last turn."""
+        return self._numbers.get(owner_uin, 0)
+
+    def note(self, owner_uin: str) -> None:
+        """Note that an account has its turn."""
+        self._latest += 1
+        self._numbers[owner_uin] = self._latest
+
+
 @dataclass(slots=True)
 class Slots:
     """The engine's free room, shared by the transactions of one round.
 
-    held: the accounts in which something waits for more memory than is free.
+    capacity: all its places. used: what accounts have of it, with what they get in this round.
+    accounts: those with something that runs, waits or is new. held: those in which something waits
+    that found no room. turns: those of earlier rounds; they go on in this one.
     """
 
     free: Room
+    capacity: int
+    used: dict[str, Room] = field(default_factory=dict)
+    accounts: set[str] = field(default_factory=set)
     held: set[str] = field(default_factory=set)
+    turns: Turns = field(default_factory=Turns)
     _lock: Lock = field(default_factory=Lock)
 
+    def used_by(self, owner_uin: str) -> Room:
+        """What an account has of the engine; it may be changed."""
+        return self.used.setdefault(owner_uin, Room(0, 0, self.free.whole_gib))
+
+    def share(self, room: Room) -> float:
+        """A room's part of the places or of the memory, the larger of the two."""
+        return max(room.places / self.capacity, room.mem_gib / room.whole_gib)
+
     def take_rest(self, owner_uin: str) -> Room:
-        """Take all that is left for a job of an account, unless it must wait for another."""
+        """Take what is left for a job of an account, unless it must wait for another.
+
+        Of several accounts each gets no more here than makes an equal part: the next round, which
+        knows whose turn it is, divides the others' parts.
+        """
         with self._lock:
-            rest = self.free
-            if owner_uin in self.held:
-                return Room(0, 0, rest.whole_gib)
-            self.free = Room(0, 0, rest.whole_gib)
+            self.accounts.add(owner_uin)
+            mine, whole_gib = self.used_by(owner_uin), self.free.whole_gib
+            places = self.capacity // len(self.accounts) - mine.places
+            if owner_uin in self.held or places <= 0:
+                return Room(0, 0, whole_gib)
+            mem_gib = max(0, whole_gib // len(self.accounts) - mine.mem_gib)
+            rest = Room(min(places, self.free.places), min(mem_gib, self.free.mem_gib), whole_gib)
+            self.free.remove(rest)
+            mine.add(rest)
             return rest
 
-    def give_back(self, unused: Room) -> None:
-        """Return what was taken or reserved and not used."""
+    def give_back(self, owner_uin: str, unused: Room) -> None:
+        """Return what an account's job took, or had reserved, and did not use."""
         with self._lock:
             self.free.add(unused)
+            self.used_by(owner_uin).remove(unused)
+
+
+class _Wish(NamedTuple):
+    """Nodes that a job could use at once, and the memory of each."""
+
+    job_id: str
+    number: int
+    mem_gib: int
+
+
+_NO_WISH = _Wish("", 0, 0)
+Rank = tuple[bool, float, int, int]
+
+
+@dataclass(slots=True)
+class _Line:
+    """What waits in one account.
+
+    age: the place of its first task among those of all accounts. wishes: those to come. wish: the
+    present one, as far as it is not fulfilled.
+    """
+
+    owner_uin: str
+    age: int
+    wishes: Iterator[_Wish]
+    wish: _Wish = _NO_WISH
+
+    def goes_on(self) -> bool:
+        """Come to the next wish if the present one is fulfilled; False if there is none."""
+        if not self.wish.number:
+            self.wish = next(self.wishes, self.wish)
+        return self.wish.number > 0
+
+    def rank(self, slots: Slots) -> Rank:
+        """The smallest is next: who would stay within an equal part, then by what the account has.
+
+        Why those first: what is kept for one of them is not to be taken by who was just before it.
+        """
+        used = slots.used_by(self.owner_uin)
+        after = Room(used.places + 1, self._mem_gib_after(slots), used.whole_gib)
+        goes_beyond = slots.share(after) > 1 / len(slots.accounts)
+        return goes_beyond, slots.share(used), slots.turns.last(self.owner_uin), self.age
+
+    def needs_others_memory(self, slots: Slots) -> bool:
+        """Whether its account would have more than an equal part of the memory."""
+        return self._mem_gib_after(slots) * len(slots.accounts) > slots.free.whole_gib
+
+    def take(self, slots: Slots, *, most: int) -> Room:
+        """Take room for nodes of the present wish, `most` at most."""
+        _, wanted, mem_gib = self.wish
+        taken = slots.free.take(min(wanted, most, slots.free.fits(mem_gib)), mem_gib=mem_gib)
+        slots.used_by(self.owner_uin).add(taken)
+        self.wish = self.wish._replace(number=wanted - taken.places)
+        return taken
+
+    def _mem_gib_after(self, slots: Slots) -> int:
+        return slots.used_by(self.owner_uin).mem_gib + slots.free.size(self.wish.mem_gib)
 
 
 def reserve(
     slots: Slots, waiting: Iterable[Waiting], *, free_nodes: Mapping[str, FreeNodes]
 ) -> dict[str, Room]:
-    """Take room for waiting tasks, the most urgent first; returns what each job has.
+    """Take room for waiting tasks, the accounts in turn; returns what each job has.
 
-    A job that is not among them waits as its account does. free_nodes: by environment. Why room is
+    waiting: in each account the most urgent first; accounts in the order of their first tasks' age.
+    free_nodes: by environment. A job that has no room waits as its account does. Why room is
     reserved: the transactions of a round may run at once, and the one that happens to be first is
-    not the most urgent.
+    not the one whose turn it is.
     """
     reserved: dict[str, Room] = {}
-    nodes = {env_id: free.number for env_id, free in free_nodes.items()}
-    free = slots.free
+    heap = _lines(slots, waiting, free_nodes=free_nodes)
+    is_kept = False  # what is left of the memory, for an account that stays within an equal part
+    while heap and slots.free.places > 0:
+        (goes_beyond, *_), line = heap[0]
+        job_id, wanted, _ = line.wish
+        taken = Room(0, 0, slots.free.whole_gib)
+        if not (is_kept and line.needs_others_memory(slots)):
+            is_alone = len(heap) == 1 and not is_kept
+            taken = line.take(slots, most=wanted if is_alone else 1)
+            is_kept |= not (taken.places or goes_beyond)
+        if taken.places:
+            reserved.setdefault(job_id, Room(0, 0, taken.whole_gib)).add(taken)
+            slots.turns.note(line.owner_uin)
+        else:
+            slots.held.add(line.owner_uin)
+        if taken.places and line.goes_on():
+            heapreplace(heap, (line.rank(slots), line))
+        else:
+            heappop(heap)
+    slots.held.update(line.owner_uin for _, line in heap)
+    return reserved
+
+
+def _lines(
+    slots: Slots, waiting: Iterable[Waiting], *, free_nodes: Mapping[str, FreeNodes]
+) -> list[tuple[Rank, _Line]]:
+    """A heap of the accounts in which something could start; they are counted."""
+    by_owner: dict[str, list[Waiting]] = defaultdict(list)
     for task in waiting:
-        if task.owner_uin in slots.held:
-            continue
+        by_owner[task.owner_uin].append(task)
+    slots.accounts.update(by_owner)
+    lines = [
+        _Line(owner_uin, age, _wishes(tasks, free_nodes))
+        for age, (owner_uin, tasks) in enumerate(by_owner.items())
+    ]
+    heap = [(line.rank(slots), line) for line in lines if line.goes_on()]
+    heapify(heap)
+    return heap
+
+
+def _wishes(tasks: Iterable[Waiting], free_nodes: Mapping[str, FreeNodes]) -> Iterator[_Wish]:
+    """What tasks of one account could start, each if those before it get all they want."""
+    nodes_used: Counter[str] = Counter()
+    for task in tasks:
         wanted, mem_gib = task.runnable, task.mem_gib
         if task.concurrent_max:
             wanted = min(wanted, task.concurrent_max - task.busy)
         if task.env_id is not None:
-            wanted = min(wanted, nodes.get(task.env_id, 0))
-            mem_gib = free_nodes[task.env_id].mem_gib if wanted else 0
-        taken = min(wanted, free.fits(mem_gib))
-        if taken < wanted:
-            slots.held.add(task.owner_uin)
-            if not taken:
-                continue
-        mine = reserved.setdefault(task.job_id, Room(0, 0, free.whole_gib))
-        mine.add(free.take(taken, mem_gib=mem_gib))
-        if task.env_id is not None:
-            nodes[task.env_id] = nodes.get(task.env_id, 0) - taken
-    return reserved
+            free = free_nodes.get(task.env_id, FreeNodes(0, 0))
+            wanted, mem_gib = min(wanted, free.number - nodes_used[task.env_id]), free.mem_gib
+            nodes_used[task.env_id] += max(0, wanted)
+        if wanted > 0:
+            yield _Wish(task.job_id, wanted, mem_gib)

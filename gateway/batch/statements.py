@@ -168,6 +168,7 @@ _its_task = and_(
 LAUNCHED = (
     select(
         task_instance,
+        job.c.owner_uin,
         func.coalesce(compute_node.c.mem_gib, task.c.mem_gib).label("mem_gib"),
     )
     .select_from(
@@ -181,7 +182,7 @@ LAUNCHED = (
         task_instance.c.state.in_([state.value for state in LAUNCHED_STATES]),
     )
 )
-"""The instances that an engine has, each with the memory of its node."""
+"""The instances that an engine has, each with its account and the memory of its node."""
 TERMINATING = LAUNCHED.where(task_instance.c.terminating)
 INSTANCE_WISH = (
     update(task_instance)

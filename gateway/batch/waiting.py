@@ -133,7 +133,7 @@ TASKS_TO_PLACE = (
 _IS_WELL = job.c.id.not_in(bindparam("sick", expanding=True))
 _IS_TOLD_TO_END = job.c.id.in_(bindparam("told_to_end", expanding=True))
 DUE_JOBS = (
-    select(job.c.id)
+    select(job.c.id, job.c.owner_uin)
     .where(
         job.c.state.in_(OPEN),  # has an index, `terminating` has none
         (job.c.state == State.SUBMITTED.value) | and_(job.c.terminating, ~_IS_TOLD_TO_END),
@@ -166,9 +166,7 @@ _in_line = (
         task.c.concurrent_max,
         (task.c.starting + task.c.running).label("busy"),
         task.c.mem_gib,
-        job.c.priority,
         job.c.created_at,
-        task.c.position,
         func.row_number()
         .over(
             partition_by=job.c.owner_uin,
@@ -189,14 +187,10 @@ _in_line = (
 WAITING_TASKS = (
     select(*[_in_line.c[name] for name in Waiting._fields])
     .where(_in_line.c.place <= bindparam("most"))
-    .order_by(
-        _in_line.c.priority.desc(),
-        _in_line.c.created_at,
-        _in_line.c.job_id,
-        _in_line.c.position,
-    )
+    .order_by(_in_line.c.place, _in_line.c.created_at, _in_line.c.job_id)
 )
-"""Tasks of which an instance could be started now, the most urgent first, `most` of each account.
+"""Tasks of which an instance could be started now, `most` of each account: the most urgent of each
+first, then the second of each. Among those, the oldest first.
 
 Why so many of each account, and not of all: those of one may all wait for memory, which is no
 reason for another to wait."""

@@ -34,6 +34,10 @@ READY = Standing(
 IDLE = Capacity(16, 8, Load(0, 0))
 FULL = Capacity(16, 8, Load(16, 4))
 CROWDED = Capacity(16, 8, Load(3, 6))
+ITS_TURN = (
+    "It waits for its turn: what is more urgent, or older, of this account is started first;"
+    " accounts take turns."
+)
 FAILED = {"node_failures": 2, "node_reason": "There is no image img-00000000."}
 
 
@@ -95,7 +99,7 @@ FAILED = {"node_failures": 2, "node_reason": "There is no image img-00000000."}
         (
             {"nodes": replace(NODES, total=2, running=2, idle=1, mem_gib=2)},
             CROWDED,
-            "It waits for its turn: what is more urgent, or older, is started first.",
+            ITS_TURN,
         ),
         (
             {"nodes": replace(NODES, total=2, running=2, idle=1)},
@@ -120,7 +124,7 @@ FAILED = {"node_failures": 2, "node_reason": "There is no image img-00000000."}
             CROWDED,
             "It waits for memory: its node has 64 GiB, and 2 of the engine's 8 GiB are free.",
         ),
-        ({}, IDLE, "It waits for its turn: what is more urgent, or older, is started first."),
+        ({}, IDLE, ITS_TURN),
     ],
 )
 def test_what_waits_is_told_why(changes: dict[str, Any], capacity: Capacity, words: str) -> None:
@@ -150,7 +154,7 @@ async def test_every_reason_to_wait_is_shown_where_it_belongs(store: Store, batc
         ("limited", "As many instances run as MaxConcurrentNum allows: 1."),
         ("follower", "It waits for 1 task(s) that it depends on: `limited`."),
         ("nodeless", f"The environment {env_id} has no node."),
-        ("next", "It waits for its turn: what is more urgent, or older, is started first."),
+        ("next", ITS_TURN),
     ]:
         shown = (await batch.instances(job_id, name))[-1]
         assert shown["StateReason"] == shown["StateDetailedReason"] == why

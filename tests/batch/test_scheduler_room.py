@@ -7,7 +7,6 @@ import pytest
 from sqlalchemy import text, update
 
 from gateway.batch.engines import Cause
-from gateway.batch.slots import FreeNodes, Room, Slots, Waiting, reserve
 from gateway.batch.tables import compute_node
 from gateway.call import Principal
 from gateway.store import Store
@@ -31,81 +30,6 @@ async def running(engine: FakeEngine, count: int) -> list[str]:
 
     await eventually(enough)
     return list(engine.running)
-
-
-def room(places: int, mem_gib: int = 1_000, *, whole_gib: int = 1_000) -> Room:
-    return Room(places, mem_gib, whole_gib)
-
-
-def waits(
-    job_id: str,
-    count: int,
-    mem_gib: int = 1,
-    *,
-    owner: str = "1",
-    env_id: str | None = None,
-    at_most: int = 0,
-) -> Waiting:
-    return Waiting(job_id, owner, env_id, count, at_most, 1 if at_most else 0, mem_gib)
-
-
-def test_places_are_reserved_for_the_most_urgent_first() -> None:
-    slots = Slots(room(10))
-    waiting = [
-        waits("job-a", 9, env_id="env-1"),
-        waits("job-b", 5, at_most=4),
-        waits("job-c", 9, env_id="env-1"),
-        waits("job-d", 99),
-    ]
-    reserved = reserve(slots, waiting, free_nodes={"env-1": FreeNodes(2, 1)})
-    assert {job_id: each.places for job_id, each in reserved.items()} == {
-        "job-a": 2,
-        "job-b": 3,
-        "job-c": 0,
-        "job-d": 5,
-    }
-    assert slots.free.places == 0
-
-
-def test_memory_is_reserved_in_the_same_order_and_held_for_a_large_one() -> None:
-    slots = Slots(room(10, 20))
-    waiting = [waits("job-a", 1, 8), waits("job-b", 2, 10), waits("job-c", 5, 1)]
-    reserved = reserve(slots, waiting, free_nodes={})
-    assert [each.mem_gib for each in reserved.values()] == [8, 10]
-    assert slots.held == {"1"}
-    assert slots.take_rest("1").places == 0, "what is left waits for the second of job-b"
-
-
-def test_who_waits_for_much_memory_stops_no_other_account() -> None:
-    slots = Slots(room(10, 15, whole_gib=16))
-    waiting = [waits("job-a", 1, 99), waits("job-b", 1), waits("job-c", 1, owner="2")]
-    reserved = reserve(slots, waiting, free_nodes={})
-    assert {job_id: each.places for job_id, each in reserved.items()} == {"job-c": 1}
-    assert slots.take_rest("2").mem_gib == 14
-
-
-def test_a_task_that_waits_for_a_node_holds_nobody_up() -> None:
-    slots = Slots(room(10, 20))
-    waiting = [waits("job-a", 1, env_id="env-1"), waits("job-b", 1, 5)]
-    reserved = reserve(slots, waiting, free_nodes={})
-    assert reserved["job-b"].places == 1
-    assert not slots.held
-
-
-def test_a_node_larger_than_the_whole_counts_as_the_whole() -> None:
-    alone = Slots(room(10, 16, whole_gib=16))
-    assert reserve(alone, [waits("job-a", 3, 99)], free_nodes={})["job-a"] == Room(1, 16, 16)
-    beside = Slots(room(9, 15, whole_gib=16))
-    assert reserve(beside, [waits("job-a", 3, 99)], free_nodes={}) == {}
-
-
-def test_the_rest_is_taken_once_and_given_back() -> None:
-    slots = Slots(room(5))
-    mine = slots.take_rest("1")
-    assert (mine.places, slots.take_rest("1").places) == (5, 0)
-    mine.take(2, mem_gib=3)
-    slots.give_back(mine)
-    assert slots.take_rest("1") == Room(3, 994, 1_000)
 
 
 @pytest.mark.parametrize("on_env", [False, True])

@@ -149,8 +149,8 @@ class Batch:
             await keeper.tend_due(tasks)
         return self.store.signals.count(ENVIRONMENTS) > seen
 
-    async def state(self, job_id: str) -> str:
-        return str((await self.call("DescribeJob", JobId=job_id))["JobState"])
+    async def state(self, job_id: str, *, who: Principal = ROOT) -> str:
+        return str((await self.call("DescribeJob", who=who, JobId=job_id))["JobState"])
 
     async def task_states(self, job_id: str) -> dict[str, str]:
         answer = await self.call("DescribeJob", JobId=job_id)
@@ -160,14 +160,14 @@ class Batch:
         answer = await self.call("DescribeTask", JobId=job_id, TaskName=task_name)
         return list(answer["TaskInstanceSet"])
 
-    async def until_state(self, job_id: str, *states: str) -> str:
+    async def until_state(self, job_id: str, *states: str, who: Principal = ROOT) -> str:
         """Wait until the job is in one of these states; returns it."""
 
         async def arrived() -> bool:
-            return await self.state(job_id) in states
+            return await self.state(job_id, who=who) in states
 
         await eventually(arrived)
-        return await self.state(job_id)
+        return await self.state(job_id, who=who)
 
     @asynccontextmanager
     async def scheduling(self) -> AsyncIterator[None]:

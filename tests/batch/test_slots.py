@@ -141,6 +141,21 @@ def test_while_one_waits_within_its_part_no_other_takes_memory_beyond_its_own() 
     assert slots.held == {"1", "2", "3"}
 
 
+def test_the_last_one_that_waits_takes_no_memory_that_is_kept() -> None:
+    slots = slots_of(99, 12, running=[("2", 2), ("3", 7)])
+    waiting = [waits("job-a", 1, 4, owner="1"), waits("job-b", 9, owner="2")]
+    assert places(reserve(slots, waiting, free_nodes={})) == {"job-b": 2}
+
+
+def test_who_waits_for_a_place_takes_none_that_is_given_back() -> None:
+    slots = slots_of(2)
+    waiting = [waits("job-a", 9, owner="1"), waits("job-b", 1, owner="2")]
+    reserved = reserve(slots, waiting, free_nodes={})
+    slots.give_back("2", reserved["job-b"])
+    assert slots.take_rest("1").places == 0
+    assert slots.take_rest("2").places == 1
+
+
 def test_who_has_many_places_and_little_memory_goes_on_while_memory_is_kept() -> None:
     running = [("2", 1)] * 12 + [("3", 20)] * 4
     slots = slots_of(20, 99, running=running)
@@ -168,6 +183,19 @@ def test_an_account_that_was_not_known_of_counts_as_soon_as_it_takes() -> None:
     slots = slots_of(16, running=[("1", 1)])
     assert slots.take_rest("2").places == 8
     assert slots.take_rest("1").places == 7
+
+
+def test_an_account_of_which_everything_has_ended_has_no_part() -> None:
+    live = live_with([("1", 1), ("2", 1), ("2", 1)])
+    live.end(["attempt-1", "attempt-2", "unknown"])
+    slots = live.slots(capacity=9, mem_gib=90, newcomers=())
+    assert slots.take_rest("1") == Room(8, 89, 90)
+
+
+def test_an_engine_that_has_become_smaller_than_what_runs_has_no_room() -> None:
+    slots = slots_of(2, 5, running=[("1", 2)] * 3)
+    assert slots.free == Room(0, 0, 5)
+    assert reserve(slots, [waits("job-b", 1, owner="2")], free_nodes={}) == {}
 
 
 # Any number of them ----------------------------------------------------------------------------
@@ -255,6 +283,7 @@ class Model:
 
 
 OWNERS = st.sampled_from("1234")
+SIZES = st.integers(0, 1) | st.integers(1, 4) | st.integers(1, 60)
 
 
 @st.composite
@@ -290,7 +319,7 @@ def rounds(draw: st.DrawFn, sizes: st.SearchStrategy[int]) -> tuple[Slots, list[
     return slots_of(capacity, whole_gib, running=running), waiting, model
 
 
-@given(rounds(st.integers(1, 60)))
+@given(rounds(SIZES))
 def test_room_is_divided_as_the_rule_says(made: tuple[Slots, list[Waiting], Model]) -> None:
     slots, waiting, model = made
     reserved = reserve(slots, waiting, free_nodes=dict(model.nodes))
@@ -315,7 +344,7 @@ def test_nobody_who_could_start_something_has_less_than_another_by_more_than_one
     assert not slots.held or 0 in {slots.free.places, slots.free.mem_gib}
 
 
-@given(rounds(st.integers(1, 60)), st.lists(OWNERS, max_size=6))
+@given(rounds(SIZES), st.lists(OWNERS, max_size=6))
 def test_the_rest_takes_nothing_from_who_waits_within_its_part(
     made: tuple[Slots, list[Waiting], Model], takers: list[str]
 ) -> None:

@@ -1,6 +1,6 @@
 """What the engine has of each account, as the scheduler last knew."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 from gateway.batch.slots import Room, Slots, Turns
 
@@ -35,13 +35,14 @@ class Live:
         """Forget all attempts, not whose turn it is."""
         self.end(list(self._attempts))
 
-    def slots(self, *, capacity: int, mem_gib: int, newcomers: Iterable[str]) -> Slots:
+    def slots(self, *, capacity: int, mem_gib: int, newcomers: Set[str]) -> Slots:
         """What is free of an engine's room. newcomers: accounts with jobs that are due."""
         return Slots(
             Room(max(0, capacity - len(self)), max(0, mem_gib - self.mem_gib), mem_gib),
             capacity,
             used={owner: Room(*used, mem_gib) for owner, used in self._used.items()},
             accounts={*self._used, *newcomers},
+            newcomers=newcomers,
             turns=self._turns,
         )
 

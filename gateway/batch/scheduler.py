@@ -46,7 +46,8 @@ class Moved:
     """What one job's transaction came to.
 
     told_to_end: it is terminating, and nothing is left to be done before an attempt has ended.
-    waits: instances of it wait for room, and not for a node of an environment.
+    waits: instances of it wait for room, and not for a node of an environment. released: a task of
+    it is over, and what follows may have got no room, for other accounts wait for some.
     """
 
     placed: list[Placed] = field(default_factory=list)
@@ -55,11 +56,12 @@ class Moved:
     admitted: bool = False
     told_to_end: bool = False
     waits: bool = False
+    released: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """What the rows ask for: jobs to look at, what waits for room, most urgent first, and the
+    """What the rows ask for: jobs to look at, what waits for room as `reserve` takes it, and the
     attempts that are to end on request. newcomers: the accounts of jobs that are due. sick: the
     jobs that were left out.
     """
@@ -318,7 +320,13 @@ class Scheduler:
         slots.give_back(owner_uin, room)
         told_to_end = changes.terminating and not progress.unfinished
         return Moved(
-            placed, stopping, progress.unfinished, admitted, told_to_end, changes.waits_for_room
+            placed,
+            stopping,
+            progress.unfinished,
+            admitted,
+            told_to_end,
+            waits=changes.waits_for_room,
+            released=changes.task_ended and slots.has_rivals(owner_uin),
         )
 
     async def _hand_over(self, moved: Mapping[str, Moved], *, terminating: Sequence[str]) -> None:
@@ -367,7 +375,11 @@ def _may_go_on(
     """
     if any(each.unfinished or each.admitted or each.told_to_end for each in moved.values()):
         return True
-    if not has_room or not (ended or any(each.placed for each in moved.values())):
+    if not has_room:
+        return False
+    if any(each.released for each in moved.values()):
+        return True
+    if not (ended or any(each.placed for each in moved.values())):
         return False
     return any(each.waits for each in moved.values()) or any(
         task.env_id is None and task.job_id not in moved for task in outlook.waiting

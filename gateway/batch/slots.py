@@ -14,7 +14,7 @@ A task that waits for a node of an environment, or for its own MaxConcurrentNum,
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heapreplace
 from threading import Lock
@@ -122,14 +122,16 @@ class Slots:
     """The engine's free room, shared by the transactions of one round.
 
     capacity: all its places. used: what accounts have of it, with what they get in this round.
-    accounts: those with something that runs, waits or is new. held: those in which something waits
-    that found no room. turns: those of earlier rounds; they go on in this one.
+    accounts: those with something that runs, waits or is new. newcomers: those with jobs that are
+    due. held: those in which something waits that found no room. turns: those of earlier rounds;
+    they go on in this one.
     """
 
     free: Room
     capacity: int
     used: dict[str, Room] = field(default_factory=dict)
     accounts: set[str] = field(default_factory=set)
+    newcomers: Set[str] = frozenset()
     held: set[str] = field(default_factory=set)
     turns: Turns = field(default_factory=Turns)
     _lock: Lock = field(default_factory=Lock)
@@ -142,21 +144,27 @@ class Slots:
         """A room's part of the places or of the memory, the larger of the two."""
         return max(room.places / self.capacity, room.mem_gib / room.whole_gib)
 
-    def take_rest(self, owner_uin: str) -> Room:
-        """Take what is left for a job of an account, unless it must wait for another.
+    def has_rivals(self, owner_uin: str) -> bool:
+        """Whether other accounts want room besides what they have by now."""
+        return any(each != owner_uin for each in self.held | self.newcomers)
 
-        Of several accounts each gets no more here than makes an equal part: the next round, which
-        knows whose turn it is, divides the others' parts.
+    def take_rest(self, owner_uin: str) -> Room:
+        """Take what is left for a job of an account, unless something of the account is held.
+
+        An account with rivals gets no more here than makes an equal part: the next round, which
+        knows whose turn it is, divides what is left.
         """
         with self._lock:
             self.accounts.add(owner_uin)
-            mine, whole_gib = self.used_by(owner_uin), self.free.whole_gib
-            places = self.capacity // len(self.accounts) - mine.places
-            if owner_uin in self.held or places <= 0:
-                return Room(0, 0, whole_gib)
-            mem_gib = max(0, whole_gib // len(self.accounts) - mine.mem_gib)
-            rest = Room(min(places, self.free.places), min(mem_gib, self.free.mem_gib), whole_gib)
-            self.free.remove(rest)
+            mine, free = self.used_by(owner_uin), self.free
+            rest = Room(free.places, free.mem_gib, free.whole_gib)
+            if owner_uin in self.held:
+                rest = Room(0, 0, free.whole_gib)
+            elif self.has_rivals(owner_uin):
+                number = len(self.accounts)
+                rest.places = min(free.places, max(0, self.capacity // number - mine.places))
+                rest.mem_gib = min(free.mem_gib, max(0, free.whole_gib // number - mine.mem_gib))
+            free.remove(rest)
             mine.add(rest)
             return rest
 

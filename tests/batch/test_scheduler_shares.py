@@ -194,3 +194,21 @@ async def test_a_node_larger_than_its_account_s_part_stops_nobody(
         await crowd.wait(SECOND, gib=5)
         for _ in range(5):
             await crowd.end_one(FIRST, starts=[FIRST])
+
+
+async def test_what_may_run_after_a_failure_without_a_node_does_not_wait_for_a_signal(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.batch.scheduler.IDLE_S", 3_600)  # longer than anything here waits
+    crowd = Crowd(store, tmp_path, places=4, mem_gib=8)
+    data = {"EnvData": {"InstanceType": "S1.SMALL1", "ImageId": "img-00000000"}}
+    nodeless = a_task("a", ComputeEnv=data, ResourceMaxRetryCount=0)
+    pair = a_job(nodeless, a_task("b"), after=["a b"], TaskExecutionDependOn="PRE_TASK_FINISHED")
+    async with crowd.batch.scheduling():
+        await crowd.submit(SECOND)
+        await crowd.submit(FIRST, 2)
+        await crowd.until_running(a100=2, a200=1)
+        await crowd.wait(SECOND, gib=8)
+        job_id = await crowd.batch.submit_job(pair, who=FIRST)
+        crowd.owners[job_id] = FIRST.owner_uin
+        await crowd.until_running(a100=3, a200=1)

@@ -307,16 +307,18 @@ class _AtOnce:
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's reader of HTTP/1.1, with bounds on what comes before the body.
+    """uvicorn's reader of HTTP/1.1, with bounds on what comes before the body, and on its reader.
 
     head_bytes_max: beyond it the connection is closed while it is still being read.
     head_s: how long a request line and headers may take, and a new connection may stay silent.
-    Why: uvicorn has neither bound, so a client could have memory, and connections for ever,
-    before anybody asks who it is.
+    read_s: how long a client may take to read some more of a long answer.
+    Why: uvicorn has none of these bounds, so a client could have memory, and connections for ever,
+    before anybody asks who it is, and by what it never reads.
     """
 
     head_bytes_max = 4 * HEADER_BYTES_MAX
     head_s = 20.0
+    read_s = 30.0
 
     def connection_made(  # type: ignore[override]  # uvicorn narrows the transport, too
         self, transport: asyncio.Transport
@@ -326,6 +328,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._in_head = True
         self._head_timer: asyncio.TimerHandle | None = None
+        self._read_timer: asyncio.TimerHandle | None = None
         self._await_head()
 
     def on_message_begin(self) -> None:
@@ -362,11 +365,36 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
         super().connection_lost(exc)
-        if self._head_timer is not None:
-            self._head_timer.cancel()
+        for timer in (self._head_timer, self._read_timer):
+            if timer is not None:
+                timer.cancel()
+
+    def pause_writing(self) -> None:
+        """More has been written than the client has read of late."""
+        super().pause_writing()
+        if self._read_timer is None:
+            self._await_reader(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        """The client has read nearly all of it."""
+        super().resume_writing()
+        if self._read_timer is not None:
+            self._read_timer.cancel()
+            self._read_timer = None
 
     def _await_head(self) -> None:
         self._head_timer = self.loop.call_later(self.head_s, self.transport.close)
+
+    def _await_reader(self, unread: int) -> None:
+        self._read_timer = self.loop.call_later(self.read_s, self._look_at_reader, unread)
+
+    def _look_at_reader(self, unread: int) -> None:
+        """Go on while something is read; `unread` is how much was left when it was last looked."""
+        left = self.transport.get_write_buffer_size()
+        if left < unread:
+            self._await_reader(left)
+        else:
+            self.transport.abort()
 
 
 def create_api(

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,11 +33,16 @@ class Bug(Exception):
 
 @contextmanager
 def served(
-    protocol: type[HttpProtocol] = HttpProtocol, *, raises: Exception | None = None
+    protocol: type[HttpProtocol] = HttpProtocol,
+    *,
+    raises: Exception | None = None,
+    says: Reply | None = None,
 ) -> Iterator[int]:
-    """The API alone on a port of its own; whatever is asked raises an error."""
+    """The API alone on a port of its own; whatever is asked raises an error, or has one answer."""
 
     async def answer(request: HttpRequest, **_: object) -> Reply:
+        if says is not None:
+            return says
         raise raises or AuthFailure("nobody")
 
     api = create_api(
@@ -97,6 +103,46 @@ def test_a_bug_says_nothing_of_the_inside() -> None:
         answer = line.answer()
     assert (answer.status, answer.code) == (200, "InternalError")
     assert b"secret" not in answer.body
+
+
+class Hurried(HttpProtocol):
+    read_s = 0.2
+    lost = threading.Event()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.lost.set()
+
+
+LONG = Reply(b'{"Text":"' + b"x" * 8 * 1024 * 1024 + b'"}')
+
+
+@contextmanager
+def unread(port: int) -> Iterator[socket.socket]:
+    """A connection on which a long answer has been asked for."""
+    with socket.socket() as line:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 131_072)
+        line.settimeout(10)
+        line.connect((LOOPBACK, port))
+        line.sendall(GOOD)
+        yield line
+
+
+def test_who_reads_nothing_of_a_long_answer_is_cut_off() -> None:
+    Hurried.lost.clear()
+    with served(Hurried, says=LONG) as port, unread(port):
+        assert Hurried.lost.wait(10)
+
+
+def test_who_reads_a_long_answer_slowly_gets_all_of_it() -> None:
+    Hurried.lost.clear()
+    with served(Hurried, says=LONG) as port, unread(port) as line:
+        until, size = time.monotonic() + 3 * Hurried.read_s, 0
+        while time.monotonic() < until:
+            size += len(line.recv(1))
+        while size < len(LONG.members):
+            size += len(line.recv(1_048_576))
+        assert not Hurried.lost.is_set()
 
 
 class Writes:

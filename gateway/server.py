@@ -318,7 +318,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     head_bytes_max = 4 * HEADER_BYTES_MAX
     head_s = 20.0
-    read_s = 30.0
+    read_s = 60.0
 
     def connection_made(  # type: ignore[override]  # uvicorn narrows the transport, too
         self, transport: asyncio.Transport

@@ -4,6 +4,7 @@ Why the broker comes after the commit: an absent one must not keep a subscriber 
 published meanwhile waits in the outbox until the relay has declared the queue.
 """
 
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, replace
 from datetime import datetime
 
@@ -16,7 +17,7 @@ from gateway.cmq.push.dead_letters import Death, count_buried
 from gateway.cmq.subscribers import PUSH_SIGNAL
 from gateway.cmq.subscriptions import Subscription, SubscriptionChanges
 from gateway.cmq.topics import Topic
-from gateway.errors import FailedOperation, UnsupportedOperation
+from gateway.errors import FailedOperation, ResourceNotFound, UnsupportedOperation
 from gateway.events import outbox, rebinding
 from gateway.events.bus import Bus, BusRefused, BusUnavailable, Route, TopicAddress
 from gateway.store import Store, Tx
@@ -66,7 +67,7 @@ class Subscribing:
         try:
             await self._declare(route)
         except BusRefused as error:
-            await self.unsubscribe(topic.address, draft.name, was_served=False)
+            await self._withdraw(topic.address, draft)
             raise FailedOperation(
                 f"The broker refuses the queue `{draft.endpoint}`: {error}",
                 detail="CreateSubscription",
@@ -93,16 +94,24 @@ class Subscribing:
         except BusRefused as error:  # the relay says so, too, and goes on trying
             log.warning("subscription_not_declared", topic=topic.address.key, why=str(error))
 
-    async def unsubscribe(
-        self, address: TopicAddress, name: str, *, was_served: bool = True
-    ) -> None:
-        """End a subscription. was_served: see `subscriptions.unsubscribe`, which also raises."""
-
-        def end(tx: Tx) -> int:
-            return unsubscribe(tx, address, name=name, now=self.clock(), was_served=was_served)
-
-        buried = await self.store.write(end)
+    async def unsubscribe(self, address: TopicAddress, name: str) -> None:
+        """End a subscription. Raises what `unsubscribe` raises."""
+        buried = await self.store.write(
+            lambda tx: unsubscribe(tx, address, name=name, now=self.clock())
+        )
         count_buried(Death.UNSUBSCRIBED, buried)
+
+    async def _withdraw(self, address: TopicAddress, draft: Subscription) -> None:
+        """Take a subscription back that the broker refuses, unless it is another one by now."""
+
+        def withdraw(tx: Tx) -> None:
+            with suppress(ResourceNotFound):
+                if subscriptions.lock_subscription(tx, address, name=draft.name).id == draft.id:
+                    subscriptions.unsubscribe(
+                        tx, address, name=draft.name, now=self.clock(), was_served=False
+                    )
+
+        await self.store.write(withdraw)
 
     async def _declare(self, route: Route) -> None:
         """Have the queue on the broker before the answer, if one is wanted and the broker is there.
@@ -118,20 +127,18 @@ class Subscribing:
             log.warning("subscription_not_yet_declared", exchange=route.exchange)
 
 
-def unsubscribe(
-    tx: Tx, address: TopicAddress, *, name: str, now: datetime, was_served: bool = True
-) -> int:
+def unsubscribe(tx: Tx, address: TopicAddress, *, name: str, now: datetime) -> int:
     """Give a subscription what was published before, and end it; returns how much was buried.
 
     Why first: its publishers have their answers, and the relay, a moment behind them, would find
     no subscription any more. Then a message is in the queue, or among the dead letters; on the
-    broker, the bindings stay until it has been published.
-    was_served: see `subscriptions.unsubscribe`, which also raises.
+    broker, the bindings stay until it has been published. Raises what `subscriptions.unsubscribe`
+    raises.
     """
     subscription = subscriptions.lock_subscription(tx, address, name=name)
     if subscription.protocol is not Protocol.AMQP:
         _deliver_the_rest(tx, address, subscription=subscription, now=now)
-    return subscriptions.unsubscribe(tx, address, name=name, now=now, was_served=was_served)
+    return subscriptions.unsubscribe(tx, address, name=name, now=now)
 
 
 def _route_now(tx: Tx, topic: Topic, subscription: Subscription) -> Route:

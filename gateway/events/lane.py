@@ -186,11 +186,11 @@ class Lane:
         if not (self.silent or self._is_suspicious):
             return True
         page = await self._read(after=0, size=LARGE)
-        if page.route is not None and page.messages:
+        due, _ = _divide(page)
+        asked, self.silent = self.silent, ()
+        if page.route is not None and due:
             await self._depot.topology.align(self._topic, page.route, changes=page.stretch.changes)
-            self.silent = await self._find_silent(page.route, page.messages[0])
-        else:
-            self.silent = ()
+            self.silent = await self._find_silent(page.route, due[0], among=asked)
         self._is_suspicious = False
         if self.silent:
             names = ", ".join(f"`{queue}`" for queue in self.silent)
@@ -198,12 +198,22 @@ class Lane:
             self._failed = True
         return not self.silent
 
-    async def _find_silent(self, route: Route, message: Message) -> tuple[str, ...]:
-        """The queues that do not take a message. Raises BusUnavailable."""
+    async def _find_silent(
+        self, route: Route, message: Message, *, among: Sequence[str]
+    ) -> tuple[str, ...]:
+        """The queues that do not take a message which is for them, asked twice.
+
+        among: no others are asked; all of them if it is empty, or the message is for none of it.
+        Raises BusUnavailable, BusRefused.
+        """
         bus = self._depot.bus
         connection = await bus.connect()
-        asked = self.silent or route.queues_for(message)
-        silent = [queue for queue in asked if not await self._takes(queue, message)]
+        wanting = route.queues_for(message)
+        silent = [
+            queue
+            for queue in [each for each in wanting if each in among] or wanting
+            if not (await self._takes(queue, message) or await self._takes(queue, message))
+        ]
         # if the line broke meanwhile, that is why
         return tuple(silent) if await bus.connect() == connection else ()
 
@@ -218,9 +228,12 @@ class Lane:
             straight = Route("", queues={message.only_subscription_id: queue})
             return await bus.publish(straight, [message]) != [Outcome.LOST]
         alone = Route(PROBE + queue, (Binding(queue, "#"),))
-        await bus.declare(alone)
-        outcomes = await bus.publish(alone, [message])
-        await bus.remove(alone.exchange)
+        try:
+            await bus.declare(alone)
+            outcomes = await bus.publish(alone, [message])
+        finally:
+            with anyio.CancelScope(shield=True):
+                await bus.remove(alone.exchange)
         return outcomes != [Outcome.LOST]
 
     async def _pass(self, pages: TaskGroup, *, may_go_on: Callable[[], bool]) -> bool:

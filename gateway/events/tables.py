@@ -261,9 +261,11 @@ _waiting = _waiting.union_all(select(_next).where(_waiting.c.topic_key.is_not(No
 WAITING_TOPICS = select(_waiting.c.topic_key).where(_waiting.c.topic_key.is_not(None))
 """The topics with unsent messages: one step down the index per topic, however many messages."""
 
-LAST_UNSENT = select(func.max(message.c.position)).where(
+_walked_of = type_coerce(message.c.position.op("+")(literal_column("0")), POSITION)
+LAST_UNSENT = select(func.max(_walked_of)).where(
     message.c.topic_key == bindparam("topic_key"), message.c.sent_at.is_(None)
 )
+"""The sum is that of OLDEST_UNSENT."""
 ADD_CHANGES = insert(bus_change)
 CHANGING_TOPICS = select(bus_change.c.topic_key).distinct()
 CHANGES = (
@@ -273,7 +275,6 @@ CHANGES = (
 )
 DROP_CHANGES = delete(bus_change).where(bus_change.c.id.in_(bindparam("ids", expanding=True)))
 
-_walked_of = type_coerce(message.c.position.op("+")(literal_column("0")), POSITION)
 _oldest_of = (
     select(func.min(_walked_of))
     .where(message.c.topic_key == _waiting.c.topic_key, message.c.sent_at.is_(None))

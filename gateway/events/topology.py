@@ -47,6 +47,8 @@ class Topology:
                 route is None or not is_wanted or change.binding not in route.bindings
             ):
                 await self._bus.unbind(change.exchange, binding=change.binding)
+        if changes or route is None:
+            self.forget(topic)
         if route is not None:
             await self._declare(topic, route)
         if changes:

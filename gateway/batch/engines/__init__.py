@@ -109,7 +109,7 @@ class Ended:
 
     cause: None for exit code 0. exit_code: None if the command never ended by itself. detail: more
     of the cause, or of what a success lacks. started: whether its command ever ran. left_nothing:
-    whether of all that was made for it nothing is there any more but its logs.
+    whether of all that was made for it nothing is there any more but, at most, its logs.
     """
 
     attempt_id: str

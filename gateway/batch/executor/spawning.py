@@ -100,9 +100,8 @@ class Spawner:
     def spawn(self, ready: Ready) -> int:
         """Spawn an attempt inside its group; return its pid. `leave` must follow.
 
-        Raises OSError, or ValueError for words that no process can be given.
-
-        Nothing is left of the attempt then but its logs.
+        Raises OSError, or ValueError for words that no process can be given. Nothing is left of the
+        attempt then but, at most, its logs.
         """
         wanted = [(self._null, 0), *zip(ready.files, FILES, strict=False)]
         try:

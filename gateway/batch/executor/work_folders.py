@@ -62,10 +62,15 @@ class WorkFolders:
         """
         work = f"{folder}/{WORK}"
         if not is_shut:
-            if (whole := self._whole.get(user)) and self._move_whole(whole[-1], folder):
-                whole.pop()
-                self._spare_count -= 1
-                return work
+            if whole := self._whole.get(user):
+                aside = whole.pop()
+                if self._move_whole(aside, folder):
+                    self._spare_count -= 1
+                    return work
+                if os.path.exists(aside):  # something stood in its way
+                    whole.append(aside)
+                else:
+                    self._spare_count -= 1
             spare = self._spare.get(user)
             # If the attempt's folder is there already, its inputs may be, too.
             if spare and make_passable(folder):

@@ -22,7 +22,8 @@ class Live:
         self.end([attempt_id])
         self._attempts[attempt_id] = owner_uin, mem_gib
         self._count(owner_uin, 1, mem_gib=mem_gib)
-        self._turns.note(owner_uin)
+        if not self._turns.last(owner_uin):  # it had it before this process was there
+            self._turns.note(owner_uin)
 
     def end(self, attempt_ids: Iterable[str]) -> None:
         """Count these attempts no more; some may be unknown."""

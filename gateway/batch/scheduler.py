@@ -318,6 +318,8 @@ class Scheduler:
             slots.give_back(owner_uin, rest)
             raise
         slots.give_back(owner_uin, room)
+        if placed and reserved is None:  # for what is reserved it had its turn
+            slots.note_turn(owner_uin)
         told_to_end = changes.terminating and not progress.unfinished
         return Moved(
             placed,

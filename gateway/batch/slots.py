@@ -168,6 +168,11 @@ class Slots:
             mine.add(rest)
             return rest
 
+    def note_turn(self, owner_uin: str) -> None:
+        """Note that an account got something of the rest."""
+        with self._lock:
+            self.turns.note(owner_uin)
+
     def give_back(self, owner_uin: str, unused: Room) -> None:
         """Return what an account's job took, or had reserved, and did not use."""
         with self._lock:

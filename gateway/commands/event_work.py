@@ -142,14 +142,14 @@ def why_nothing(settings: Settings, chosen: Chosen) -> str:
     if topic is not None:
         find = partial(subscribers.find_route, topic_key=topic.key)
         if with_store(settings, lambda store: store.read_list(find)) is None:
-            return f"T{_no_topic(topic)[1:]}"
+            return f"There is {_no_topic(topic)}."
     if topic is None or chosen.id:
         return f"Nothing was told of {chosen.id!a}."
     return f"No message of topic {topic.name!a} fits what was asked for."
 
 
 def _no_topic(topic: TopicAddress) -> str:
-    return f"there is no topic {topic.name!a} in {topic.region}, account {topic.owner_uin}."
+    return f"no topic {topic.name!a} in {topic.region}, account {topic.owner_uin}"
 
 
 def _get_target(tx: Tx, *, topic_key: str, name: str) -> Target:
@@ -157,7 +157,7 @@ def _get_target(tx: Tx, *, topic_key: str, name: str) -> Target:
     if found is None:
         topic = TopicAddress.parse(topic_key)
         if subscribers.find_route(tx, topic_key) is None:
-            raise ResourceNotFound(_no_topic(topic))
+            raise ResourceNotFound(f"there is {_no_topic(topic)}.")
         raise ResourceNotFound(f"topic {topic.name!a} has no subscription {name!a}.")
     return Target(
         found.id, lambda routing_key, tags: found.wants(routing_key=routing_key, tags=tags)

@@ -224,6 +224,11 @@ def oldest_unsent(tx: Tx) -> datetime | None:
     return moment
 
 
+def list_longest_unsent(tx: Tx, *, limit: int) -> list[str]:
+    """The keys of the topics whose messages have waited the longest to be sent."""
+    return list(tx.execute(tables.LONGEST_UNSENT, {"limit": limit}).scalars())
+
+
 def _take_numbers(tx: Tx, stream: Stream, *, count: int) -> int:
     """Take `count` numbers of the stream without a gap; returns the first. They begin at 1."""
     last: int | None = tx.execute(
@@ -310,8 +315,3 @@ def _message(row: Row[Any], *, body: bytes) -> Message:
         replay=row.replay,
         only_subscription_id=row.only_subscription_id,
     )
-
-
-def list_longest_unsent(tx: Tx, *, limit: int) -> list[str]:
-    """The keys of the topics whose messages have waited the longest to be sent."""
-    return list(tx.execute(tables.LONGEST_UNSENT, {"limit": limit}).scalars())

@@ -32,6 +32,11 @@ class Change:
     until: int | None
 
     @property
+    def comes(self) -> bool:
+        """Whether the binding is new, and not one that goes."""
+        return self.until is None
+
+    @property
     def behind(self) -> int:
         """The last position before the change."""
         return self.since if self.until is None else self.until
@@ -88,7 +93,7 @@ def retire(
     if not bindings:
         return
     until = _last_unsent(tx, topic) if was_served else 0
-    coming = {each.binding: each for each in list_changes(tx, topic.key) if each.until is None}
+    coming = {each.binding: each for each in list_changes(tx, topic.key) if each.comes}
     since = {binding: each.since for binding, each in coming.items()}
     rows = [
         _row(topic, subscription_id, each, since=since.get(each, 0), until=until)
@@ -108,8 +113,8 @@ def retire_exchange(tx: Tx, topic: TopicAddress) -> None:
 
 def last_claimed(tx: Tx, topic_key: str) -> int:
     """The last position of a topic that a subscription, gone since, is still to be given."""
-    ends = (each.until or 0 for each in list_changes(tx, topic_key) if each.binding)
-    return max(ends, default=0)
+    gone = (each for each in list_changes(tx, topic_key) if each.binding and not each.comes)
+    return max((each.behind for each in gone), default=0)
 
 
 def list_changes(tx: Tx, topic_key: str) -> list[Change]:
@@ -152,7 +157,7 @@ def next_stretch(waiting: Waiting, wanted: Route | None, changes: Sequence[Chang
 
 def without_coming(route: Route, changes: Sequence[Change]) -> Route:
     """A route without the bindings that are still to come. Pure."""
-    coming = {each.binding for each in changes if each.until is None}
+    coming = {each.binding for each in changes if each.comes}
     return replace(route, bindings=tuple(each for each in route.bindings if each not in coming))
 
 
@@ -172,19 +177,21 @@ def _upto(waiting: Waiting, position: int) -> Waiting:
 
 def _route_at(position: int, wanted: Route | None, changes: Sequence[Change]) -> Route | None:
     """What the broker must have for the message at a position, which no change is behind."""
-    going = [each for each in changes if each.until is not None and each.covers(position)]
-    # a topic that was deleted and made again may spell its exchange another way
-    exchanges = [each.exchange for each in going if each.binding]
-    if wanted is None:
-        if not exchanges:
-            return None
-        wanted = Route(exchanges[0])
-    still = without_coming(wanted, [each for each in changes if each.since >= position])
-    owed = {each.subscription_id: each.binding for each in going if each.binding}
+    going = [
+        (each, each.binding)
+        for each in changes
+        if each.binding is not None and not each.comes and each.covers(position)
+    ]
+    if wanted is not None:
+        wanted = without_coming(wanted, [each for each in changes if each.since >= position])
+    if not going:
+        return wanted
+    before = wanted or Route("")
+    owed = {change.subscription_id: binding.queue for change, binding in going}
     return Route(
-        exchanges[0] if exchanges else wanted.exchange,
-        tuple(dict.fromkeys([*still.bindings, *(each.binding for each in going if each.binding)])),
-        {**wanted.queues, **{id_: binding.queue for id_, binding in owed.items()}},
+        going[0][0].exchange,  # one that was deleted and made again may spell it another way
+        tuple(dict.fromkeys([*before.bindings, *(binding for _, binding in going)])),
+        {**before.queues, **owed},
     )
 
 

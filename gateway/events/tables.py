@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     Column,
+    ColumnElement,
     Index,
     Integer,
     LargeBinary,
@@ -238,17 +239,25 @@ UNSENT_UNTIL = select(message.c.position).where(
 )
 
 COUNT_UNSENT = select(func.count()).select_from(message).where(message.c.sent_at.is_(None))
+
+
+def _walked(position: ColumnElement[int]) -> ColumnElement[int]:
+    """A position of which the least or the largest of what is unsent is asked for.
+
+    The sum keeps the databases from going through all that was sent in the order of the positions,
+    to find one that was not: they walk the index, which has nothing else in it.
+    """
+    return type_coerce(position.op("+")(literal_column("0")), POSITION)
+
+
 _unsent = message.alias()
-_walked = type_coerce(_unsent.c.position.op("+")(literal_column("0")), POSITION)
 OLDEST_UNSENT = select(func.coalesce(message.c.expanded_at, message.c.created_at)).where(
     message.c.position
-    == select(func.min(_walked)).where(_unsent.c.sent_at.is_(None)).scalar_subquery()
+    == select(func.min(_walked(_unsent.c.position)))
+    .where(_unsent.c.sent_at.is_(None))
+    .scalar_subquery()
 )
-"""By when it was expanded: a message that is told again was made long before.
-
-The sum keeps the databases from going through all that was sent in the order of the positions, to
-find one that was not: they walk the index, which has nothing else in it.
-"""
+"""By when it was expanded: a message that is told again was made long before."""
 
 _first = select(func.min(message.c.topic_key).label("topic_key")).where(message.c.sent_at.is_(None))
 _waiting = _first.cte("waiting", recursive=True)
@@ -261,11 +270,9 @@ _waiting = _waiting.union_all(select(_next).where(_waiting.c.topic_key.is_not(No
 WAITING_TOPICS = select(_waiting.c.topic_key).where(_waiting.c.topic_key.is_not(None))
 """The topics with unsent messages: one step down the index per topic, however many messages."""
 
-_walked_of = type_coerce(message.c.position.op("+")(literal_column("0")), POSITION)
-LAST_UNSENT = select(func.max(_walked_of)).where(
+LAST_UNSENT = select(func.max(_walked(message.c.position))).where(
     message.c.topic_key == bindparam("topic_key"), message.c.sent_at.is_(None)
 )
-"""The sum is that of OLDEST_UNSENT."""
 ADD_CHANGES = insert(bus_change)
 CHANGING_TOPICS = select(bus_change.c.topic_key).distinct()
 CHANGES = (
@@ -276,10 +283,10 @@ CHANGES = (
 DROP_CHANGES = delete(bus_change).where(bus_change.c.id.in_(bindparam("ids", expanding=True)))
 
 _oldest_of = (
-    select(func.min(_walked_of))
+    select(func.min(_walked(message.c.position)))
     .where(message.c.topic_key == _waiting.c.topic_key, message.c.sent_at.is_(None))
     .correlate(_waiting)
     .scalar_subquery()
 )
 LONGEST_UNSENT = WAITING_TOPICS.order_by(_oldest_of).limit(bindparam("limit"))
-"""The topics whose first unsent message waits the longest; the sum is that of OLDEST_UNSENT."""
+"""The topics whose first unsent message waits the longest."""

@@ -43,7 +43,7 @@ class Topology:
             if change.binding is None:
                 if not is_wanted:
                     await self._bus.remove(change.exchange)
-            elif change.until is not None and (
+            elif not change.comes and (
                 route is None or not is_wanted or change.binding not in route.bindings
             ):
                 await self._bus.unbind(change.exchange, binding=change.binding)

@@ -380,3 +380,13 @@ def test_an_account_gets_its_part_however_the_others_take_turns(accounts: int) -
                 name = f"{job_id}-{round_number}-{number}"
                 live.add(name, owner_uin=job_id[-1], mem_gib=room.mem_gib // room.places)
     assert "job-1" in reserved
+
+
+def test_whose_turn_it_was_does_not_follow_from_what_the_engine_is_given() -> None:
+    live = Live()
+    slots = live.slots(capacity=2, mem_gib=64, newcomers=set())
+    reserve(slots, [waits("job-a", 1, owner="a"), waits("job-b", 1, owner="b")], free_nodes={})
+    for owner_uin in ("b", "a"):
+        live.add(f"attempt-of-{owner_uin}", owner_uin=owner_uin, mem_gib=1)
+    live.clear()
+    assert slots.turns.last("a") < slots.turns.last("b")

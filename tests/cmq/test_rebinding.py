@@ -85,18 +85,24 @@ def tell_again(tx: Tx) -> None:
     tx.execute(tables.ADD_MESSAGES, row | again)
 
 
-async def go_away(cmq: Cmq) -> None:
+def go_away(cmq: Cmq) -> None:
+    """Have the broker answer nobody."""
     assert cmq.bus is not None
     cmq.bus.away = True
+
+
+async def left_waiting(cmq: Cmq, body: str) -> None:
+    """Let reader `one` be subscribed, and a message wait for it while the broker is away."""
+    await cmq.call("CreateCmqTopic", **TOPIC)
+    await subscribe(cmq, "one")
+    go_away(cmq)
+    await publish(cmq, body)
 
 
 async def test_who_unsubscribes_while_the_broker_is_away_gets_what_was_published_before(
     brokered: Cmq,
 ) -> None:
-    await brokered.call("CreateCmqTopic", **TOPIC)
-    await subscribe(brokered, "one")
-    await go_away(brokered)
-    await publish(brokered, "before")
+    await left_waiting(brokered, "before")
     await unsubscribe(brokered, "one")
     await publish(brokered, "after")
     await relay_all(brokered)
@@ -104,10 +110,7 @@ async def test_who_unsubscribes_while_the_broker_is_away_gets_what_was_published
 
 
 async def test_though_the_topic_is_deleted_too(brokered: Cmq) -> None:
-    await brokered.call("CreateCmqTopic", **TOPIC)
-    await subscribe(brokered, "one")
-    await go_away(brokered)
-    await publish(brokered, "before")
+    await left_waiting(brokered, "before")
     await unsubscribe(brokered, "one")
     await publish(brokered, "for nobody")
     await brokered.call("DeleteCmqTopic", **TOPIC)
@@ -118,10 +121,7 @@ async def test_though_the_topic_is_deleted_too(brokered: Cmq) -> None:
 
 
 async def test_a_new_topic_of_the_name_is_told_nothing_of_the_old_one(brokered: Cmq) -> None:
-    await brokered.call("CreateCmqTopic", **TOPIC)
-    await subscribe(brokered, "one")
-    await go_away(brokered)
-    await publish(brokered, "old")
+    await left_waiting(brokered, "old")
     await unsubscribe(brokered, "one")
     await brokered.call("DeleteCmqTopic", **TOPIC)
     await brokered.call("CreateCmqTopic", **TOPIC)
@@ -136,10 +136,7 @@ async def test_a_new_topic_of_the_name_is_told_nothing_of_the_old_one(brokered: 
 
 
 async def test_who_subscribes_gets_what_is_published_from_then_on(brokered: Cmq) -> None:
-    await brokered.call("CreateCmqTopic", **TOPIC)
-    await subscribe(brokered, "one")
-    await go_away(brokered)
-    await publish(brokered, "before")
+    await left_waiting(brokered, "before")
     await subscribe(brokered, "two")
     await publish(brokered, "after")
     await relay_all(brokered)
@@ -150,10 +147,7 @@ async def test_who_subscribes_gets_what_is_published_from_then_on(brokered: Cmq)
 async def test_a_second_subscription_into_a_queue_takes_nothing_from_the_first(
     brokered: Cmq,
 ) -> None:
-    await brokered.call("CreateCmqTopic", **TOPIC)
-    await subscribe(brokered, "one")
-    await go_away(brokered)
-    await publish(brokered, "before")
+    await left_waiting(brokered, "before")
     await brokered.call("CreateCmqSubscribe", **brokered.subscription("again", "one", "amqp"))
     await unsubscribe(brokered, "one")
     await publish(brokered, "after")
@@ -164,7 +158,7 @@ async def test_a_second_subscription_into_a_queue_takes_nothing_from_the_first(
 async def test_other_binding_keys_hold_for_what_comes_from_then_on(brokered: Cmq) -> None:
     await brokered.call("CreateCmqTopic", **TOPIC)
     await subscribe(brokered, "one", keys=["batch.job.#"])
-    await go_away(brokered)
+    go_away(brokered)
     await publish(brokered, "job before")
     await publish(brokered, "task before", key="batch.task.BEGUN")
     await brokered.call(
@@ -184,7 +178,7 @@ async def test_a_replay_for_who_has_unsubscribed_since_arrives(brokered: Cmq) ->
     await subscribe(brokered, "one")
     await publish(brokered, "told")
     await relay_all(brokered)
-    await go_away(brokered)
+    go_away(brokered)
     await brokered.store.write(tell_again)
     await unsubscribe(brokered, "one")
     await relay_all(brokered)

@@ -14,6 +14,7 @@ from gateway.batch.executor.containers import VERDICT, Containers, Verdict, cont
 from gateway.batch.executor.folders import LOG_MODE, STREAMS
 from gateway.batch.executor.isolation import PATH, SHELL, Isolation
 from gateway.batch.executor.mounts import MOUNT_REPLACED, CannotLaunch, Placed
+from gateway.batch.executor.programs import Program, program_of
 from gateway.batch.executor.work_folders import make_folder, make_tmp
 
 LANGUAGE: Final = "C.UTF-8"
@@ -25,7 +26,8 @@ VERDICT_FD: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What to spawn. script: what the process reads on SCRIPT_FD; None for nothing.
+    """What to spawn. program: what to execute rather than `argv`, if that can be done. script:
+    what the process reads on SCRIPT_FD; None for nothing.
 
     user: whose work folder and logs are; None for our own. is_shut: whether what runs beside it
     cannot reach its work folder. has_tmp: whether it has a folder `tmp` beside that. can_tell:
@@ -35,6 +37,7 @@ class Command:
 
     argv: tuple[str, ...]
     environment: Mapping[str, str]
+    program: Program | None = None
     script: bytes | None = None
     user: int | None = None
     is_shut: bool = True
@@ -71,17 +74,19 @@ def command_of(
     }
     _check(environment)
     is_shut = isolation.home is not None
+    program = program_of(launch.command, environment, folder=work)
     if not isolation.prefix:
+        environment["PWD"] = work  # as a shell would see to
         words = (*SHELL, launch.command)
-        return Command(words, environment, user=isolation.user, is_shut=is_shut)
-    script = _script(environment, launch.command)
+        return Command(words, environment, program, user=isolation.user, is_shut=is_shut)
+    script = _script(environment, launch.command, program)
     if placed:
         script = _unless_changed(placed) + script
     prefix = isolation.prefix_with(mounts.binds(placed))
     return Command(
         (*prefix, SHELL[0], f"/proc/self/fd/{SCRIPT_FD}"),
         {"PATH": PATH},
-        os.fsencode(script),
+        script=os.fsencode(script),
         user=isolation.user,
         is_shut=is_shut,
         has_tmp=isolation.has_tmp,
@@ -89,18 +94,25 @@ def command_of(
     )
 
 
-def _script(environment: Mapping[str, str], command: str) -> str:
+def _script(environment: Mapping[str, str], command: str, program: Program | None) -> str:
     """What a shell reads to become the command with these variables and no others.
 
-    Why not always by `env`: one more program to begin takes a tenth of an isolated `true`.
+    program: what the command is to become. Why not always by `env`: one more program to begin
+    takes a tenth of an isolated `true`.
     """
+    become = f"exec {SCRIPT_FD}<&-"
     words = [*SHELL, command]
-    if all(_SETTABLE.fullmatch(name) for name in environment):
-        pairs = (f"{name}={shlex.quote(value)}" for name, value in environment.items())
-        exports = "".join(f"export {pair}\n" for pair in pairs)
-        return f"unset PWD\n{exports}exec {SCRIPT_FD}<&- {shlex.join(words)}\n"
-    pairs = (f"{name}={value}" for name, value in environment.items())
-    return f"exec {SCRIPT_FD}<&- {shlex.join(['/usr/bin/env', '-i', '--', *pairs, *words])}\n"
+    if not all(_SETTABLE.fullmatch(name) for name in environment):
+        pairs = (f"{name}={value}" for name, value in environment.items())
+        return f"{become} {shlex.join(['/usr/bin/env', '-i', '--', *pairs, *words])}\n"
+    exports = "".join(
+        f"export {name}={shlex.quote(value)}\n"
+        for name, value in environment.items()
+        if name != "PWD"  # which every shell sets itself
+    )
+    if program is not None:
+        return f"{exports}{become} {shlex.join(program.argv)}\n"
+    return f"unset PWD\n{exports}{become} {shlex.join(words)}\n"
 
 
 def _check(environment: Mapping[str, str]) -> None:
@@ -149,7 +161,7 @@ def _in_container(
     return Command(
         made.argv,
         made.environment,
-        made.script,
+        script=made.script,
         user=containers.user,
         has_tmp=True,
         can_tell=True,

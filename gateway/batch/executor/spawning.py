@@ -8,7 +8,9 @@ longer than a spawn takes.
 import os
 import signal
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -103,19 +105,10 @@ class Spawner:
         Raises OSError, or ValueError for words that no process can be given. Nothing is left of the
         attempt then but, at most, its logs.
         """
-        wanted = [(self._null, 0), *zip(ready.files, FILES, strict=False)]
         try:
             os.chdir(f"{ready.folder}/{WORK}")
             self._groups.enter(ready.group)
-            return os.posix_spawn(
-                ready.command.argv[0],
-                ready.command.argv,
-                ready.command.environment,
-                file_actions=[(os.POSIX_SPAWN_DUP2, ours, theirs) for ours, theirs in wanted],
-                setsid=True,
-                setsigmask=(),
-                setsigdef=RESET_SIGNALS,
-            )
+            return self._execute(ready)
         except (OSError, ValueError):
             self._groups.leave()
             self.end(ready.launch, ready.folder, ready.command, ready.group)
@@ -123,6 +116,22 @@ class Spawner:
         finally:
             for file in ready.files:
                 os.close(file)
+
+    def _execute(self, ready: Ready) -> int:
+        """Spawn its program or, if that cannot be executed, its argv. Raises as `spawn` does."""
+        command = ready.command
+        wanted = [(self._null, 0), *zip(ready.files, FILES, strict=False)]
+        spawn = partial(
+            os.posix_spawn,
+            file_actions=[(os.POSIX_SPAWN_DUP2, ours, theirs) for ours, theirs in wanted],
+            setsid=True,
+            setsigmask=(),
+            setsigdef=RESET_SIGNALS,
+        )
+        if command.program is not None:
+            with suppress(OSError):  # a script without its interpreter's name, say
+                return spawn(command.program.path, command.program.argv, command.environment)
+        return spawn(command.argv[0], command.argv, command.environment)
 
     def leave(self) -> None:
         """Go back to where this process lives, after the last of a round."""

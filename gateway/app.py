@@ -65,10 +65,11 @@ from gateway.events.bus import Bus
 from gateway.events.rabbitmq import open_rabbitmq
 from gateway.following import Follower
 from gateway.health import Health
+from gateway.http_protocol import HttpProtocol
 from gateway.loops import Loop, keep_running
 from gateway.pipeline import Pipeline
 from gateway.policy.decision_point import DecisionPoint
-from gateway.server import HttpProtocol, create_api, create_management
+from gateway.server import create_api, create_management
 from gateway.service import Service
 from gateway.store import Store, Tx, open_store
 from gateway.stream import Streams

@@ -9,7 +9,6 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from time import perf_counter
-from typing import cast
 
 import anyio
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -18,12 +17,12 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from gateway import protocol
 from gateway.call import HAS_LEFT, HttpRequest
 from gateway.clock import Clock
 from gateway.errors import ApiError, InternalError, InvalidRequest, RequestSizeLimitExceeded
+from gateway.http_protocol import HEADER_BYTES_MAX, exchange_of
 from gateway.pipeline import Pipeline
 from gateway.stream import Stream, Streams
 from gateway.telemetry import CALL_SECONDS, calls_of, log
@@ -32,7 +31,6 @@ CLASSIC_PATH = "/v2/index.php"
 STREAM_PATH = "/events/stream"
 BODY_S = 60.0
 HEADERS_MAX = 64
-HEADER_BYTES_MAX = 16 * 1_024
 
 STREAM_STATUSES: Mapping[str, int] = {
     "AuthFailure": 401,
@@ -42,14 +40,6 @@ STREAM_STATUSES: Mapping[str, int] = {
     "UnauthorizedOperation": 403,
 }
 """By the family of an error; 400 for the others."""
-ABORT = "gateway.abort"
-"""The ASGI extension by which `HttpProtocol` lets an application drop its connection."""
-LEFT = "gateway.left"
-"""The one by which it tells whether its connection is closed."""
-HAS_COME = "gateway.has_come"
-"""The one by which it tells whether all of a request has come."""
-AT_ONCE = "gateway.at_once"
-"""The one by which it writes head and body of an answer at once."""
 WRITTEN_AT_ONCE_MAX = 64 * 1_024
 """A longer body is not copied for that."""
 
@@ -84,8 +74,8 @@ class Endpoint:
         """Answer one request; the status is always 200."""
         began = perf_counter()
         request_id = self._new_request_id()
-        if LEFT in scope.get("extensions", ()):
-            HAS_LEFT.set(scope["extensions"][LEFT]["connection"])
+        if (exchange := exchange_of(scope)) is not None:
+            HAS_LEFT.set(exchange.has_left)
         try:
             request = await read_request(scope, receive, clock=self._clock, body_max=self._body_max)
             reply = await self._pipeline(request, request_id=request_id, classic=self._classic)
@@ -159,10 +149,10 @@ class StreamEndpoint:
                 await send({"type": "http.response.body", "body": b""})
             except TimeoutError:
                 log.info("event_stream_cut", why="the reader does not read")
-                scope["extensions"][ABORT]["connection"]()
+                _abort(scope)
             except Exception:
                 log.exception("event_stream_failed")
-                scope["extensions"][ABORT]["connection"]()
+                _abort(scope)
             else:
                 left.cancel()
 
@@ -202,9 +192,8 @@ async def send_json(scope: Scope, send: Send, body: bytes, *, status: int) -> No
         (b"content-type", protocol.CONTENT_TYPE.encode()),
         (b"content-length", str(len(body)).encode()),
     ]
-    at_once = scope.get("extensions", {}).get(AT_ONCE)
-    gathering = at_once is not None and len(body) <= WRITTEN_AT_ONCE_MAX
-    with at_once["writing"]() if gathering else nullcontext():
+    exchange = exchange_of(scope) if len(body) <= WRITTEN_AT_ONCE_MAX else None
+    with nullcontext() if exchange is None else exchange.writing_at_once():
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
@@ -228,8 +217,16 @@ def read_headers(raw: list[tuple[bytes, bytes]]) -> dict[str, str]:
 
 
 def _has_come(scope: Scope) -> bool:
-    extension = scope.get("extensions", {}).get(HAS_COME)
-    return extension is not None and extension["whole"]()
+    exchange = exchange_of(scope)
+    return exchange is not None and exchange.has_come()
+
+
+def _abort(scope: Scope) -> None:
+    """Drop the connection. Raises RuntimeError where there is none to drop."""
+    exchange = exchange_of(scope)
+    if exchange is None:
+        raise RuntimeError("this server cannot drop a connection")
+    exchange.abort()
 
 
 async def read_body(
@@ -268,133 +265,6 @@ async def read_body(
 
 def _too_large(most: int) -> RequestSizeLimitExceeded:
     return RequestSizeLimitExceeded(f"The body is larger than {most} bytes.")
-
-
-class _AtOnce:
-    """Stands in for the transport of one answer, and writes what was written to it at the end.
-
-    Why: uvicorn writes the head, then the body; each is a call of the kernel, and a packet.
-    """
-
-    __slots__ = ("_cycle", "_pieces", "_transport")
-
-    def __init__(self, cycle: RequestResponseCycle) -> None:
-        self._cycle = cycle
-        self._transport = cycle.transport
-        self._pieces: list[bytes] = []
-
-    def __enter__(self) -> None:
-        self._cycle.transport = cast("asyncio.Transport", self)
-
-    def __exit__(self, *_: object) -> None:
-        self._cycle.transport = self._transport
-        self._flush()
-
-    def write(self, data: bytes) -> None:
-        self._pieces.append(data)
-
-    def close(self) -> None:
-        self._flush()
-        self._transport.close()
-
-    def is_closing(self) -> bool:
-        return self._transport.is_closing()
-
-    def _flush(self) -> None:
-        if self._pieces:
-            self._transport.write(b"".join(self._pieces))
-            self._pieces.clear()
-
-
-class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's reader of HTTP/1.1, with bounds on what comes before the body, and on its reader.
-
-    head_bytes_max: beyond it the connection is closed while it is still being read.
-    head_s: how long a request line and headers may take, and a new connection may stay silent.
-    read_s: how long a client may take to read some more of a long answer.
-    Why: uvicorn has none of these bounds, so a client could have memory, and connections for ever,
-    before anybody asks who it is, and by what it never reads.
-    """
-
-    head_bytes_max = 4 * HEADER_BYTES_MAX
-    head_s = 20.0
-    read_s = 60.0
-
-    def connection_made(  # type: ignore[override]  # uvicorn narrows the transport, too
-        self, transport: asyncio.Transport
-    ) -> None:
-        """Begin to wait for the first request."""
-        super().connection_made(transport)
-        self._head_bytes = 0
-        self._in_head = True
-        self._head_timer: asyncio.TimerHandle | None = None
-        self._read_timer: asyncio.TimerHandle | None = None
-        self._await_head()
-
-    def on_message_begin(self) -> None:
-        """A request begins."""
-        super().on_message_begin()
-        self._in_head = True
-        self.scope["extensions"] = {
-            ABORT: {"connection": self.transport.abort},
-            LEFT: {"connection": self.transport.is_closing},
-        }
-
-    def on_headers_complete(self) -> None:
-        """The head has come; the body has a bound of its own, in `read_body`."""
-        self._in_head = False
-        self._head_bytes = 0
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-        super().on_headers_complete()
-        cycle = self.cycle
-        self.scope["extensions"][HAS_COME] = {"whole": lambda: not cycle.more_body}
-        self.scope["extensions"][AT_ONCE] = {"writing": lambda: _AtOnce(cycle)}
-
-    def data_received(self, data: bytes) -> None:
-        """Read on, unless the head is too large."""
-        super().data_received(data)
-        if self._in_head and not self.transport.is_closing():
-            self._head_bytes += len(data)
-            if self._head_bytes > self.head_bytes_max:
-                self.send_400_response("The headers are too large.")
-            elif self._head_timer is None:
-                self._await_head()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
-        super().connection_lost(exc)
-        for timer in (self._head_timer, self._read_timer):
-            if timer is not None:
-                timer.cancel()
-
-    def pause_writing(self) -> None:
-        """More has been written than the client has read of late."""
-        super().pause_writing()
-        if self._read_timer is None:
-            self._await_reader(self.transport.get_write_buffer_size())
-
-    def resume_writing(self) -> None:
-        """The client has read nearly all of it."""
-        super().resume_writing()
-        if self._read_timer is not None:
-            self._read_timer.cancel()
-            self._read_timer = None
-
-    def _await_head(self) -> None:
-        self._head_timer = self.loop.call_later(self.head_s, self.transport.close)
-
-    def _await_reader(self, unread: int) -> None:
-        self._read_timer = self.loop.call_later(self.read_s, self._look_at_reader, unread)
-
-    def _look_at_reader(self, unread: int) -> None:
-        """Go on while something is read; `unread` is how much was left when it was last looked."""
-        left = self.transport.get_write_buffer_size()
-        if left < unread:
-            self._await_reader(left)
-        else:
-            self.transport.abort()
 
 
 def create_api(

@@ -19,9 +19,10 @@ from gateway.app import Server
 from gateway.call import HttpRequest, Reply
 from gateway.clock import now
 from gateway.errors import AuthFailure, InvalidRequest
+from gateway.http_protocol import HttpProtocol
 from gateway.ids import new_request_id
 from gateway.pipeline import Pipeline
-from gateway.server import HttpProtocol, create_api, read_body, read_headers
+from gateway.server import create_api, read_body, read_headers
 from gateway.stream import Streams
 from tests.support.raw_client import open_line
 from tests.support.services import LOOPBACK

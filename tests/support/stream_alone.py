@@ -28,13 +28,14 @@ from gateway.events.messages import Event
 from gateway.events.names import EventName
 from gateway.events.outbox import Stream
 from gateway.following import Follower
+from gateway.http_protocol import HttpProtocol
 from gateway.ids import new_request_id
 from gateway.pipeline import Pipeline
 from gateway.policy.accounts import Account, CustomPolicy, User
 from gateway.policy.decision_point import DecisionPoint
 from gateway.policy.plans import PlanEvaluator
 from gateway.policy.snapshot import Snapshot, build_snapshot
-from gateway.server import HttpProtocol, create_api
+from gateway.server import create_api
 from gateway.store import Store, open_store
 from gateway.stream import Limits, Streams
 from tests.policy.policies import allow, document

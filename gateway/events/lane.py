@@ -11,7 +11,6 @@ from sqlalchemy.exc import OperationalError
 
 from gateway.events import outbox, rebinding
 from gateway.events.bus import (
-    Binding,
     Bus,
     BusRefused,
     BusUnavailable,
@@ -22,6 +21,7 @@ from gateway.events.bus import (
 from gateway.events.marker import Marker
 from gateway.events.rebinding import Stretch
 from gateway.events.room import Room
+from gateway.events.silence import find_silent
 from gateway.events.subscribers import Subscribers
 from gateway.events.topology import Topology
 from gateway.store import Store, StoreUnavailable, Tx
@@ -31,7 +31,6 @@ PAGES_MAX = 16  # on their way at a time in one lane
 ROOM_OF_ALL_BYTES = 16 * 1024 * 1024  # for the bodies of what is on its way
 ROOM_OF_ONE_BYTES = ROOM_OF_ALL_BYTES // 2
 PASS_S = 1.0
-PROBE = "cmq.probe."  # and the queue: no account is called so
 LINGER_S = 0.05  # how long a lane that has nothing to do stays open for the next message
 
 
@@ -178,10 +177,7 @@ class Lane:
     async def _is_heard(self) -> bool:
         """Whether every queue takes messages, as far as there is a doubt; if not, the lane fails.
 
-        Why the queues are asked one by one, with the oldest message: to RabbitMQ a message is
-        confirmed when all its queues have it, so one that takes none, such as one whose making was
-        cut short by a crash, keeps every subscriber of the topic waiting. It says nothing of it
-        when it is declared. While it is silent it alone is asked, and the others get nothing twice.
+        While a queue is silent it alone is asked, and the others get nothing twice.
         """
         if not (self.silent or self._is_suspicious):
             return True
@@ -190,51 +186,13 @@ class Lane:
         asked, self.silent = self.silent, ()
         if page.route is not None and due:
             await self._depot.topology.align(self._topic, page.route, changes=page.stretch.changes)
-            self.silent = await self._find_silent(page.route, due[0], among=asked)
+            self.silent = await find_silent(self._depot.bus, page.route, due[0], among=asked)
         self._is_suspicious = False
         if self.silent:
             names = ", ".join(f"`{queue}`" for queue in self.silent)
             self.why_held = f"the broker's queue {names} takes no messages"
             self._failed = True
         return not self.silent
-
-    async def _find_silent(
-        self, route: Route, message: Message, *, among: Sequence[str]
-    ) -> tuple[str, ...]:
-        """The queues that do not take a message which is for them, asked twice.
-
-        among: no others are asked; all of them if it is empty, or the message is for none of it.
-        Raises BusUnavailable, BusRefused.
-        """
-        bus = self._depot.bus
-        connection = await bus.connect()
-        wanting = route.queues_for(message)
-        silent = [
-            queue
-            for queue in [each for each in wanting if each in among] or wanting
-            if not (await self._takes(queue, message) or await self._takes(queue, message))
-        ]
-        # if the line broke meanwhile, that is why
-        return tuple(silent) if await bus.connect() == connection else ()
-
-    async def _takes(self, queue: str, message: Message) -> bool:
-        """Whether a queue, asked alone, takes a message. Raises BusUnavailable, BusRefused.
-
-        Why by an exchange for it: what comes straight into a queue has its name as routing key, and
-        this may be the message's first arrival.
-        """
-        bus = self._depot.bus
-        if message.only_subscription_id is not None:
-            straight = Route("", queues={message.only_subscription_id: queue})
-            return await bus.publish(straight, [message]) != [Outcome.LOST]
-        alone = Route(PROBE + queue, (Binding(queue, "#"),))
-        try:
-            await bus.declare(alone)
-            outcomes = await bus.publish(alone, [message])
-        finally:
-            with anyio.CancelScope(shield=True):
-                await bus.remove(alone.exchange)
-        return outcomes != [Outcome.LOST]
 
     async def _pass(self, pages: TaskGroup, *, may_go_on: Callable[[], bool]) -> bool:
         """Read page after page, each while the one before is on its way.

@@ -12,8 +12,9 @@ from structlog.testing import capture_logs
 from gateway import clock
 from gateway.events import outbox, rebinding, relay
 from gateway.events.bus import Binding, Message, Outcome, Route, TopicAddress
-from gateway.events.lane import LARGE, PROBE, ROOM_OF_ALL_BYTES
+from gateway.events.lane import LARGE, ROOM_OF_ALL_BYTES
 from gateway.events.publisher import LANES_MAX
+from gateway.events.silence import PROBE
 from gateway.store import Store, Tx, open_store
 from gateway.telemetry import TOPICS_HELD
 from tests.support.events import NOW, OWNER, REGION, Routed, asks, eventually, job_event, stream

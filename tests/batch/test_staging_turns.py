@@ -200,6 +200,11 @@ class Keepings:
         self._machine = Machine(root, lambda *_: 0)
         self.keeper = Keeper(self._machine, self._storage(root / "cos"))
 
+    @property
+    def waiting(self) -> list[str]:
+        """Who has said that they wait for their turn, and nothing since."""
+        return [id_ for id_, told in self.told.items() if told == [TO_WAIT]]
+
     def _storage(self, root: Path) -> Storage:
         keepings = self
 
@@ -238,8 +243,7 @@ async def test_long_outputs_hold_up_nobody_elses_and_say_that_they_wait(tmp_path
         await keepings.keep(other, "2")
         assert keepings.ended[other.id].cause is None
         assert keepings.told[other.id] == [""], "it did not have to wait"
-        waiting = [told for told in keepings.told.values() if told == [TO_WAIT]]
-        assert len(waiting) == len(MANY) - AT_ONCE_OF_ONE
+        await until(lambda: len(keepings.waiting) == len(MANY) - AT_ONCE_OF_ONE)
         assert keepings.begun.count("1") == AT_ONCE_OF_ONE
         keepings.go_on.set()
     assert {each.cause for each in keepings.ended.values()} == {None}
@@ -253,8 +257,8 @@ async def test_who_waits_for_its_turn_hears_a_termination(tmp_path: Path) -> Non
         for each in MANY:
             tasks.start_soon(keepings.keep, each, "1")
         await until(lambda: keepings.begun.count("1") == AT_ONCE_OF_ONE)
-        await until(lambda: len(keepings.told) == len(MANY))
-        waiting = [id_ for id_, told in keepings.told.items() if told == [TO_WAIT]]
+        await until(lambda: len(keepings.waiting) == len(MANY) - AT_ONCE_OF_ONE)
+        waiting = keepings.waiting
         keepings.keeper.stop(waiting)
         await until(lambda: len(keepings.ended) == len(waiting))
         assert {each.cause for each in keepings.ended.values()} == {Cause.TERMINATED}

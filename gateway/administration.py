@@ -22,8 +22,8 @@ from gateway.cam.identities import PolicyFolder
 from gateway.clock import now
 from gateway.config import Settings, SettingsError
 from gateway.errors import ApiError
+from gateway.policy.refusal import PolicySetRefused
 from gateway.policy.snapshot import find_user
-from gateway.policy.strict_toml import PolicySetRefused
 from gateway.store import Store, Tx, open_store
 from gateway.store.migrations import HEAD, find_revision, migrate
 

@@ -66,6 +66,7 @@ from gateway.events.rabbitmq import open_rabbitmq
 from gateway.following import Follower
 from gateway.health import Health
 from gateway.http_protocol import HttpProtocol
+from gateway.installation import claim_folder
 from gateway.loops import Loop, keep_running
 from gateway.pipeline import Pipeline
 from gateway.policy.decision_point import DecisionPoint
@@ -96,6 +97,7 @@ def serve(settings: Settings) -> None:
     _raise_file_limit()
     migrate_database(settings)
     with _holding(settings.data):
+        claim_folder(settings)
         anyio.run(_run, settings, backend_options={"use_uvloop": True})
 
 

@@ -16,6 +16,7 @@ import pytest
 import uvloop
 
 from gateway.app import copies_of, listen
+from gateway.store.migrations import find_installation
 from tests.support import amqp
 from tests.support.classic import ClassicClient
 from tests.support.raw_client import call, classic, open_line, send, signed
@@ -98,11 +99,28 @@ def test_a_port_that_is_taken_is_no_start_but_a_sentence(
     assert_does_not_start(installation)
 
 
-def assert_does_not_start(gateway: Gateway) -> None:
+def test_under_another_database_it_does_not_start_and_no_work_folder_goes(
+    installation: Gateway,
+) -> None:
+    work = installation.data / "engine" / "attempts" / "job-00000001"
+    work.mkdir(parents=True)
+    (installation.data / "installation").write_text("of-another-database\n", encoding="ascii")
+    sentence = assert_does_not_start(installation)
+    assert "of-another-database" in sentence
+    name = find_installation(f"sqlite:///{installation.data}/gateway.db")
+    assert name
+    assert name in sentence
+    assert work.is_dir()
+
+
+def assert_does_not_start(gateway: Gateway) -> str:
+    """Returns the sentence that it says instead."""
     done = gateway.command("serve", check=False)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("qcs-gateway: ")
+    sentence = done.stderr.splitlines()[-1]
+    assert sentence.startswith("qcs-gateway: ")
     assert "Traceback" not in done.stderr
+    return sentence
 
 
 def receive(gateway: Gateway, queue: str, *, wait_s: int) -> Callable[[], dict[str, Any]]:

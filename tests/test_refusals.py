@@ -8,7 +8,6 @@ import pytest
 from cryptography.fernet import Fernet, MultiFernet
 
 from gateway.batch.api import BatchApi
-from gateway.batch.rules import DEFAULT_RULES
 from gateway.batch.secrets import Vault
 from gateway.batch.slots import Load
 from gateway.cam import api as cam_api
@@ -22,6 +21,7 @@ from gateway.cmq.tdmq.api import build_service
 from gateway.ids import new_id
 from gateway.policy.snapshot import Snapshot, build_snapshot
 from gateway.store import open_store
+from tests.support.batch import DEFAULT_RULES
 from tests.support.cmq import new_secrets
 from tests.support.fake_engine import FakeEngine
 from tests.support.policies import OWNER, write_policies

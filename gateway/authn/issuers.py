@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gateway.authn.jwt import LIFETIME_S_MAX, Algorithm, Issuer
 from gateway.config import SettingsError
-from gateway.policy.strict_toml import PolicySetRefused, Table
+from gateway.strict_toml import Table, TomlRefused
 
 
 def read_issuers(path: Path) -> tuple[Issuer, ...]:
@@ -24,7 +24,7 @@ def read_issuers(path: Path) -> tuple[Issuer, ...]:
         tables = file.tables("issuer")
         file.close()
         return tuple(_read_issuer(table, folder=path.parent) for table in tables)
-    except (OSError, UnicodeDecodeError, PolicySetRefused) as error:
+    except (OSError, UnicodeDecodeError, TomlRefused) as error:
         raise SettingsError(f"jwt_issuers: {error}") from error
 
 

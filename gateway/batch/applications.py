@@ -133,45 +133,54 @@ def _check_docker(docker: datatypes.Docker) -> None:
     docker_options(docker.docker_run_option or "")
 
 
-_NUMBER = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,6})?")
 _BYTES = re.compile(r"[0-9]{1,15}[bkmgBKMG]?")
 # Not where the kernel shows its own: a runtime could be led out of the container from there.
 _WORKDIR = re.compile(
     r"(?!(?:/\.?)*/(?:proc|sys|dev)(?:/|$))(?!.*/\.\.(?:/|$))/[^\x00-\x1f\x7f,:]*"
 )
+# Not `nproc`: the kernel would count the processes of all containers, for one user runs them all.
+_ULIMIT = re.compile(
+    r"(?:core|cpu|data|fsize|memlock|nofile|sigpending|stack)=([0-9]{1,15})(?::([0-9]{1,15}))?"
+)
+_SCALES = {"b": 1, "k": 1_024, "m": 1_048_576, "g": 1_073_741_824}
+_MEMORY_MIN = 6_291_456  # docker's; a runtime hardly starts in less
+_CPUS_MIN = 0.01  # the least that the kernel can keep
 _VALUES: Mapping[str, re.Pattern[str]] = {
     "env": re.compile(r"(?!BATCH_)[A-Za-z_][A-Za-z0-9_]*=[^\x00\n\r]*"),
     "workdir": _WORKDIR,
-    "user": re.compile(r"[A-Za-z0-9_.-]{1,64}(?::[A-Za-z0-9_.-]{1,64})?"),
+    "user": re.compile(r"(?:65534|nobody)(?::65534)?"),
     "hostname": re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,61}[A-Za-z0-9])?"),
     "memory": _BYTES,
-    "memory-swap": re.compile(r"-1|[0-9]{1,15}[bkmgBKMG]?"),
-    "memory-reservation": _BYTES,
-    "cpus": _NUMBER,
-    "cpu-shares": re.compile(r"[0-9]{1,7}"),
+    "cpus": re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,6})?"),
     "shm-size": _BYTES,
-    "pids-limit": re.compile(r"[0-9]{1,7}"),
-    "ulimit": re.compile(r"[a-z]{1,16}=[0-9]{1,15}(?::[0-9]{1,15})?"),
+    "pids-limit": re.compile(r"0*[1-9][0-9]{0,6}"),
+    "ulimit": _ULIMIT,
 }
-"""Options with a value: they change what the command sees of itself, and nothing outside it."""
+"""Options with a value: they change what the command sees of itself, and nothing outside it.
+
+Why no others: what cannot have an effect is not to be promised. There is no swap, so what would
+limit it says nothing; a share of the cores is measured against others, not within its node.
+"""
 _SHORT = {
     "e": "env",
     "w": "workdir",
     "u": "user",
     "h": "hostname",
     "m": "memory",
-    "c": "cpu-shares",
 }
-_FLAGS = frozenset({"rm", "init", "read-only"})
+_WHY = {"user": " A container's user is always 65534, nobody."}
+_FLAGS = frozenset({"rm", "read-only"})
 
 
 def docker_options(text: str) -> tuple[str, ...]:
     """The words of DockerRunOption, each as `--name` or `--name=value`; `--rm` is always done.
 
-    Raises InvalidParameterValue, naming the word, for anything that is not known to be harmless:
-    what would open the machine to the command (`--privileged`, `-v`, `--network`, `--device`,
-    `--cap-add`, ...) as well as what is merely unknown. A variable must bring its value: without
-    one it would be taken from the engine. An engine's own limits come after these words and win.
+    `--user` goes: it names the user that the container has anyhow, or it is refused. `--memory`
+    becomes bytes. Raises InvalidParameterValue, naming the word, for anything that is not known to
+    be harmless: what would open the machine to the command (`--privileged`, `-v`, `--network`,
+    `--device`, `--cap-add`, ...) as well as what is merely unknown, or would have no effect. A
+    variable must bring its value: without one it would be taken from the engine. What keeps the
+    container in comes after these words and wins; of two limits the engine keeps the smaller.
     """
     if len(text) > OPTIONS_MAX:
         raise InvalidParameterValue(f"DockerRunOption has more than {OPTIONS_MAX} characters.")
@@ -182,11 +191,32 @@ def docker_options(text: str) -> tuple[str, ...]:
     options = []
     while words:
         name, value = _option(words)
-        if name in _FLAGS and value is None:
+        if value is None:
             options += [] if name == "rm" else [f"--{name}"]
-            continue
-        options.append(f"--{name}={value}")
+        elif name != "user":
+            options.append(f"--{name}={_checked(name, value)}")
     return tuple(options)
+
+
+def _checked(name: str, value: str) -> str:
+    """The value of an option as the engine is told it. Raises InvalidParameterValue."""
+    if name == "memory":
+        digits = value.rstrip("bkmgBKMG")
+        size = int(digits) * _SCALES[value[len(digits) :].lower() or "b"]
+        if size < _MEMORY_MIN:
+            raise InvalidParameterValue(
+                f"DockerRunOption: `{value}` is less than the 6m that a container needs."
+            )
+        return str(size)
+    if name == "cpus" and float(value) < _CPUS_MIN:
+        raise InvalidParameterValue(f"DockerRunOption: `{value}` is less than {_CPUS_MIN} CPUs.")
+    if name == "ulimit" and (found := _ULIMIT.fullmatch(value)):
+        soft, hard = found[1], found[2] or found[1]
+        if int(soft) > int(hard):
+            raise InvalidParameterValue(
+                f"DockerRunOption: `{value}` has a soft limit above the hard."
+            )
+    return value
 
 
 def _option(words: list[str]) -> tuple[str, str | None]:
@@ -205,7 +235,9 @@ def _option(words: list[str]) -> tuple[str, str | None]:
     if not equals:
         value = words.pop(0) if words else ""
     if not form.fullmatch(value):
-        raise InvalidParameterValue(f"DockerRunOption: `{value}` cannot be the value of `{word}`.")
+        raise InvalidParameterValue(
+            f"DockerRunOption: `{value}` cannot be the value of `{word}`.{_WHY.get(name, '')}"
+        )
     return name, value
 
 

@@ -13,7 +13,7 @@ from gateway.batch.attempts import Attempt, parse_attempt
 from gateway.batch.engines import Container, Engine, Launch, Limits, Mount
 from gateway.batch.records import Node
 from gateway.batch.secrets import Secrets, Vault, is_masked
-from gateway.batch.staging.places import EnvStorage, Order, needs_staging
+from gateway.batch.staging.places import EnvStorage, Order, needs_staging, output_folders
 from gateway.batch.storage import Keys
 from gateway.batch.tables import compute_env, compute_node, job, task
 from gateway.batch.validation import TIMEOUT_DEFAULT_S
@@ -46,7 +46,7 @@ NODES_BUSY_WITH = select(
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class TaskFacts:
     """What does not change of a task. node: an elastic one, of which only the size is known.
     owner_uin: the account whose job it is.
 
@@ -73,18 +73,18 @@ class Assignment:
     """
 
     attempt: Attempt
-    known: Known
+    facts: TaskFacts
     node: Node
 
     @property
     def task(self) -> datatypes.Task:
         """The task as it was submitted, its secrets masked."""
-        return self.known.task
+        return self.facts.task
 
     @property
     def env(self) -> EnvStorage:
         """What the named environment brings; nothing for an elastic one."""
-        return self.known.env
+        return self.facts.env
 
 
 class Assignments:
@@ -103,7 +103,7 @@ class Assignments:
         self._engine = engine
         self._vault = vault
         self._processes_max = processes_max
-        self._known: dict[TaskKey, Known] = {}
+        self._facts: dict[TaskKey, TaskFacts] = {}
         self._bytes = 0
 
     async def read(self, attempts: Mapping[Attempt, Node | None]) -> list[Assignment]:
@@ -111,15 +111,15 @@ class Assignments:
 
         attempts: each with its node, or None if that must be looked up, too.
         """
-        known: dict[Attempt, Known] = {}
-        of_task: dict[TaskKey, Known] = {}
+        facts: dict[Attempt, TaskFacts] = {}
+        of_task: dict[TaskKey, TaskFacts] = {}
         nodes: dict[Attempt, Node] = {}
         to_look_up: dict[str, list[Attempt]] = {}
         for attempt, node in attempts.items():
             key = _task_key(attempt)
             if key not in of_task:
-                of_task[key] = self.find_known(attempt) or await self._know(attempt)
-            found = known[attempt] = of_task[key]
+                of_task[key] = self.find_facts(attempt) or await self._read_facts(attempt)
+            found = facts[attempt] = of_task[key]
             if found.env_id is None:
                 continue
             if node is None:
@@ -130,27 +130,27 @@ class Assignments:
             nodes |= await self._nodes(env_id, lost)
         return [
             Assignment(attempt, found, nodes.get(attempt, found.node))
-            for attempt, found in known.items()
+            for attempt, found in facts.items()
         ]
 
-    def find_known(self, attempt: Attempt) -> Known | None:
+    def find_facts(self, attempt: Attempt) -> TaskFacts | None:
         """What was read of an attempt's task before, unless it was too long ago."""
-        return self._known.get(_task_key(attempt))
+        return self._facts.get(_task_key(attempt))
 
-    async def _know(self, attempt: Attempt) -> Known:
-        known = await self._store.read_point(lambda tx: _read_known(tx, attempt))
+    async def _read_facts(self, attempt: Attempt) -> TaskFacts:
+        facts = await self._store.read_point(lambda tx: _facts_of(tx, attempt))
         self._forget(_task_key(attempt))  # who read it meanwhile
-        if known.stored_bytes <= SPEC_BYTES_MAX:
-            room = SPECS_BYTES_MAX - known.stored_bytes
-            while self._bytes > room or len(self._known) >= TASKS_MAX:
-                self._forget(next(iter(self._known)))
-            self._known[_task_key(attempt)] = known
-            self._bytes += known.stored_bytes
-        return known
+        if facts.stored_bytes <= SPEC_BYTES_MAX:
+            room = SPECS_BYTES_MAX - facts.stored_bytes
+            while self._bytes > room or len(self._facts) >= TASKS_MAX:
+                self._forget(next(iter(self._facts)))
+            self._facts[_task_key(attempt)] = facts
+            self._bytes += facts.stored_bytes
+        return facts
 
     def _forget(self, key: TaskKey) -> None:
-        if key in self._known:
-            self._bytes -= self._known.pop(key).stored_bytes
+        if key in self._facts:
+            self._bytes -= self._facts.pop(key).stored_bytes
 
     async def _nodes(self, env_id: str, attempts: Sequence[Attempt]) -> Mapping[Attempt, Node]:
         """The nodes of an environment that have these attempts. An end that comes again finds its
@@ -173,22 +173,22 @@ class Assignments:
 
         Raises StoreUnavailable; StagingFailed if its secrets cannot be read.
         """
-        known, node = assignment.known, assignment.node
+        facts, node = assignment.facts, assignment.node
         own = env = Secrets()
-        if known.task.authentications or is_masked(known.task.application.package_path or ""):
+        if facts.task.authentications or is_masked(facts.task.application.package_path or ""):
             own = await self._secrets(assignment)
-        if known.env.authentications and known.env_id is not None:
-            env_id = known.env_id
+        if facts.env.authentications and facts.env_id is not None:
+            env_id = facts.env_id
             env = await self._store.read_point(lambda tx: self._vault.read(tx, env_id))
         return Order(
-            task=known.task,
+            task=facts.task,
             attempt=self._engine.attempt_path(assignment.attempt.folder),
-            env=known.env,
+            env=facts.env,
             node=self._engine.node_path(node.id) if node.id else None,
             keys=_keys(own),
             env_keys=_keys(env),
             package_path=own.package_path,
-            owner_uin=known.owner_uin,
+            owner_uin=facts.owner_uin,
         )
 
     async def launch(self, assignment: Assignment, *, mounts: Sequence[Mount] = ()) -> Launch:
@@ -213,13 +213,14 @@ class Assignments:
         return Launch(
             attempt_id=attempt.id,
             command=_command(spec.application, attempt.number),
-            environment={**assignment.known.variables, **number},
+            environment={**assignment.facts.variables, **number},
             folder=attempt.folder,
             timeout_s=TIMEOUT_DEFAULT_S if spec.timeout is None else spec.timeout,
             limits=Limits(node.cpu, node.mem_gib * GIB, self._processes_max),
             mounts=tuple(mounts),
             container=container,
-            has_files=assignment.known.needs_staging,
+            has_files=assignment.facts.needs_staging,
+            folders=output_folders(spec),
         )
 
     async def _container(self, assignment: Assignment, docker: datatypes.Docker) -> Container:
@@ -241,7 +242,7 @@ class Assignments:
         )
 
 
-def _read_known(tx: Tx, attempt: Attempt) -> Known:
+def _facts_of(tx: Tx, attempt: Attempt) -> TaskFacts:
     keys = {"job_id": attempt.job_id, "position": attempt.position}
     row = tx.execute(TASK_AT, keys).first()
     if row is None:
@@ -251,7 +252,7 @@ def _read_known(tx: Tx, attempt: Attempt) -> Known:
         created = tx.execute(ENV_AS_CREATED, {"env_id": row.env_id}).scalar_one_or_none()
     spec = msgspec.json.decode(row.spec, type=datatypes.Task)
     env = msgspec.json.decode(created, type=EnvStorage) if created else EnvStorage()
-    return Known(
+    return TaskFacts(
         task=spec,
         owner_uin=row.owner_uin,
         env_id=row.env_id,

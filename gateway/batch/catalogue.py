@@ -8,7 +8,7 @@ name = "Ubuntu 24.04"
 system = "linux"               # or "windows"
 cloud_init = true              # optional
 
-[[instance_type]]              # if there is any, these are offered and the built-in ones are not
+[[instance_type]]              # if there is any, these are offered and no others
 name = "S5.SMALL2"
 family = "S5"
 cpu = 1
@@ -30,8 +30,8 @@ address = "10.0.0.7"           # IPv4
 
 import ipaddress
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
@@ -47,13 +47,15 @@ from gateway.batch.instance_types import (
     find_size,
 )
 from gateway.config import SettingsError
-from gateway.policy.strict_toml import PolicySetRefused, Table
+from gateway.strict_toml import Table, TomlRefused
 
 CORES_MAX = 1_024  # our limit
 MEM_MAX_GIB = 65_536  # our limit
 ENTRIES_MAX = 1_000  # our limit, of each kind
 OFFERS_MAX = 4_000
 """Our limit of types times zones in one region: one answer tells them all."""
+IMAGES_NAMED_MAX = 5
+"""How many images are named to who asks for one that is not there."""
 SYSTEMS = ("linux", "windows")
 ZONES_PER_REGION = 4
 """How many zones a region shows when none are declared: `<region>-1` and on."""
@@ -102,7 +104,9 @@ IMAGES = (
 class Catalogue:
     """Everything on offer, by id or name. zones: those declared; none means all that have a name.
 
-    Nothing here costs anything, and nothing is ever sold out.
+    listed: the types of an operator's list that are offered near, smallest first; None without a
+    list. near: the zones that are looked in; none means all. Nothing here costs anything, and
+    nothing is ever sold out.
     """
 
     images: Mapping[str, Image] = field(
@@ -113,6 +117,8 @@ class Catalogue:
         default_factory=lambda: MappingProxyType({each.name: each for each in BUILT_IN})
     )
     zones: Mapping[str, Zone] = field(default_factory=lambda: MappingProxyType({}))
+    listed: tuple[InstanceType, ...] | None = None
+    near: frozenset[str] = frozenset()
 
     def why_not_made(self, image_id: str | None) -> str:
         """Why no node can be made from an image, in words; "" if one can. None: the default image.
@@ -123,19 +129,68 @@ class Catalogue:
             return ""
         image = self.images.get(image_id)
         if image is None:
-            return f"There is no image {image_id}; images of your own are added in the catalogue."
+            return (
+                f"There is no image {image_id}. Nodes can be made from {self._usable_images()};"
+                " images of your own are added in the catalogue."
+            )
         if not image.has_cloud_init:
             return f"The image {image_id} ({image.name}) has no cloud-init."
         if image.system != "linux":
             return f"The image {image_id} ({image.name}) is Windows; this engine runs Linux."
         return ""
 
-    def find_size(self, instance_type: str) -> Size | None:
-        """How large nodes of a type are; None if there is no such type.
+    def _usable_images(self) -> str:
+        usable = [i.id for i in self.images.values() if not self.why_not_made(i.id)]
+        more = len(usable) - IMAGES_NAMED_MAX
+        named = ", ".join(usable[:IMAGES_NAMED_MAX]) or "none"
+        return f"{named} and {more} more" if more > 0 else named
 
-        Why a type that is not on offer has a size, if its name follows CVM's rule: jobs that were
-        written for the cloud must run, and the cloud has more types than any table.
+    def at(self, zones: Sequence[str]) -> "Catalogue":
+        """The same, where nodes go into one of these zones."""
+        near = frozenset(zones)
+        if self.listed is None:
+            return replace(self, near=near)
+        listed = tuple(each for each in self.listed if _is_in(each, near))
+        return replace(self, near=near, listed=listed)
+
+    def why_unknown(self, instance_type: str) -> str:
+        """Why there is no such type, in words; "" if there is.
+
+        Why one that no table has may be known, if its name follows CVM's rule and no operator has
+        listed others: jobs written for the cloud must run, and it has more types than any table.
         """
+        if self.listed is not None and instance_type not in self.instance_types:
+            return (
+                f"The instance type `{instance_type}` is not offered;"
+                " DescribeAvailableCvmInstanceTypes tells those that are."
+            )
+        if self.find_size(instance_type) is None:
+            return f"The instance type `{instance_type}` does not exist."
+        return ""
+
+    def why_not_offered(self, instance_type: str, *, charge_type: str) -> str:
+        """Why no node of a type can be had so, in words; "" if one can."""
+        why = self.why_unknown(instance_type)
+        if why or self.listed is None:
+            return why
+        known = self.instance_types[instance_type]
+        if charge_type not in known.charge_types:
+            ways = " and ".join(known.charge_types)
+            return (
+                f"The instance type `{instance_type}` is offered as {ways} only,"
+                f" not as {charge_type}."
+            )
+        if not _is_in(known, self.near):
+            where = ", ".join(sorted(self.near))
+            return f"The instance type `{instance_type}` is not offered in {where}."
+        return ""
+
+    def offered(self, *, charge_type: str) -> Iterator[InstanceType]:
+        """The listed types that can be had so, smallest first."""
+        return (each for each in self.listed or () if charge_type in each.charge_types)
+
+    def find_size(self, instance_type: str) -> Size | None:
+        """How large nodes of a type are, offered or not; None if its name does not tell it."""
         known = self.instance_types.get(instance_type)
         return known.size if known is not None else find_size(instance_type)
 
@@ -150,14 +205,19 @@ class Catalogue:
     @property
     def categories(self) -> Mapping[str, tuple[str, ...]]:
         """The families on offer by category; a category without any is left out."""
-        offered = {each.family: each.category for each in self.instance_types.values()}
+        types = self.instance_types.values()
         known: dict[str, tuple[str, ...]] = {}
         for name, families in CATEGORIES.items():
             order = {family: number for number, family in enumerate(families)}
-            found = [family for family, category in offered.items() if category == name]
+            found = {each.family for each in types if each.category == name}
             if found:
-                known[name] = tuple(sorted(found, key=lambda each: order.get(each, len(order))))
+                known[name] = tuple(sorted(found, key=lambda f: (order.get(f, len(order)), f)))
         return known
+
+
+def _is_in(each: InstanceType, zones: frozenset[str]) -> bool:
+    """Whether a type is offered in one of the zones; none means anywhere."""
+    return not (zones and each.zones) or not zones.isdisjoint(each.zones)
 
 
 def region_of(zone: str) -> str:
@@ -172,12 +232,12 @@ def read_catalogue(path: str) -> Catalogue:
         return Catalogue()
     try:
         return parse_catalogue(Path(path).read_text(encoding="utf-8"), where=Path(path).name)
-    except (OSError, UnicodeDecodeError, PolicySetRefused) as error:
+    except (OSError, UnicodeDecodeError, TomlRefused) as error:
         raise SettingsError(f"catalogue: {error}") from error
 
 
 def parse_catalogue(text: str, *, where: str) -> Catalogue:
-    """Read a catalogue. Raises PolicySetRefused, naming the table and what is wrong in it."""
+    """Read a catalogue. Raises TomlRefused, naming the table and what is wrong in it."""
     file = Table.read(text, where=where)
     images = {image.id: image for image in IMAGES}
     images |= _by_key(file, "image", _read_image, key="id")
@@ -194,6 +254,7 @@ def parse_catalogue(text: str, *, where: str) -> Catalogue:
         machines=MappingProxyType(machines),
         instance_types=MappingProxyType(types) if types else Catalogue().instance_types,
         zones=MappingProxyType(zones),
+        listed=_smallest_first(types.values()) if types else None,
     )
     for region in sorted({region_of(zone) for zone in zones}):
         if _count_offers(made, region) > OFFERS_MAX:
@@ -201,6 +262,10 @@ def parse_catalogue(text: str, *, where: str) -> Catalogue:
                 f"in {region} there are more than {OFFERS_MAX} [[instance_type]] times [[zone]]"
             )
     return made
+
+
+def _smallest_first(types: Iterable[InstanceType]) -> tuple[InstanceType, ...]:
+    return tuple(sorted(types, key=lambda each: (each.size.cpu, each.size.mem_gib, each.name)))
 
 
 def _count_offers(catalogue: Catalogue, region: str) -> int:

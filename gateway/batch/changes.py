@@ -6,6 +6,7 @@ by the table in `states.py` only, and every event is written with the change it 
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Row
@@ -13,6 +14,7 @@ from sqlalchemy import Row
 from gateway.batch import statements as sql
 from gateway.batch import tidings
 from gateway.batch.environments import ENVIRONMENTS
+from gateway.batch.environments.records import Fate
 from gateway.batch.jobs import JOBS, TERMINATIONS
 from gateway.batch.notices import load_notifications
 from gateway.batch.records import Instance, Node, Task, read_instance, read_task
@@ -27,7 +29,7 @@ TERMINATED = "It was terminated on request."
 
 
 class JobChanges:
-    """A locked job and what changes of it. Make it with `open_job`, end it with `close`.
+    """A locked job and what changes of it. End it with `close`.
 
     tasks: those read so far, by position. task_ended: whether one came to its end here.
     """
@@ -84,11 +86,18 @@ class JobChanges:
     def move_task(self, task: Task, trigger: Trigger) -> None:
         """Move a task on, without its instances."""
         task.state, event = advance(Kind.TASK, task.state, trigger)
-        task.ended_at = (task.last_end or self.now) if task.state in FINAL else None
+        task.ended_at = self._last_end(task) if task.state in FINAL else None
         self.task_ended |= task.state in OVER
         self._touched.add(task.position)
         if event is not None:
             self.tell(tidings.task_event(event, self.job, task))
+
+    def _last_end(self, task: Task) -> datetime:
+        """When the last instance of a task ended, whichever was told of last."""
+        self._write_moves()
+        keys = {"job_id": self.job.id, "position": task.position}
+        ended_at: datetime | None = self._tx.execute(sql.LAST_INSTANCE_END, keys).scalar_one()
+        return ended_at or self.now
 
     def move_job(self, trigger: Trigger) -> None:
         """Move the job on, without its tasks."""
@@ -136,13 +145,13 @@ class JobChanges:
         """Give a node of an environment to an instance's newest attempt."""
         self._occupied.append({"at_node": node.id, "attempt_id": instance.latest.id})
 
-    def free(self, instance: Instance, *, fate: str = "") -> None:
+    def free(self, instance: Instance, *, fate: Fate = Fate.NONE) -> None:
         """Give back the node of an environment that an instance's newest attempt has.
 
-        fate: what is to be done to it before it runs anything else; see `tables.compute_node`.
+        fate: what is to be done to it before it runs anything else.
         """
         self._freed.append(
-            {"at_node": instance.node_id, "attempt_id": instance.latest.id, "next_fate": fate}
+            {"at_node": instance.node_id, "attempt_id": instance.latest.id, "next_fate": fate.value}
         )
 
     def ask_to_end(self, instance: Instance) -> None:
@@ -273,7 +282,6 @@ class JobChanges:
             task = self.tasks[position]
             task.counts = task.parts()
             task.changes.clear()
-            counters = {f"n_{name}": getattr(task.counts, name) for name in sql.COUNTERS}
             rows.append(
                 {
                     "of_job": self.job.id,
@@ -285,7 +293,7 @@ class JobChanges:
                     "try_at": task.node_retry_at,
                     "no_node_because": task.node_reason,
                     "over_at": task.ended_at,
-                    **counters,
+                    **dict(zip(sql.COUNTER_KEYS, task.counts, strict=True)),
                 }
             )
         self._touched.clear()
@@ -303,6 +311,7 @@ class JobChanges:
         freed, self._freed = self._freed, []
         occupied, self._occupied = self._occupied, []
         if freed:
+            freed.sort(key=itemgetter("at_node"))  # the order in which the keeper locks them
             self._tx.execute(sql.FREE_NODE, freed)
             if any(each["next_fate"] for each in freed):
                 self._tx.wake(ENVIRONMENTS)

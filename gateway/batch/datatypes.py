@@ -14,7 +14,7 @@ from typing import Any
 
 from msgspec import field
 
-from gateway.service import Empty, Int, Wire
+from gateway.service import Int, Wire
 
 
 class Placement(Wire):
@@ -1034,13 +1034,6 @@ class DescribeInstanceCategoriesResponse(Wire):
 
     instance_category_set: list[InstanceCategoryItem]
 
-
-RetryJobsResponse = TerminateTaskInstanceResponse = Empty
-TerminateJobResponse = DeleteJobResponse = DeleteComputeEnvResponse = Empty
-ModifyComputeEnvResponse = AttachInstancesResponse = DetachInstancesResponse = Empty
-DescribeComputeEnvCreateInfoResponse = ComputeEnvCreateInfo
-ModifyTaskTemplateResponse = DeleteTaskTemplatesResponse = Empty
-TerminateComputeNodeResponse = TerminateComputeNodesResponse = Empty
 
 _OLD_SPELLINGS: tuple[Mapping[str, str], ...] = (
     {"notifications": "Notifications"},

@@ -6,7 +6,7 @@ types that other examples name.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 DEFAULT = "S1.SMALL1"
@@ -90,6 +90,15 @@ def find_size(instance_type: str) -> Size | None:
 def find_category(family: str) -> str:
     """The category of a family; "" for one that no category names."""
     return next((name for name, families in CATEGORIES.items() if family in families), "")
+
+
+def is_meant(category: str, words: Sequence[str]) -> bool:
+    """Whether types of a category are meant by what InstanceTypeOptions names; nothing is `ALL`.
+
+    words: of CATEGORY_WORDS. `GENERAL` and `COMPUTE` mean every generation.
+    """
+    meant = {category, category.rpartition("_")[0] or "ALL", "ALL"}
+    return not words or not meant.isdisjoint(words)
 
 
 def _built_in() -> tuple[InstanceType, ...]:

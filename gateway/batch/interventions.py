@@ -108,17 +108,17 @@ def terminate_instance(
     and that code is listed still; the newer text says what happens instead: it is FAILED, and its
     node is restarted.
     """
-    missing = ResourceNotFound(
-        f"The task `{task_name}` of the job `{job_id}` has no instance {number}.",
-        detail="TaskInstance",
-    )
     try:
         row = get_job_locked(tx, job_id, principal=principal, region=region)
     except ResourceNotFound as error:
-        raise missing from error
+        raise _nothing_to_end(error.message) from error
     found = tx.execute(sql.TASK_NAMED, {"job_id": job_id, "name": task_name}).first()
-    if found is None or not 0 <= number < read_counts(found).total:
-        raise missing
+    if found is None:
+        raise _nothing_to_end(f"The job `{job_id}` has no task `{task_name}`.")
+    if not 0 <= number < read_counts(found).total:
+        raise _nothing_to_end(
+            f"The task `{task_name}` of the job `{job_id}` has no instance {number}."
+        )
     changes = JobChanges(tx, row, now=now, new_id=new_id)
     progress = Progress(changes)
     progress.admit()
@@ -126,6 +126,10 @@ def terminate_instance(
     progress.settle()
     changes.close()
     tx.wake(JOBS)
+
+
+def _nothing_to_end(words: str) -> ResourceNotFound:
+    return ResourceNotFound(words, detail="TaskInstance")
 
 
 def retry_jobs(tx: Tx, job_ids: Sequence[str], *, principal: Principal, region: str) -> None:
@@ -151,7 +155,7 @@ def _check_envs(tx: Tx, job_id: str, *, principal: Principal, region: str) -> No
     """Refuse a job whose environment was deleted since: nothing of it could ever run."""
     for env_id in tx.execute(_ENVS_NEEDED, {"job_id": job_id}).scalars().all():
         keys = {"env_id": env_id, "owner_uin": principal.owner_uin, "region": region}
-        if tx.execute(sql.LOCK_OWN_ENV, keys).first() is None:
+        if tx.execute(sql.LOCK_USABLE_ENV, keys).first() is None:
             raise UnsupportedOperation(
                 f"The job `{job_id}` needs the environment `{env_id}`, which is there no more."
             )

@@ -14,7 +14,7 @@ from gateway.batch.mappings import check_kept_places
 from gateway.batch.notices import dump_notifications, unknown_topic
 from gateway.batch.secrets import Vault, drop_secrets, encode_masked, secrets_of
 from gateway.batch.staging.places import EnvStorage
-from gateway.batch.states import FINAL, State
+from gateway.batch.states import COUNTERS, FINAL, State, Trigger, can
 from gateway.batch.validation import JobPlan, TaskPlan
 from gateway.call import Principal
 from gateway.errors import (
@@ -129,7 +129,7 @@ def _check_envs(tx: Tx, plan: JobPlan, *, principal: Principal, region: str) -> 
     named = {task.spec.env_id for task in plan.tasks if task.spec.env_id is not None}
     for env_id in sorted(named):  # in one order, so that two jobs never wait for each other
         keys = {"env_id": env_id, "owner_uin": principal.owner_uin, "region": region}
-        row = tx.execute(sql.LOCK_OWN_ENV, keys).first()
+        row = tx.execute(sql.LOCK_USABLE_ENV, keys).first()
         if row is None:
             raise ResourceNotFound(
                 f"The environment `{env_id}` does not exist.", detail="ComputeEnv"
@@ -167,7 +167,7 @@ def _job_row(
 
 def _task_row(job_id: str, task: TaskPlan, *, now: datetime) -> dict[str, Any]:
     spec = msgspec.structs.replace(task.spec, task_name=task.name)
-    counters = dict.fromkeys(sql.COUNTERS, 0)
+    counters = dict.fromkeys(COUNTERS, 0)
     return {
         "job_id": job_id,
         "position": task.position,
@@ -248,8 +248,10 @@ def terminate(tx: Tx, job_id: str, *, principal: Principal, region: str) -> None
     """
     row = get_job_locked(tx, job_id, principal=principal, region=region)
     state = State(row.state)
-    if state is State.SUBMITTED:
-        raise UnsupportedOperation(f"The job `{job_id}` is SUBMITTED and cannot be terminated yet.")
+    if can(state, Trigger.READY):
+        raise UnsupportedOperation(
+            f"The job `{job_id}` is {row.state} and cannot be terminated yet."
+        )
     if state not in FINAL:
         tx.execute(sql.MARK_TERMINATING, {"job_id": job_id})
         tx.wake(JOBS)
@@ -282,6 +284,7 @@ def once(
     action: str,
     principal: Principal,
     region: str,
+    vault: Vault,
     now: datetime,
 ) -> str:
     """Make something once for a ClientToken: the same call again gets the same id.
@@ -303,6 +306,7 @@ def once(
         "action": action,
         "token": token,
         "request_sha256": digest,
+        "sealed_digest": None,
         "made_id": "",
         "created_at": now,
     }
@@ -316,10 +320,13 @@ def once(
     }
     row = tx.execute(sql.LOCK_TOKEN, keys).one()
     if row.made_id and row.created_at > now - CLIENT_TOKEN_LIFE:
-        if row.request_sha256 != digest:
+        sealed = row.sealed_digest
+        if row.request_sha256 != digest or (sealed and not vault.has_digest(sealed, request)):
             raise InvalidParameterValue("ClientToken was used before with other parameters.")
         known: str = row.made_id
         return known
     made = make()
-    tx.execute(sql.SETTLE_TOKEN, {**keys, "digest": digest, "made": made, "now": now})
+    sealed = vault.seal_digest(request)
+    settled = {"digest": digest, "sealed": sealed, "made": made, "now": now}
+    tx.execute(sql.SETTLE_TOKEN, {**keys, **settled})
     return made

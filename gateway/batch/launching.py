@@ -34,7 +34,7 @@ from gateway.telemetry import log
 
 RETRY_S: Final = 1.0
 GATHER_S: Final = 0.1
-Report = Callable[[Ended], None]
+TakeEnd = Callable[[Ended], None]
 Note = Callable[[str, str], None]
 
 
@@ -67,7 +67,7 @@ class Launcher:
         self._keeper = keeper
         self._clock = clock
         self._group: TaskGroup | None = None
-        self._report: Report = lambda ended: None
+        self._report: TakeEnd = lambda ended: None
         self._note: Note = lambda attempt_id, words: None
         self._preparing: dict[str, Preparation] = {}
         self._failed: dict[str, Ended] = {}
@@ -78,7 +78,7 @@ class Launcher:
 
     async def run(
         self,
-        report: Report,
+        report: TakeEnd,
         note: Note = lambda attempt_id, words: None,
         *,
         task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
@@ -109,7 +109,7 @@ class Launcher:
             attempt = assignment.attempt
             if attempt.id in self._failed:
                 self._report(self._failed[attempt.id])
-            elif assignment.known.needs_staging:
+            elif assignment.facts.needs_staging:
                 self._begin(assignment)
             elif assignment.task.application.docker is None:
                 launches.append(self._assignments.launch_plainly(assignment))
@@ -180,8 +180,8 @@ class Launcher:
         """Whether its command ran, and its task asks for files to be kept, or is not known yet."""
         if not ended.started:
             return False
-        known = self._assignments.find_known(parse_attempt(ended.attempt_id))
-        return known is None or leaves_files(known.task)
+        facts = self._assignments.find_facts(parse_attempt(ended.attempt_id))
+        return facts is None or leaves_files(facts.task)
 
     async def keep_files(self, ended: Ended, *, tell: Tell) -> Ended:
         """Keep what an ended attempt leaves where its task asks; it may become a failure.
@@ -247,9 +247,9 @@ class Launcher:
         later = []
         for attempt_id in attempt_ids:
             attempt = parse_attempt(attempt_id)
-            known = self._assignments.find_known(attempt)
+            facts = self._assignments.find_facts(attempt)
             folder = f"{self._engine.attempt_path(attempt.folder)}/{WORK}"
-            if known is None or known.needs_staging or not remove_empty(folder):
+            if facts is None or facts.needs_staging or not remove_empty(folder):
                 later.append(attempt_id)
         return later
 

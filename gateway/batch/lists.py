@@ -55,22 +55,23 @@ def check_combination(
         )
     if len(ids) > IDS_MAX:
         raise InvalidParameterValue(f"There are more than {IDS_MAX} {name}.")
-    if len(filters) > FILTERS_MAX:
-        raise InvalidParameterValue(
-            f"There are more than {FILTERS_MAX} Filters.", detail="LimitExceeded"
-        )
+    _check_number(filters)
 
 
 def check_filters(filters: Sequence[datatypes.Filter], known: Collection[str]) -> None:
     """Refuse filters that a list does not have, and more of them than one call may name."""
-    if len(filters) > FILTERS_MAX:
-        raise InvalidParameterValue(
-            f"There are more than {FILTERS_MAX} Filters.", detail="LimitExceeded"
-        )
+    _check_number(filters)
     for each in filters:
         check_filter_values(each)
         if each.name not in known:
             raise unknown_filter(each.name)
+
+
+def _check_number(filters: Sequence[datatypes.Filter]) -> None:
+    if len(filters) > FILTERS_MAX:
+        raise InvalidParameterValue(
+            f"There are more than {FILTERS_MAX} Filters.", detail="LimitExceeded"
+        )
 
 
 def check_filter_values(each: datatypes.Filter) -> None:
@@ -168,7 +169,7 @@ def _resource_type_is(values: Sequence[str]) -> ColumnElement[bool]:
     return compute_env.c.resource_type.in_(values)
 
 
-JOBS = Listed(
+JOB_LIST = Listed(
     job,
     {
         "job-id": job.c.id.in_,
@@ -177,7 +178,7 @@ JOBS = Listed(
         "zone": job.c.zone.in_,
     },
 )
-ENVS = Listed(
+ENV_LIST = Listed(
     compute_env,
     {
         "env-id": compute_env.c.id.in_,
@@ -186,9 +187,9 @@ ENVS = Listed(
         "resource-type": _resource_type_is,
     },
 )
-ENV_CREATE_INFOS = Listed(
+ENV_CREATE_INFO_LIST = Listed(
     compute_env,
-    {name: ENVS.filters[name] for name in ("env-id", "env-name", "zone")},
+    {name: ENV_LIST.filters[name] for name in ("env-id", "env-name", "zone")},
     by_tag=False,
 )
-TEMPLATES = Listed(task_template, {"task-template-name": task_template.c.name.in_})
+TEMPLATE_LIST = Listed(task_template, {"task-template-name": task_template.c.name.in_})

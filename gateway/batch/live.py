@@ -36,6 +36,10 @@ class Live:
         """Forget all attempts, not whose turn it is."""
         self.end(list(self._attempts))
 
+    def used(self) -> dict[str, tuple[int, int]]:
+        """Places and memory that each account has."""
+        return dict(self._used)
+
     def slots(self, *, capacity: int, mem_gib: int, newcomers: Set[str]) -> Slots:
         """What is free of an engine's room. newcomers: accounts with jobs that are due."""
         return Slots(

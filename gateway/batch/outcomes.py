@@ -28,7 +28,7 @@ _KEEPING = frozenset({"INTERRUPT", "FAST_INTERRUPT"})
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class RetryRules:
     """What the task says of failures and of its nodes.
 
     keeps_node: FailedAction INTERRUPT or FAST_INTERRUPT. Why no difference: both keep the node,
@@ -69,11 +69,11 @@ class _Task(_Part):
 _decode = msgspec.json.Decoder(_Task).decode
 
 
-def read_policy(spec: bytes) -> Policy:
+def read_retry_rules(spec: bytes) -> RetryRules:
     """What a task's column `spec` says. It is cheap enough to be read whenever it is needed."""
     task = _decode(spec)
     data = task.compute_env.env_data if task.compute_env else None
-    return Policy(
+    return RetryRules(
         retries_max=task.max_retry_count or 0,
         keeps_node=task.failed_action in _KEEPING,
         restarts_node=bool(task.restart_compute_node),
@@ -93,7 +93,7 @@ class Verdict:
 
 
 def judge(
-    ended: Ended, *, failures: int, losses: int, policy: Policy, terminating: bool
+    ended: Ended, *, failures: int, losses: int, retry_rules: RetryRules, terminating: bool
 ) -> Verdict:
     """Decide between success, another try, and failure.
 
@@ -108,19 +108,19 @@ def judge(
     final = {Cause.TERMINATED, Cause.STORAGE} if ended.started else {Cause.TERMINATED}
     if terminating or ended.cause in final:
         return Verdict(Trigger.FAILED, failures, losses)
-    if (losses <= LOSSES_MAX) if lost else (failures <= policy.retries_max):
+    if (losses <= LOSSES_MAX) if lost else (failures <= retry_rules.retries_max):
         return Verdict(Trigger.RETRIED, failures, losses)
-    kept = policy.keeps_node and not lost and ended.started
+    kept = retry_rules.keeps_node and not lost and ended.started
     return Verdict(Trigger.KEPT if kept else Trigger.FAILED, failures, losses)
 
 
-def end_in_words(ended: Ended, *, verdict: Verdict, policy: Policy) -> str:
+def end_in_words(ended: Ended, *, verdict: Verdict, retry_rules: RetryRules) -> str:
     """Say why an attempt ended and, if no other follows, how many there were.
 
     Of a success, what it lacks; "" for nothing.
     """
     words = reason_of(
-        ended.cause, exit_code=ended.exit_code, timeout_s=policy.timeout_s, detail=ended.detail
+        ended.cause, exit_code=ended.exit_code, timeout_s=retry_rules.timeout_s, detail=ended.detail
     )
     attempts = verdict.failures + verdict.losses
     if ended.cause is None or verdict.trigger is Trigger.RETRIED or attempts <= 1:

@@ -11,7 +11,7 @@ from gateway.batch.node_waits import wait_before
 from gateway.batch.records import Instance, Node, Task
 from gateway.batch.slots import Room
 from gateway.batch.states import OVER, State, Trigger, can
-from gateway.batch.waiting import TASKS_TO_PLACE
+from gateway.batch.waiting_statements import TASKS_TO_PLACE
 from gateway.events.names import EventName
 
 
@@ -69,8 +69,8 @@ def _can_be_made(changes: JobChanges, task: Task, *, catalogue: Catalogue) -> bo
     Why one try for all its instances: they all want the same node, and what is in the way of one
     is in the way of a hundred thousand.
     """
-    policy = task.policy
-    why = catalogue.why_not_made(policy.image_id or None)
+    retry_rules = task.retry_rules
+    why = catalogue.why_not_made(retry_rules.image_id or None)
     if not why:
         if task.node_failures:
             task.node_failures, task.node_retry_at, task.node_reason = 0, None, ""
@@ -84,8 +84,8 @@ def _can_be_made(changes: JobChanges, task: Task, *, catalogue: Catalogue) -> bo
     number = task.node_failures
     if changes.job.state_if_no_node == "RUNNABLE":
         task.node_retry_at = changes.now + wait_before(number)
-    elif number % (policy.node_retries_max + 1):
-        task.node_retry_at = changes.now + wait_before(number % (policy.node_retries_max + 1))
+    elif number % (retry_rules.node_retries_max + 1):
+        task.node_retry_at = changes.now + wait_before(number % (retry_rules.node_retries_max + 1))
     else:
         changes.count_failed_run(task)
     changes.touch(task)

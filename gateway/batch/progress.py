@@ -8,8 +8,9 @@ from gateway.batch import tidings
 from gateway.batch.attempts import parse_attempt
 from gateway.batch.changes import JobChanges
 from gateway.batch.engines import Cause, Ended, Started
+from gateway.batch.environments.records import Fate
 from gateway.batch.node_waits import wait_before
-from gateway.batch.outcomes import Policy, end_in_words, judge, reason_of
+from gateway.batch.outcomes import RetryRules, end_in_words, judge, reason_of
 from gateway.batch.records import Instance, Task
 from gateway.batch.states import LAUNCHED, OVER, WAITING, Counts, State, Trigger, can, outcome
 from gateway.events.names import EventName as E
@@ -52,8 +53,8 @@ class Progress:
         for attempt, _ in attempts:
             wanted.setdefault(attempt.position, set()).add(attempt.number)
         self._changes.load_tasks(wanted)
-        policies = {
-            position: self._changes.tasks[position].policy
+        retry_rules = {
+            position: self._changes.tasks[position].retry_rules
             for position in wanted
             if position in self._changes.tasks
         }
@@ -70,7 +71,7 @@ class Progress:
             if isinstance(report, Started) or report.started:
                 instance = self._see_started(instance, at=report.at)
             if isinstance(report, Ended):
-                instance = self._see_ended(instance, report, policies[attempt.position])
+                instance = self._see_ended(instance, report, retry_rules[attempt.position])
             instances[key] = instance
 
     def _see_started(self, instance: Instance, *, at: datetime) -> Instance:
@@ -87,14 +88,14 @@ class Progress:
             self._changes.move_task(task, Trigger.STARTED)
         return self._changes.move(instance, Trigger.STARTED, running_at=at)
 
-    def _see_ended(self, instance: Instance, ended: Ended, policy: Policy) -> Instance:
+    def _see_ended(self, instance: Instance, ended: Ended, retry_rules: RetryRules) -> Instance:
         if instance.state not in LAUNCHED:
             return instance
         verdict = judge(
             ended,
             failures=instance.failures,
             losses=instance.losses,
-            policy=policy,
+            retry_rules=retry_rules,
             terminating=self._changes.terminating or instance.terminating,
         )
         after = self._changes.move(
@@ -105,13 +106,11 @@ class Progress:
             losses=verdict.losses,
             exit_code=ended.exit_code,
             cause=ended.cause.value if ended.cause else None,
-            reason=end_in_words(ended, verdict=verdict, policy=policy),
+            reason=end_in_words(ended, verdict=verdict, retry_rules=retry_rules),
             ended_at=None if verdict.trigger is Trigger.RETRIED else ended.at,
         )
-        task = self._changes.tasks[instance.position]
-        task.last_end = max(ended.at, task.last_end or ended.at)
         if verdict.trigger is not Trigger.KEPT:
-            self._give_node_up(instance, ended.cause, restarts=policy.restarts_node)
+            self._give_node_up(instance, ended.cause, restarts=retry_rules.restarts_node)
         return after
 
     def _give_node_up(
@@ -125,7 +124,8 @@ class Progress:
         lost = cause is Cause.INFRA_LOST
         if task.env_id is not None:
             restarts = restarts or cause is Cause.TERMINATED
-            self._changes.free(instance, fate="LOST" if lost else "RESTART" if restarts else "")
+            fate = Fate.LOST if lost else Fate.RESTART if restarts else Fate.NONE
+            self._changes.free(instance, fate=fate)
             return
         for name in [E.COMPUTE_NODE_ABNORMAL] * lost + [E.COMPUTE_NODE_DELETING]:
             self._changes.tell(tidings.elastic_node_event(name, task, instance))
@@ -136,7 +136,7 @@ class Progress:
         """Carry a termination on; returns the attempts that must be stopped."""
         if not self._changes.terminating:
             return []
-        positions = self._changes.positions(sql.TASKS_NOT_OVER)
+        positions = self._changes.positions(sql.OPEN_TASKS)
         self._changes.load_tasks(positions)
         for position in positions:
             task = self._changes.tasks[position]
@@ -175,7 +175,7 @@ class Progress:
 
     def _fail_all(self, task: Task, states: Iterable[State], cause: Cause) -> None:
         """Fail the instances of a task that are in these states, as far as there is room."""
-        present = sum(getattr(task.parts(), state.value.lower()) for state in states)
+        present = task.parts().in_any(states)
         if not present or self._room <= 0:
             return
         most, self._room = self._room, self._room - TASK_COSTS
@@ -202,7 +202,7 @@ class Progress:
         Why they wait: what could not be made a moment ago cannot be made now.
         """
         found = self._changes.without_a_try(
-            task, failures_max=task.policy.retries_max, most=max(0, self._room)
+            task, failures_max=task.retry_rules.retries_max, most=max(0, self._room)
         )
         for instance in found:
             self._room -= 1

@@ -25,7 +25,7 @@ from gateway.batch.reasons import (
 )
 from gateway.batch.records import read_counts, read_instance
 from gateway.batch.redirection import shown_redirection
-from gateway.batch.states import FINAL, OVER, WAITING, Counts, NodeState, State
+from gateway.batch.states import COUNTERS, FINAL, LAUNCHED, OVER, WAITING, Counts, NodeState, State
 from gateway.batch.tables import compute_node, dependence, job, task, task_instance
 from gateway.batch.validation import TASKS_MAX
 from gateway.call import Principal
@@ -80,7 +80,7 @@ DESCRIBED = (
 )
 """A job with its tasks, without what was submitted of them, which may be large. Every job has a
 first task: what was submitted of the job is told with it alone."""
-_COUNTS = attrgetter(*views.COUNTERS)
+_COUNTS = attrgetter(*COUNTERS)
 _IS_IDLE = compute_node.c.busy_with + compute_node.c.fate == ""
 NODES_OF_ENV = (
     select(
@@ -170,14 +170,29 @@ def describe_job(
 
 
 def _job_reason(tx: Tx, job: Row[Any], tasks: Sequence[Row[Any]], *, capacity: Capacity) -> str:
-    """Why the job failed, or why nothing of it runs yet."""
+    """Why the job failed, or why nothing of it runs yet, or any more."""
     state = State(job.job_state)
     if job.terminating:
         return TERMINATING
+    if state in LAUNCHED:
+        return _why_all_is_held_up(tasks, capacity=capacity) or str(job.state_reason)
     if state not in WAITING:
         return str(job.state_reason)
     ready = next((task for task in tasks if task.state == State.RUNNABLE.value), None)
     return TAKEN_UP if ready is None else _task_waiting(tx, ready, capacity=capacity)
+
+
+def _why_all_is_held_up(tasks: Sequence[Row[Any]], *, capacity: Capacity) -> str:
+    """What holds up the first of a job's instances that were started, if something holds up all.
+
+    Such as a bucket that is away: the command has ended, and its files are to be kept.
+    """
+    notes = capacity.load.notes_of(tasks[0].job_id)
+    if not notes or len(notes) < sum(task.starting + task.running for task in tasks):
+        return ""
+    attempt, words = min(notes.items())
+    name = next((task.name for task in tasks if task.position == attempt.position), "")
+    return f"What was started waits. The first is `{name}`: its instance {attempt.number}: {words}"
 
 
 def _task_waiting(tx: Tx, task: Row[Any], *, capacity: Capacity) -> str:
@@ -253,9 +268,10 @@ def describe_submission(tx: Tx, job: Row[Any]) -> wire.DescribeJobSubmitInfoResp
 
 def get_task(tx: Tx, job_id: str, task_name: str, *, principal: Principal, region: str) -> Row[Any]:
     """A task by name. Raises ResourceNotFound.Task, which is the only code DescribeTask lists."""
-    job = find_job(tx, job_id, principal=principal, region=region)
+    if find_job(tx, job_id, principal=principal, region=region) is None:
+        raise ResourceNotFound(no_such_job(job_id).message, detail="Task")
     row = tx.execute(sql.TASK_NAMED, {"job_id": job_id, "name": task_name}).first()
-    if job is None or row is None:
+    if row is None:
         raise ResourceNotFound(f"The job `{job_id}` has no task `{task_name}`.", detail="Task")
     return row
 

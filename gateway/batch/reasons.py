@@ -21,11 +21,12 @@ NAMED_MAX = 3
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """How much the engine runs at once, and how much of that is in use."""
+    """How much the engine runs at once, and how much of that is in use. owner_uin: who asks."""
 
     attempts: int
     mem_gib: int
     load: Load
+    owner_uin: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,15 +123,27 @@ def _why_none_is_free(nodes: EnvNodes) -> str:
 def _why_no_room(mem_gib: int, *, capacity: Capacity) -> str:
     """mem_gib: of the node that is wanted."""
     load = capacity.load
+    own_places, own_gib = load.used.get(capacity.owner_uin, (0, 0))
     if load.attempts >= capacity.attempts:
-        return f"It waits for capacity: the engine runs {capacity.attempts} task instances at once."
+        return (
+            f"It waits for capacity: the engine runs {capacity.attempts} task instances at once"
+            f"{_others_have(load.attempts - own_places, of=load.attempts)}."
+        )
     free_gib = max(0, capacity.mem_gib - load.mem_gib)
     if load.attempts and min(mem_gib, capacity.mem_gib) > free_gib:
+        others = _others_have(load.mem_gib - own_gib, of=load.mem_gib)
         return (
             f"It waits for memory: its node has {mem_gib} GiB, and {free_gib} of the engine's"
-            f" {capacity.mem_gib} GiB are free."
+            f" {capacity.mem_gib} GiB are free{others}."
         )
     return (
         "It waits for its turn: what is more urgent, or older, of this account is started first;"
         " accounts take turns."
     )
+
+
+def _others_have(number: int, *, of: int) -> str:
+    """Say that other accounts have what is waited for, and not which: nobody is told of another."""
+    if number <= 0:
+        return ""
+    return f"; other accounts have {'all that' if number >= of else 'some of what'} is in use"

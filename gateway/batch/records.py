@@ -4,20 +4,19 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from sqlalchemy import Row
 
 from gateway.batch.attempts import Attempt
-from gateway.batch.outcomes import Policy, read_policy
-from gateway.batch.states import Counts, State
+from gateway.batch.outcomes import RetryRules, read_retry_rules
+from gateway.batch.states import COUNTERS, HOLDING, Counts, State
 
 
 @dataclass(slots=True)
 class Task:
     """A task as it stands inside a transaction.
-
-    last_end: of the attempts that this transaction learned of.
 
     cpu, mem_gib: the size of its elastic nodes. node_failures: how often in a row none could be
     made, node_reason why; node_retry_at: when it is tried again, or None if nothing failed or the
@@ -41,16 +40,15 @@ class Task:
     created_at: datetime
     ended_at: datetime | None
     changes: Counter[State] = field(default_factory=Counter)
-    last_end: datetime | None = None
 
     def parts(self) -> Counts:
         """How many instances are in each state, what was moved so far included."""
         return self.counts.plus(self.changes)
 
     @property
-    def policy(self) -> Policy:
+    def retry_rules(self) -> RetryRules:
         """What it says of failures and nodes, read anew each time."""
-        return read_policy(self.spec)
+        return read_retry_rules(self.spec)
 
 
 class Instance(NamedTuple):
@@ -83,8 +81,7 @@ class Instance(NamedTuple):
     @property
     def machine(self) -> str:
         """The id of the machine it runs on; "" while it runs on none."""
-        running = self.state in {State.STARTING, State.RUNNING, State.FAILED_INTERRUPTED}
-        return self.node_instance_id if running else ""
+        return self.node_instance_id if self.state in HOLDING else ""
 
 
 class Node(NamedTuple):
@@ -118,18 +115,12 @@ def read_task(row: Row[Any]) -> Task:
     )
 
 
+_counters_of = attrgetter(*COUNTERS)
+
+
 def read_counts(row: Row[Any]) -> Counts:
     """The eight counters of a task's row."""
-    return Counts(
-        submitted=row.submitted,
-        pending=row.pending,
-        runnable=row.runnable,
-        starting=row.starting,
-        running=row.running,
-        succeed=row.succeed,
-        failed=row.failed,
-        failed_interrupted=row.failed_interrupted,
-    )
+    return Counts(*_counters_of(row))
 
 
 def read_instance(row: Sequence[Any]) -> Instance:

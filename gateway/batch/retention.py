@@ -204,7 +204,8 @@ async def drop_tokens(store: Store, *, before: datetime) -> None:
 async def sweep(store: Store, engine: Engine) -> int:
     """Remove the folders of jobs and nodes that are not there any more; returns how many.
 
-    Listed first and looked up after: a row is always there before its folder.
+    Listed first and looked up after: a row is always there before its folder. That they are this
+    database's folders is made sure of before anything starts, see `gateway/installation.py`.
     """
     jobs = engine.attempt_path("job").parent
     nodes = engine.node_path("node").parent

@@ -1,6 +1,7 @@
 """What one installation accepts, beside what the API itself says. Pure."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from gateway.batch.catalogue import Catalogue
 
@@ -17,5 +18,6 @@ class Rules:
     xml_only: bool = False
     quotas: bool = False
 
-
-DEFAULT_RULES = Rules()
+    def at(self, zones: Sequence[str]) -> "Rules":
+        """The same, where nodes go into one of these zones."""
+        return replace(self, catalogue=self.catalogue.at(zones))

@@ -25,9 +25,9 @@ from gateway.batch.live import Live
 from gateway.batch.placing import Placed, place
 from gateway.batch.progress import Progress
 from gateway.batch.records import read_instance
-from gateway.batch.slots import FreeNodes, Load, Room, Slots, Waiting, reserve
+from gateway.batch.slots import FreeNodes, Load, QueuedTask, Room, Slots, reserve
 from gateway.batch.states import State
-from gateway.batch.waiting import DUE_JOBS, JOBS_TO_FAIL, WAITING_TASKS
+from gateway.batch.waiting_statements import DUE_JOBS, JOBS_TO_FAIL, WAITING_TASKS
 from gateway.clock import Clock
 from gateway.ids import NewId
 from gateway.store import Conflict, Store, StoreUnavailable, Tx
@@ -68,7 +68,7 @@ class Outlook:
 
     due: Sequence[str]
     newcomers: Set[str]
-    waiting: Sequence[Waiting]
+    waiting: Sequence[QueuedTask]
     free_nodes: Mapping[str, FreeNodes]
     terminating: Sequence[str]
     sick: Sequence[str]
@@ -185,6 +185,7 @@ class Scheduler:
         INSTANCES_RUNNING.set(len(self._live))
         self._load.attempts = len(self._live)
         self._load.mem_gib = self._live.mem_gib
+        self._load.used = self._live.used()
         unstored = [fact for job_id in by_job.keys() - moved.keys() for fact in by_job[job_id]]
         self._inbox = [*unstored, *self._inbox]
         for fact in unstored:
@@ -229,7 +230,7 @@ class Scheduler:
         free = self._engine.capacity - len(self._live)
         keys = {"sick": sick, "most": free, "moment": now}
         rows = tx.execute(WAITING_TASKS, keys).all() if free > 0 else []
-        waiting = [Waiting._make(row) for row in rows]
+        waiting = [QueuedTask._make(row) for row in rows]
         env_ids = {task.env_id for task in waiting if task.env_id is not None}
         counted = tx.execute(sql.COUNT_FREE_NODES, {"env_ids": sorted(env_ids)}) if env_ids else ()
         rows = tx.execute(sql.TERMINATING).all() if terminations else []
@@ -350,7 +351,7 @@ class Scheduler:
         Why now and then without a cause: a commit that a dead gateway left hanging in the database
         may come true after this one has read, and nobody else would ever speak of its attempts.
         """
-        rows = await self._store.read_list(lambda tx: tx.execute(sql.LAUNCHED).all())
+        rows = await self._store.read_list(lambda tx: tx.execute(sql.LAUNCHED_INSTANCES).all())
         instances = [read_instance(row[:-2]) for row in rows]
         self._live.clear()
         for instance, row in zip(instances, rows, strict=True):

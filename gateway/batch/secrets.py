@@ -10,6 +10,8 @@ A PackagePath may have a user or a signature in it. Why all of its query is mask
 values are keys, only the server knows that they are for.
 """
 
+import hashlib
+import hmac
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 from urllib.parse import SplitResult, urlsplit
@@ -125,6 +127,10 @@ def secrets_of(task: datatypes.Task) -> Secrets | None:
     )
 
 
+def _digest(request: msgspec.Struct) -> bytes:
+    return hashlib.sha256(msgspec.json.encode(request)).digest()
+
+
 class Vault:
     """Keeps secrets in the database, sealed. seal, open_: how, and how they are had back."""
 
@@ -145,6 +151,20 @@ class Vault:
         ]
         if rows:
             tx.execute(ADD_SECRET, rows)
+
+    def seal_digest(self, request: msgspec.Struct) -> bytes:
+        """What `has_digest` knows a call by, its keys and passwords included.
+
+        Why sealed, as they are: whoever reads the database could try passwords on a plain one.
+        """
+        return self._seal(_digest(request))
+
+    def has_digest(self, sealed: bytes, request: msgspec.Struct) -> bool:
+        """Whether this is the digest of that very call; it is not if the key to it is lost."""
+        try:
+            return hmac.compare_digest(self._open(sealed), _digest(request))
+        except InvalidToken:
+            return False
 
     def read(self, tx: Tx, owner_id: str, *, position: int = OF_THE_ENV) -> Secrets:
         """The secrets of a task or an environment; empty ones if it has none.

@@ -20,8 +20,10 @@ from heapq import heapify, heappop, heapreplace
 from threading import Lock
 from typing import NamedTuple
 
+from gateway.batch.attempts import Attempt, parse_attempt
 
-class Waiting(NamedTuple):
+
+class QueuedTask(NamedTuple):
     """A task of which instances could be started. busy: how many of it run already.
 
     mem_gib: of an elastic node of it; a node of an environment has a size of its own.
@@ -85,11 +87,13 @@ class Room:
 class Load:
     """How much of the engine is in use, as the scheduler last knew; for telling why others wait.
 
-    notes: in words, what holds up an attempt, its start or its end.
+    used: places and memory by account. notes: in words, what holds up an attempt, its start or its
+    end.
     """
 
     attempts: int = 0
     mem_gib: int = 0
+    used: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
 
     def note(self, attempt_id: str, words: str) -> None:
@@ -98,6 +102,11 @@ class Load:
             self.notes[attempt_id] = words
         else:
             self.notes.pop(attempt_id, None)
+
+    def notes_of(self, job_id: str) -> dict[Attempt, str]:
+        """What holds up attempts of a job."""
+        noted = list(self.notes.items())  # others may note something meanwhile
+        return {parse_attempt(id_): words for id_, words in noted if id_.startswith(f"{job_id}.")}
 
 
 class Turns:
@@ -238,7 +247,7 @@ class _Line:
 
 
 def reserve(
-    slots: Slots, waiting: Iterable[Waiting], *, free_nodes: Mapping[str, FreeNodes]
+    slots: Slots, waiting: Iterable[QueuedTask], *, free_nodes: Mapping[str, FreeNodes]
 ) -> dict[str, Room]:
     """Take room for waiting tasks, the accounts in turn; returns what each job has.
 
@@ -272,10 +281,10 @@ def reserve(
 
 
 def _lines(
-    slots: Slots, waiting: Iterable[Waiting], *, free_nodes: Mapping[str, FreeNodes]
+    slots: Slots, waiting: Iterable[QueuedTask], *, free_nodes: Mapping[str, FreeNodes]
 ) -> list[tuple[Rank, _Line]]:
     """A heap of the accounts in which something could start; they are counted."""
-    by_owner: dict[str, list[Waiting]] = defaultdict(list)
+    by_owner: dict[str, list[QueuedTask]] = defaultdict(list)
     for task in waiting:
         by_owner[task.owner_uin].append(task)
     slots.accounts.update(by_owner)
@@ -288,7 +297,7 @@ def _lines(
     return heap
 
 
-def _wishes(tasks: Iterable[Waiting], free_nodes: Mapping[str, FreeNodes]) -> Iterator[_Wish]:
+def _wishes(tasks: Iterable[QueuedTask], free_nodes: Mapping[str, FreeNodes]) -> Iterator[_Wish]:
     """What tasks of one account could start, each if those before it get all they want."""
     nodes_used: Counter[str] = Counter()
     for task in tasks:

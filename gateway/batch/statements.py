@@ -1,4 +1,4 @@
-"""The statements of the Batch service, built once."""
+"""The statements of the Batch service that more than one module uses, built once."""
 
 from sqlalchemy import (
     LargeBinary,
@@ -15,8 +15,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from gateway.batch.states import FINAL, NodeState, State
-from gateway.batch.states import LAUNCHED as LAUNCHED_STATES
+from gateway.batch.environments.records import Fate
+from gateway.batch.states import COUNTERS, FINAL, LAUNCHED, NodeState, State
 from gateway.batch.tables import (
     client_token,
     compute_env,
@@ -28,8 +28,6 @@ from gateway.batch.tables import (
     task_instance,
     task_template,
 )
-
-COUNTERS = tuple(state.value.lower() for state in State)
 
 ADD_JOB = insert(job)
 ADD_TASK = insert(task)
@@ -62,7 +60,10 @@ SETTLE_TOKEN = (
     update(client_token)
     .where(*_THIS_TOKEN)
     .values(
-        request_sha256=bindparam("digest"), made_id=bindparam("made"), created_at=bindparam("now")
+        request_sha256=bindparam("digest"),
+        sealed_digest=bindparam("sealed"),
+        made_id=bindparam("made"),
+        created_at=bindparam("now"),
     )
 )
 
@@ -115,12 +116,13 @@ HAS_SOME_TO_FAIL = or_(
 TASKS_TO_FAIL = select(task.c.position).where(
     task.c.job_id == bindparam("job_id"), HAS_SOME_TO_FAIL
 )
-"""Those that are doomed, and those whose nodes could not be made often enough to count as a run."""
-TASKS_NOT_OVER = (
+"""Those that are doomed, and those whose nodes could not be made so often that it counts as a
+failed run."""
+OPEN_TASKS = (
     select(task.c.position)
     .where(
         task.c.job_id == bindparam("job_id"),
-        task.c.state.not_in([State.SUCCEED.value, State.FAILED.value]),
+        task.c.state.in_(OPEN),
     )
     .order_by(task.c.position)
 )
@@ -128,6 +130,7 @@ LAST_TASK_END = select(func.max(task.c.ended_at)).where(task.c.job_id == bindpar
 FOLLOWERS = select(dependence.c.end).where(
     dependence.c.job_id == bindparam("job_id"), dependence.c.start == bindparam("position")
 )
+COUNTER_KEYS = tuple(f"n_{name}" for name in COUNTERS)
 SAVE_TASK = (
     update(task)
     .where(task.c.job_id == bindparam("of_job"), task.c.position == bindparam("at_position"))
@@ -139,7 +142,7 @@ SAVE_TASK = (
         node_retry_at=bindparam("try_at"),
         node_reason=bindparam("no_node_because"),
         ended_at=bindparam("over_at"),
-        **{name: bindparam(f"n_{name}") for name in COUNTERS},
+        **{name: bindparam(key) for name, key in zip(COUNTERS, COUNTER_KEYS, strict=True)},
     )
 )
 
@@ -158,14 +161,18 @@ INSTANCES_IN = (
     .order_by(task_instance.c.number)
     .limit(bindparam("most"))
 )
+LAST_INSTANCE_END = select(func.max(task_instance.c.ended_at)).where(
+    task_instance.c.job_id == bindparam("job_id"),
+    task_instance.c.position == bindparam("position"),
+)
 LAUNCHED_IN_JOB = select(task_instance).where(
     task_instance.c.job_id == bindparam("job_id"),
-    task_instance.c.state.in_([state.value for state in LAUNCHED_STATES]),
+    task_instance.c.state.in_([state.value for state in LAUNCHED]),
 )
 _its_task = and_(
     task.c.job_id == task_instance.c.job_id, task.c.position == task_instance.c.position
 )
-LAUNCHED = (
+LAUNCHED_INSTANCES = (
     select(
         task_instance,
         job.c.owner_uin,
@@ -179,11 +186,11 @@ LAUNCHED = (
     .where(
         job.c.state.in_(OPEN),
         task.c.starting + task.c.running > 0,
-        task_instance.c.state.in_([state.value for state in LAUNCHED_STATES]),
+        task_instance.c.state.in_([state.value for state in LAUNCHED]),
     )
 )
 """The instances that an engine has, each with its account and the memory of its node."""
-TERMINATING = LAUNCHED.where(task_instance.c.terminating)
+TERMINATING = LAUNCHED_INSTANCES.where(task_instance.c.terminating)
 INSTANCE_WISH = (
     update(task_instance)
     .where(
@@ -260,7 +267,7 @@ MOVE_INSTANCE = (
 NODE_IS_FREE = and_(
     compute_node.c.state == NodeState.RUNNING.value,
     compute_node.c.busy_with == "",
-    compute_node.c.fate == "",
+    compute_node.c.fate == Fate.NONE.value,
 )
 COUNT_FREE_NODES = (
     select(
@@ -275,7 +282,7 @@ COUNT_FREE_NODES = (
     .group_by(compute_node.c.env_id)
 )
 
-LOCK_OWN_ENV = (
+LOCK_USABLE_ENV = (
     select(compute_env)
     .where(
         compute_env.c.id == bindparam("env_id"),
@@ -283,9 +290,13 @@ LOCK_OWN_ENV = (
         compute_env.c.region == bindparam("region"),
         compute_env.c.next_action == "",
     )
-    .with_for_update()
+    .with_for_update(read=True)
 )
-"""For a job to use it: one that is being deleted is not there any more."""
+"""For a job to use it: one that is being deleted is not there any more.
+
+Why a lock that jobs share: it is to keep the environment from being deleted meanwhile, and calls
+that name several jobs take these locks in no common order.
+"""
 FREE_NODES = (
     select(
         compute_node.c.id,
@@ -306,7 +317,8 @@ OCCUPY_NODE = (
     .where(compute_node.c.id == bindparam("at_node"), compute_node.c.busy_with == "")
     .values(busy_with=bindparam("attempt_id"))
 )
-_NEXT_FATE = bindparam("next_fate", type_=Text)
+_next_fate = bindparam("next_fate", type_=Text)
+_STAYS = or_(compute_node.c.fate == Fate.LOST.value, _next_fate == Fate.NONE.value)
 FREE_NODE = (
     update(compute_node)
     .where(
@@ -315,13 +327,10 @@ FREE_NODE = (
     )
     .values(
         busy_with="",
-        fate=case(
-            (or_(compute_node.c.fate == "LOST", _NEXT_FATE == ""), compute_node.c.fate),
-            else_=_NEXT_FATE,
-        ),
+        fate=case((_STAYS, compute_node.c.fate), else_=_next_fate),
     )
 )
-"""`next_fate`: see `tables.compute_node`. What was lost stays lost, whatever else is to be done."""
+"""`next_fate`: of `Fate`. What was lost stays lost, whatever else is to be done."""
 
 _GIVEN_NAME = bindparam("given_name", type_=Text)
 _GIVEN_DESCRIPTION = bindparam("given_description", type_=Text)

@@ -4,9 +4,9 @@ Source: the state words are the API's; the moves between them are drawn nowhere 
 glosses of the documented states.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from enum import Enum
+from typing import NamedTuple
 
 from gateway.events.names import EventName
 
@@ -99,6 +99,9 @@ WAITING = frozenset({State.SUBMITTED, State.PENDING, State.RUNNABLE})
 LAUNCHED = frozenset(State) - WAITING - OVER
 """States in which an engine has it."""
 
+HOLDING = LAUNCHED | {State.FAILED_INTERRUPTED}
+"""States in which it has a node."""
+
 S, T = State, Trigger
 
 MOVES: Mapping[tuple[State, Trigger], State] = {
@@ -186,9 +189,8 @@ ACTIVITY: Mapping[tuple[ActivityState, ActivityTrigger], ActivityState] = {
 """The moves of activities, which nobody is told of."""
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """How many parts of a whole are in each state; field names are the states, in lower case."""
+class Counts(NamedTuple):
+    """How many parts of a whole are in each state: the states' words, in the order of `State`."""
 
     submitted: int = 0
     pending: int = 0
@@ -202,32 +204,25 @@ class Counts:
     @property
     def total(self) -> int:
         """All parts."""
-        return (
-            self.submitted
-            + self.pending
-            + self.runnable
-            + self.starting
-            + self.running
-            + self.succeed
-            + self.failed
-            + self.failed_interrupted
-        )
+        return sum(self)
+
+    def in_any(self, states: Iterable[State]) -> int:
+        """The parts that are in one of these states."""
+        return sum(self[_PLACE[state]] for state in states)
 
     def plus(self, changes: Mapping[State, int]) -> "Counts":
         """The counts after `changes`, which may be negative."""
         if not changes:
             return self
-        more = changes.get
-        return Counts(
-            submitted=self.submitted + more(S.SUBMITTED, 0),
-            pending=self.pending + more(S.PENDING, 0),
-            runnable=self.runnable + more(S.RUNNABLE, 0),
-            starting=self.starting + more(S.STARTING, 0),
-            running=self.running + more(S.RUNNING, 0),
-            succeed=self.succeed + more(S.SUCCEED, 0),
-            failed=self.failed + more(S.FAILED, 0),
-            failed_interrupted=self.failed_interrupted + more(S.FAILED_INTERRUPTED, 0),
-        )
+        counts = list(self)
+        for state, change in changes.items():
+            counts[_PLACE[state]] += change
+        return Counts._make(counts)
+
+
+COUNTERS = Counts._fields
+"""What the number of parts in each state is called: in a task's row, too."""
+_PLACE: Mapping[State, int] = {state: place for place, state in enumerate(State)}
 
 
 def outcome(parts: Counts) -> Trigger | None:

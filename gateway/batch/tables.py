@@ -262,7 +262,9 @@ client_token = Table(
     Column("request_sha256", String(64), nullable=False),
     Column("made_id", String(16), nullable=False),
     Column("created_at", Moment, nullable=False),
+    Column("sealed_digest", LargeBinary),
     PrimaryKeyConstraint("owner_uin", "uin", "region", "action", "token"),
     Index("ix_batch_client_token_age", "created_at"),
 )
-"""What a ClientToken made, so that a call that arrives twice is done once."""
+"""What a ClientToken made, so that a call that arrives twice is done once. `request_sha256`: of the
+call with its keys masked. `sealed_digest`: of all of it; a token of an older version has none."""

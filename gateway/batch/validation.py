@@ -7,16 +7,17 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from gateway import ids
 from gateway.batch import datatypes
 from gateway.batch.applications import check_application, check_variables
+from gateway.batch.env_data import check_env_data, check_zone, is_windows, node_size, zones_of
 from gateway.batch.instance_types import Size
 from gateway.batch.mappings import check_task_storage
 from gateway.batch.members import check_choice, check_range, check_tags
 from gateway.batch.notices import read_notifications
-from gateway.batch.placement import check_env_data, check_zone, node_size
-from gateway.batch.rules import DEFAULT_RULES, Rules
+from gateway.batch.rules import Rules
 from gateway.errors import (
     AllowedOneAttributeInEnvIdAndComputeEnv,
     InvalidParameter,
@@ -65,9 +66,7 @@ class JobPlan:
     submitted: datatypes.Job
 
 
-def plan_job(
-    request: datatypes.SubmitJobRequest, *, region: str, rules: Rules = DEFAULT_RULES
-) -> JobPlan:
+def plan_job(request: datatypes.SubmitJobRequest, *, region: str, rules: Rules) -> JobPlan:
     """Check a SubmitJob request. Raises the public error of the first thing that is wrong."""
     job = request.job
     check_zone(request.placement.zone, region=region, catalogue=rules.catalogue)
@@ -75,6 +74,7 @@ def plan_job(
     names = _task_names(job.tasks)
     dependences = _dependences(job.dependences or (), names)
     blockers = Counter(end for _, end in dependences)
+    rules_at = cache(rules.at)  # of thousands of tasks most are to run in the same zones
     tasks = tuple(
         _plan_task(
             spec,
@@ -82,7 +82,7 @@ def plan_job(
             name=names[position],
             blockers=blockers[position],
             region=region,
-            rules=rules,
+            rules=rules_at(_zones(spec, zone=request.placement.zone)),
         )
         for position, spec in enumerate(job.tasks)
     )
@@ -103,6 +103,10 @@ def plan_job(
     )
 
 
+def _zones(spec: datatypes.Task, *, zone: str) -> tuple[str, ...]:
+    return tuple(zones_of(spec.compute_env.env_data if spec.compute_env else None, zone=zone))
+
+
 def check_texts(job: datatypes.Job) -> None:
     """Check the job's own members, tasks apart."""
     if len(job.job_name or "") > NAME_MAX:
@@ -120,7 +124,7 @@ def check_texts(job: datatypes.Job) -> None:
     check_tags(job.tags)
 
 
-def check_task(spec: datatypes.Task, *, rules: Rules = DEFAULT_RULES) -> None:
+def check_task(spec: datatypes.Task, *, rules: Rules) -> None:
     """Check a task that no job has yet. Raises the public error of the first thing wrong."""
     [name] = _task_names([spec])
     _plan_task(spec, position=0, name=name, blockers=0, region="", rules=rules)
@@ -220,8 +224,9 @@ def _plan_task(
     _check_place(spec, name=name, region=region, rules=rules)
     check_application(spec.application, instances=instances, xml_only=rules.xml_only)
     check_variables(spec.env_vars)
-    check_task_storage(spec, xml_only=rules.xml_only)
     elastic = spec.compute_env
+    on_windows = is_windows(elastic, catalogue=rules.catalogue)
+    check_task_storage(spec, xml_only=rules.xml_only, on_windows=on_windows)
     return TaskPlan(
         position=position,
         name=name,

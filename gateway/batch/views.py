@@ -10,10 +10,9 @@ from sqlalchemy import Row
 from gateway.batch import datatypes
 from gateway.batch.reasons import STARTING, TERMINATING
 from gateway.batch.records import Instance
-from gateway.batch.states import LAUNCHED, WAITING, Counts, State
+from gateway.batch.states import COUNTERS, LAUNCHED, WAITING, Counts, State
 from gateway.clock import optional_wire_time, wire_time
 
-COUNTERS = tuple(Counts.__dataclass_fields__)
 _METRICS = {name.upper(): f"{name}_count" for name in COUNTERS}
 """By state, how its number is called on the wire."""
 LOG_PREFIX = "data:text/plain;charset=utf-8;base64,"
@@ -56,7 +55,7 @@ def instance_metrics(counts: Counts) -> datatypes.TaskInstanceMetrics:
 
 
 def _metrics(counts: Counts) -> dict[str, int]:
-    return {f"{name}_count": getattr(counts, name) for name in COUNTERS}
+    return dict(zip(_METRICS.values(), counts, strict=True))
 
 
 def placement(column: bytes) -> datatypes.Placement:

@@ -24,8 +24,8 @@ from gateway.policy.document import Document, parse
 from gateway.policy.enforcer import CasbinEvaluator
 from gateway.policy.limits import check_limits
 from gateway.policy.plans import PlanEvaluator
+from gateway.policy.refusal import PolicySetRefused
 from gateway.policy.snapshot import Snapshot, build_snapshot, policy_key
-from gateway.policy.strict_toml import PolicySetRefused
 from gateway.policy.trust import Trust, check_trust, parse_trust
 from gateway.policy.verdict import Evaluator
 from gateway.telemetry import POLICY_BROKEN, POLICY_GENERATION, log

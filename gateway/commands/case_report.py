@@ -12,9 +12,9 @@ from gateway.errors import ApiError
 from gateway.policy.coverage import Coverage, Place, measure
 from gateway.policy.decision_point import DecisionPoint
 from gateway.policy.document import Document, parse
+from gateway.policy.refusal import PolicySetRefused
 from gateway.policy.scenarios import Outcome, Scenario, judge, parse_scenarios
 from gateway.policy.snapshot import Snapshot
-from gateway.policy.strict_toml import PolicySetRefused
 
 TESTS = "tests/"
 

@@ -25,8 +25,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from gateway.administration import DATA_MODE, ENGINE
 from gateway.authn.issuers import read_issuers
 from gateway.authn.jwt import JwtAuthenticator
-from gateway.batch.catalogue import read_catalogue
-from gateway.batch.executor.mounted import mount_lines
+from gateway.batch.catalogue import Image, read_catalogue
+from gateway.batch.executor.mountinfo import mount_lines
 from gateway.cam.identities import PolicyFolder
 from gateway.cmq.push.addresses import Reach
 from gateway.commands.findings import Finding, Verdict
@@ -41,8 +41,9 @@ from gateway.config import Settings, SettingsError
 from gateway.context import Edge
 from gateway.events.bus import BusRefused, BusUnavailable, LoginRefused
 from gateway.events.connection import LOGIN_ERRORS, Connection, tls_context
-from gateway.policy.strict_toml import PolicySetRefused
-from gateway.store.migrations import HEAD, find_revision
+from gateway.installation import FILE, is_claimed
+from gateway.policy.refusal import PolicySetRefused
+from gateway.store.migrations import HEAD, find_installation, find_revision
 
 ANSWER_S: Final = 10.0
 FREE_BYTES_LOW: Final = 1_073_741_824
@@ -119,13 +120,20 @@ def _is_passable(folder: Path) -> bool:
 
 
 def look_at_catalogue(settings: Settings) -> Finding:
-    """Read the operator's images, instance types and machines."""
+    """Read the operator's images, instance types and machines; tell which images there are."""
     name = "catalogue"
     try:
-        read_catalogue(settings.catalogue)
+        catalogue = read_catalogue(settings.catalogue)
     except SettingsError as error:
         return Finding(name, Verdict.WRONG, str(error), "Correct the file, or leave it out.")
-    return Finding(name, Verdict.OK, settings.catalogue or "the built-in one")
+    images = ", ".join(map(_told_image, catalogue.images.values()))
+    which = settings.catalogue or "the built-in one"
+    return Finding(name, Verdict.OK, f"{which}; images: {images}")
+
+
+def _told_image(image: Image) -> str:
+    cloud_init = "cloud-init" if image.has_cloud_init else "no cloud-init"
+    return f"{image.id} ({image.system}, {cloud_init})"
 
 
 def look_at_policies(settings: Settings) -> Finding:
@@ -260,7 +268,7 @@ def look_at_database(settings: Settings) -> Finding:
     shown = make_url(url).render_as_string(hide_password=True)
     advice = "Start it, or correct `database_url`; the name, the user or the password may be wrong."
     try:
-        revision = _answer_of(lambda: find_revision(url))
+        revision, name = _answer_of(lambda: (find_revision(url), find_installation(url)))
     except TimeoutError:
         return Finding("database", Verdict.WRONG, f"{shown} does not answer", advice)
     except (SQLAlchemyError, OSError, NO_HOST) as error:
@@ -271,6 +279,11 @@ def look_at_database(settings: Settings) -> Finding:
     if revision != HEAD:
         advice = "`qcs-gateway migrate`, or the next start, brings it to this version's revision."
         return Finding("database", Verdict.DEGRADED, f"{shown}, revision {revision}", advice)
+    try:
+        is_claimed(settings, name=name)
+    except (SettingsError, OSError) as error:
+        advice = f"Until then it does not start: see {settings.data.absolute() / FILE}."
+        return Finding("database", Verdict.WRONG, str(error), advice)
     return Finding("database", Verdict.OK, f"{shown}, revision {revision}")
 
 

@@ -19,7 +19,7 @@ from gateway.commands.options import (
 from gateway.config import Settings
 
 if TYPE_CHECKING:  # slow to import, and other verbs start without them
-    from gateway.batch.auditing.auditor import Account
+    from gateway.batch.auditing.auditor import AuditResult
 
 
 @click.command("audit")
@@ -33,47 +33,47 @@ def audit(stream_id: str | None, as_json: bool, config: Path | None, data: Path 
     Reads, changes nothing, and may run beside the server. Ends with 1 if anything disagrees.
     """
     settings = settings_from(config=config, data=data)
-    account = run_or_explain(lambda: _audit(settings, stream_id))
+    result = run_or_explain(lambda: _audit(settings, stream_id))
     if as_json:
-        click.echo(json.dumps(_members(account)))
+        click.echo(json.dumps(_members(result)))
     else:
-        for each in account.found.first:
+        for each in result.found.first:
             click.echo(printable(f"{each.stream_id or '-'}  {each.flaw.value}  {each.what}"))
     click.echo(
-        f"{counted(account.streams, 'stream')}, {counted(account.events, 'event')},"
-        f" {counted(account.messages, 'message')} compared:"
-        f" {counted(account.found.count, 'discrepancy', 'discrepancies')}",
+        f"{counted(result.streams, 'stream')}, {counted(result.events, 'event')},"
+        f" {counted(result.messages, 'message')} compared:"
+        f" {counted(result.found.count, 'discrepancy', 'discrepancies')}",
         err=as_json,
     )
-    if left := account.found.count - len(account.found.first):
+    if left := result.found.count - len(result.found.first):
         click.echo(f"{counted(left, 'more is', 'more are')} not shown.", err=True)
-    if account.found.count:
+    if result.found.count:
         sys.exit(1)
 
 
-def _audit(settings: Settings, stream_id: str | None) -> "Account":
+def _audit(settings: Settings, stream_id: str | None) -> "AuditResult":
     from gateway.administration import with_store  # noqa: PLC0415
     from gateway.batch.auditing.auditor import (  # noqa: PLC0415
         audit_everything,
         audit_named,
     )
-    from gateway.batch.auditing.streams import Rules  # noqa: PLC0415
     from gateway.cmq import completeness  # noqa: PLC0415
 
-    rules = Rules(completeness)
     if stream_id is None:
-        return with_store(settings, lambda store: audit_everything(store, rules=rules))
-    return with_store(settings, lambda store: audit_named(store, stream_id, rules=rules))
+        return with_store(settings, lambda store: audit_everything(store, deliveries=completeness))
+    return with_store(
+        settings, lambda store: audit_named(store, stream_id, deliveries=completeness)
+    )
 
 
-def _members(account: "Account") -> dict[str, Any]:
+def _members(result: "AuditResult") -> dict[str, Any]:
     return {
-        "Streams": account.streams,
-        "Events": account.events,
-        "Messages": account.messages,
-        "DiscrepancyCount": account.found.count,
+        "Streams": result.streams,
+        "Events": result.events,
+        "Messages": result.messages,
+        "DiscrepancyCount": result.found.count,
         "Discrepancies": [
             {"StreamId": each.stream_id, "Flaw": each.flaw.value, "What": each.what}
-            for each in account.found.first
+            for each in result.found.first
         ],
     }

@@ -21,7 +21,7 @@ from gateway.batch.executor.isolation import (
     isolation_named,
     with_folders,
 )
-from gateway.batch.executor.mounted import mount_lines
+from gateway.batch.executor.mountinfo import mount_lines
 from gateway.commands.findings import Finding, Verdict
 from gateway.config import Settings
 

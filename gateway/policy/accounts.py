@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import PurePosixPath
 
-from gateway.policy.strict_toml import Table
+from gateway.policy.refusal import PolicySetRefused
+from gateway.strict_toml import Table
 
 _NAME = re.compile(r"[A-Za-z0-9+=,.@_-]{1,128}")
 _NUMBER = re.compile(r"[1-9][0-9]{0,19}")
@@ -91,7 +92,7 @@ def parse_accounts(text: str) -> tuple[Account, ...]:
     Raises PolicySetRefused for an unknown name, a wrong type or form. Whether names that are
     referred to exist, and none is there twice, is checked by `snapshot.build_snapshot`.
     """
-    root = Table.read(text, where="accounts.toml")
+    root = Table.read(text, where="accounts.toml", refusal=PolicySetRefused)
     accounts = tuple(_read_account(table) for table in root.tables("account"))
     root.close()
     return accounts

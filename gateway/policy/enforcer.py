@@ -18,8 +18,8 @@ from gateway.call import Effect, Resource
 from gateway.policy.condition import is_of_resource
 from gateway.policy.document import Statement
 from gateway.policy.match import Query, applies, matches_action
+from gateway.policy.refusal import PolicySetRefused
 from gateway.policy.snapshot import Held, Rights, Snapshot, subject_of
-from gateway.policy.strict_toml import PolicySetRefused
 from gateway.policy.verdict import Rules
 
 SECTIONS = ("r", "p", "g", "e", "m")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from gateway.policy.accounts import Account
-from gateway.policy.strict_toml import PolicySetRefused
+from gateway.policy.refusal import PolicySetRefused
 
 
 @dataclass(frozen=True, slots=True)

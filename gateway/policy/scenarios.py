@@ -36,10 +36,11 @@ from gateway.policy.decision_point import DecisionPoint
 from gateway.policy.document import Document, parse
 from gateway.policy.match import Query
 from gateway.policy.question import Question, read_caller, read_resource
+from gateway.policy.refusal import PolicySetRefused
 from gateway.policy.snapshot import Snapshot, build_snapshot
-from gateway.policy.strict_toml import PolicySetRefused, Table
 from gateway.policy.trust import Trust
 from gateway.policy.verdict import Evaluator
+from gateway.strict_toml import Table
 
 NO_FILES: Mapping[str, str] = {}
 NO_ACTIONS: KnownActions = {}
@@ -92,7 +93,7 @@ def parse_scenarios(
     files: the texts that a case may name, by their path inside the folder of policies.
     known_actions: a case on an action that a service does not have would test nothing.
     """
-    root = Table.read(text, where=name)
+    root = Table.read(text, where=name, refusal=PolicySetRefused)
     scenarios = tuple(_read_case(table, files) for table in root.tables("case"))
     root.close()
     for scenario in scenarios:

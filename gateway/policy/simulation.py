@@ -12,6 +12,7 @@ from gateway.policy.decision import Explanation
 from gateway.policy.decision_point import DecisionPoint
 from gateway.policy.document import Document
 from gateway.policy.question import Answer, Question
+from gateway.policy.refusal import PolicySetRefused
 from gateway.policy.snapshot import (
     Policy,
     Snapshot,
@@ -21,7 +22,6 @@ from gateway.policy.snapshot import (
     subject_of,
     user_subject,
 )
-from gateway.policy.strict_toml import PolicySetRefused
 
 SUPPOSED = "supposed "
 """Begins the keys of policies that are only supposed; no declared name has a blank in it."""

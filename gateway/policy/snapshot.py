@@ -13,7 +13,7 @@ from gateway.errors import ApiError
 from gateway.policy.accounts import Account, CustomPolicy, Mode
 from gateway.policy.document import Document, Statement, parse
 from gateway.policy.match import matches_action
-from gateway.policy.strict_toml import PolicySetRefused
+from gateway.policy.refusal import PolicySetRefused
 from gateway.policy.trust import Trust
 
 SESSION_POLICY = "session policy"

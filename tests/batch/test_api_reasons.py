@@ -13,8 +13,9 @@ from gateway.batch.reasons import STARTING, Capacity, EnvNodes, Standing, why_ta
 from gateway.batch.slots import Load
 from gateway.batch.states import State
 from gateway.batch.tables import compute_node
+from gateway.call import Principal
 from gateway.store import Store
-from tests.support.batch import KEEPS, START, Batch, Turns, a_task, eventually
+from tests.support.batch import KEEPS, START, ZONE, Batch, Turns, a_job, a_task, eventually
 from tests.support.fake_engine import FakeEngine
 
 ENV = "env-aaaaaaaa"
@@ -31,13 +32,14 @@ READY = Standing(
     mem_gib=4,
     nodes=None,
 )
-IDLE = Capacity(16, 8, Load(0, 0))
-FULL = Capacity(16, 8, Load(16, 4))
-CROWDED = Capacity(16, 8, Load(3, 6))
+IDLE = Capacity(16, 8, Load(0, 0), "1")
+FULL = Capacity(16, 8, Load(16, 4, {"1": (16, 4)}), "1")
+CROWDED = Capacity(16, 8, Load(3, 6, {"1": (3, 6)}), "1")
 ITS_TURN = (
     "It waits for its turn: what is more urgent, or older, of this account is started first;"
     " accounts take turns."
 )
+NO_PLACE = "It waits for capacity: the engine runs 16 task instances at once."
 FAILED = {"node_failures": 2, "node_reason": "There is no image img-00000000."}
 
 
@@ -104,7 +106,7 @@ FAILED = {"node_failures": 2, "node_reason": "There is no image img-00000000."}
         (
             {"nodes": replace(NODES, total=2, running=2, idle=1)},
             FULL,
-            "It waits for capacity: the engine runs 16 task instances at once.",
+            NO_PLACE,
         ),
         (
             {**FAILED, "node_retry_at": START},
@@ -113,7 +115,11 @@ FAILED = {"node_failures": 2, "node_reason": "There is no image img-00000000."}
             " 2018-06-15T14:43:17Z.",
         ),
         (FAILED, IDLE, "Its node could not be made: There is no image img-00000000."),
-        ({}, FULL, "It waits for capacity: the engine runs 16 task instances at once."),
+        (
+            {},
+            FULL,
+            NO_PLACE,
+        ),
         (
             {},
             CROWDED,
@@ -129,6 +135,24 @@ FAILED = {"node_failures": 2, "node_reason": "There is no image img-00000000."}
 )
 def test_what_waits_is_told_why(changes: dict[str, Any], capacity: Capacity, words: str) -> None:
     assert why_task_waits(replace(READY, **changes), capacity=capacity) == words
+
+
+@pytest.mark.parametrize(
+    ("used", "words"),
+    [
+        ({"1": (2, 6)}, ""),
+        ({"1": (1, 2), "2": (1, 4)}, "; other accounts have some of what is in use"),
+        ({"2": (2, 6)}, "; other accounts have all that is in use"),
+    ],
+)
+def test_what_waits_for_others_is_told_so_and_not_for_whom(
+    used: dict[str, tuple[int, int]], words: str
+) -> None:
+    load = Load(2, 6, used)
+    by_places = why_task_waits(READY, capacity=Capacity(2, 8, load, "1"))
+    assert by_places == f"It waits for capacity: the engine runs 2 task instances at once{words}."
+    by_memory = why_task_waits(READY, capacity=Capacity(16, 8, load, "1"))
+    assert by_memory.endswith(f"and 2 of the engine's 8 GiB are free{words}.")
 
 
 @pytest.mark.parametrize("state", [State.SUCCEED, State.FAILED])
@@ -213,6 +237,16 @@ async def test_a_running_scheduler_tells_memory_from_places(store: Store, tmp_pa
         await says("It waits for memory: its node has 2 GiB, and 1 of the engine's 5 GiB are free.")
         await batch.submit(a_task(), Priority=9)
         await says("It waits for capacity: the engine runs 3 task instances at once.")
+        other = Principal("200000000002", "200000000002", "root")
+        placement = {"Zone": ZONE}
+        made = await batch.call("SubmitJob", who=other, Placement=placement, Job=a_job())
+        words = "other accounts have all that is in use."
+
+        async def others_are_told_of() -> bool:
+            answer = await batch.call("DescribeJob", who=other, JobId=made["JobId"])
+            return str(answer["StateReason"]).endswith(words)
+
+        await eventually(others_are_told_of)
 
 
 ENDS = [cause for cause in Cause if cause not in {Cause.NODE_CREATION, Cause.PREDECESSOR_FAILED}]
@@ -322,7 +356,8 @@ async def test_a_task_on_an_environment_waits_for_its_nodes_memory(
         words = "It waits for memory: its node has 2 GiB, and 1 of the engine's 3 GiB are free."
 
         async def said() -> bool:
-            return bool((await batch.call("DescribeJob", JobId=waiting))["StateReason"] == words)
+            answer = await batch.call("DescribeJob", JobId=waiting)
+            return str(answer["StateReason"]).startswith(words)
 
         await eventually(said)
 

@@ -73,10 +73,10 @@ async def test_what_is_kept_of_tasks_is_bounded_in_bytes(
         for attempt, task in zip(attempts, tasks, strict=True):
             [found] = await reader.read({attempt: None})
             assert found.task.application.command == task["Application"]["Command"]
-        assert reader.find_known(first) is None, "the oldest had to go"
-        assert reader.find_known(large) is None, "it would have pushed out many"
-        assert reader.find_known(second) is not None
-        assert reader.find_known(last) is not None
+        assert reader.find_facts(first) is None, "the oldest had to go"
+        assert reader.find_facts(large) is None, "it would have pushed out many"
+        assert reader.find_facts(second) is not None
+        assert reader.find_facts(last) is not None
 
 
 async def test_instances_of_a_large_task_have_it_read_once_for_all(
@@ -85,7 +85,7 @@ async def test_instances_of_a_large_task_have_it_read_once_for_all(
     monkeypatch.setattr("gateway.batch.assignments.SPEC_BYTES_MAX", 0)
     job_id = await batch.submit(a_task(instances=3))
     found = await assignments(batch).read({Attempt(job_id, 0, n, 1): None for n in range(3)})
-    assert len({id(each.known) for each in found}) == 1
+    assert len({id(each.facts) for each in found}) == 1
 
 
 async def test_instances_of_one_task_have_variables_of_their_own(batch: Batch) -> None:

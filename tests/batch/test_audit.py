@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, insert, select, update
 
-from gateway.batch.auditing.auditor import Account, audit_everything, audit_one
+from gateway.batch.auditing.auditor import AuditResult, audit_everything, audit_one
 from gateway.batch.auditing.fold import COURSES, KEPT_MAX, NOTHING, Flaw
-from gateway.batch.auditing.streams import PAGE, Rules, StreamAudit
+from gateway.batch.auditing.streams import PAGE, StreamAudit
 from gateway.batch.engines import Cause, Ended, Started
 from gateway.batch.states import EVENTS, Kind, NodeState, State
 from gateway.batch.tables import compute_env, compute_node, job, task, task_instance
@@ -26,7 +26,6 @@ from tests.support.batch import KEEPS, START, Batch, Turns, a_task
 from tests.support.cmq import Cmq
 
 pytestmark = pytest.mark.anyio
-RULES = Rules(completeness)
 CONFIGS = [{"EventName": name.value} for name in BATCH_EVENTS]
 ASKED = [
     {"TopicName": "job-message", "EventConfigs": CONFIGS},
@@ -49,8 +48,8 @@ async def cmq(store: Store) -> Cmq:
     return cmq
 
 
-async def audited(store: Store) -> Account:
-    return await audit_everything(store, rules=RULES)
+async def audited(store: Store) -> AuditResult:
+    return await audit_everything(store, deliveries=completeness)
 
 
 async def flaws(store: Store) -> set[Flaw]:
@@ -121,7 +120,7 @@ async def test_whatever_happens_the_ledger_agrees_with_the_states_after_every_tr
         if random.random() < 0.5:
             await cmq.expand()
         for stream_id in (job_id, env_id):
-            assert (await audit_one(store, stream_id, rules=RULES)).found == NOTHING
+            assert (await audit_one(store, stream_id, deliveries=completeness)).found == NOTHING
     done = await audited(store)
     assert (done.found, done.streams) == (NOTHING, 2)
     assert done.events > 10
@@ -170,7 +169,7 @@ async def test_a_large_job_is_audited_in_pages_that_see_the_ledger_of_their_mome
     job_id = await batch.submit(a_task("a", PAGE + 50), a_task("b", PAGE), after=["a b"])
     turns = Turns(store, job_id)
     placed = await turns.turn(slots=10)
-    audit = StreamAudit(job_id, rules=RULES)
+    audit = StreamAudit(job_id, deliveries=completeness)
     steps = 0
     while not audit.done:
         await store.read_list(audit.step)
@@ -317,7 +316,7 @@ async def test_a_node_that_is_there_in_silence_or_gone_in_silence_is_found(
         delete(compute_node),
     ):
         await store.write(partial(Tx.execute, statement=change))
-        found = await audit_one(store, env_id, rules=RULES)
+        found = await audit_one(store, env_id, deliveries=completeness)
         wrong = "RUNNING" not in str(change.compile().params)
         assert {each.flaw for each in found.found.first} == ({Flaw.STATE} if wrong else set())
     await store.write(lambda tx: tx.execute(delete(compute_env)))
@@ -414,7 +413,7 @@ async def test_what_retention_takes_during_an_audit_is_not_missed(
     job_id = await batch.submit(a_task("a", PAGE))
     await Turns(store, job_id).run()
     await a_finished_job(store, batch, cmq)
-    audit = StreamAudit(job_id, rules=RULES)
+    audit = StreamAudit(job_id, deliveries=completeness)
     await store.read_list(audit.step)
     assert audit.events == PAGE
     await take_old(store, job_id, upto=PAGE + 100)

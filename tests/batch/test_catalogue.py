@@ -14,8 +14,8 @@ from gateway.batch.rules import Rules
 from gateway.call import Call, Grant
 from gateway.config import SettingsError
 from gateway.errors import ApiError
-from gateway.policy.strict_toml import PolicySetRefused
 from gateway.service import Service
+from gateway.strict_toml import TomlRefused
 from tests.batch.test_datatypes import EXAMPLES
 from tests.support.batch import EVERYTHING, REGION, ROOT, START
 
@@ -93,7 +93,7 @@ def large(*, types: int, zones: int, at: str = "") -> str:
 def test_a_region_offers_no_more_than_one_answer_can_tell() -> None:
     parsed(large(types=80, zones=50))
     parsed(large(types=1_000, zones=99, at='["ap-guangzhou-1"]'))
-    with pytest.raises(PolicySetRefused, match="in ap-guangzhou there are more than 4000"):
+    with pytest.raises(TomlRefused, match="in ap-guangzhou there are more than 4000"):
         parsed(large(types=81, zones=50))
 
 
@@ -122,12 +122,16 @@ def test_a_file_adds_images_and_machines_and_takes_the_place_of_types_and_zones(
     assert catalogue.zones_of("ap-shanghai") == ()
 
 
-def test_a_declared_size_wins_and_a_type_of_the_cloud_has_one_all_the_same() -> None:
+def test_a_declared_size_wins_and_a_type_of_the_cloud_is_known_unless_others_are_listed() -> None:
     catalogue = parsed(OWN)
     assert catalogue.find_size("rack.big") == Size(48, 192)
     assert catalogue.find_size("S3.SMALL2") == Size(2, 2)
     assert catalogue.find_size("S9.LARGE8") == Size(4, 8)
     assert catalogue.find_size("rack.small") is None
+    assert catalogue.why_unknown("S3.SMALL2") == ""
+    assert "not offered" in catalogue.why_unknown("S9.LARGE8")
+    assert parsed("").why_unknown("S9.LARGE8") == ""
+    assert "does not exist" in parsed("").why_unknown("rack.small")
 
 
 IMAGE = '[[image]]\nid = "img-0custom1"\n'
@@ -166,7 +170,7 @@ MACHINE = '[[machine]]\nid = "ins-rack0001"\ncpu = 1\nmem_gib = 1\naddress = "10
     ],
 )
 def test_a_file_with_anything_wrong_is_refused_as_a_whole(text: str, why: str) -> None:
-    with pytest.raises(PolicySetRefused, match=why):
+    with pytest.raises(TomlRefused, match=why):
         parsed(text)
 
 
@@ -228,6 +232,26 @@ async def test_the_categories_are_those_of_the_official_example() -> None:
     ]
     own = (await answer("DescribeInstanceCategories", text=OWN))["InstanceCategorySet"]
     assert own == [{"InstanceCategory": "GENERAL_3", "InstanceFamilySet": ["S3"]}]
+
+
+@pytest.mark.anyio
+async def test_a_given_category_stays_whatever_others_of_the_family_have() -> None:
+    given = TYPE + 'category = "GENERAL_2"\n'
+    for others in (given + TYPE.replace('"a"', '"c"'), TYPE.replace('"a"', '"c"') + given):
+        found = (await answer("DescribeInstanceCategories", text=others))["InstanceCategorySet"]
+        assert found == [{"InstanceCategory": "GENERAL_2", "InstanceFamilySet": ["b"]}]
+    both = given + TYPE.replace('"a"', '"c"') + 'category = "COMPUTE_3"\n'
+    found = (await answer("DescribeInstanceCategories", text=both))["InstanceCategorySet"]
+    assert [each["InstanceCategory"] for each in found] == ["COMPUTE_3", "GENERAL_2"]
+
+
+def test_who_asks_for_an_image_that_is_not_there_is_told_those_of_which_nodes_can_be_made() -> None:
+    told = parsed("").why_not_made("img-bd78fy2t")
+    assert "There is no image img-bd78fy2t" in told
+    assert "made from img-31tjrtph, img-pyqx34y1;" in told
+    many = "".join(f'[[image]]\nid = "img-0000000{n}"\n' for n in range(6))
+    told = parsed(many).why_not_made("img-bd78fy2t")
+    assert "img-pyqx34y1, img-00000000, img-00000001, img-00000002 and 3 more;" in told
 
 
 @pytest.mark.anyio

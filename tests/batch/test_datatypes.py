@@ -47,6 +47,14 @@ def structure(name: str) -> type[Wire]:
     return found
 
 
+def answer_to(action: str) -> type[Wire]:
+    """What answers an action; Empty if none is written down for it."""
+    if action == "DescribeComputeEnvCreateInfo":
+        return datatypes.ComputeEnvCreateInfo
+    found: type[Wire] = getattr(datatypes, f"{action}Response", Empty)
+    return found
+
+
 def official_members(name: str) -> list[dict[str, Any]]:
     return [m for m in API["objects"][name]["members"] if m["name"] != "RequestId"]
 
@@ -98,7 +106,7 @@ def test_every_served_action_has_its_request_and_its_response(name: str) -> None
     asked = [m["name"] for m in official_members(f"{name}Request")]
     assert list(structure(f"{name}Request").__struct_encode_fields__) == asked
     answered = [m["name"] for m in official_members(f"{name}Response")]
-    assert list(structure(f"{name}Response").__struct_encode_fields__) == answered
+    assert list(answer_to(name).__struct_encode_fields__) == answered
 
 
 @pytest.mark.parametrize("kind", STRUCTURES, ids=lambda kind: kind.__name__)
@@ -121,7 +129,7 @@ def test_every_official_request_is_understood(name: str, text: str) -> None:
 def test_every_official_answer_could_be_ours(name: str, text: str) -> None:
     members = json.loads(text)["Response"]
     del members["RequestId"]
-    kind = structure(f"{name}Response")
+    kind = answer_to(name)
     encoded = msgspec.to_builtins(msgspec.convert(members, kind))
     assert {member: encoded[member] for member in members}.keys() == members.keys()
 

@@ -9,6 +9,7 @@ from sqlalchemy import select
 from gateway.batch.tables import compute_env, compute_env_activity, compute_node, tag
 from gateway.call import Principal
 from gateway.errors import ApiError
+from gateway.events.names import BATCH_EVENTS
 from gateway.store import Store
 from tests.support.batch import (
     NO_TOPIC,
@@ -88,6 +89,25 @@ async def test_nodes_are_terminated_all_or_none(store: Store, batch: Batch) -> N
     assert [node["ComputeNodeId"] for node in answer["ComputeNodeSet"]] == [taken]
     assert answer["DesiredComputeNodeCount"] == 1
     assert await events_of(store, env_id) == [*before, *["COMPUTE_NODE_DELETING"] * 2]
+
+
+async def test_who_names_a_node_twice_hears_why_it_cannot_be_terminated(
+    store: Store, batch: Batch
+) -> None:
+    env_id, [node_id] = await ready_env(store, batch, 1)
+
+    async def refusal() -> ApiError:
+        named = [node_id, node_id]
+        with pytest.raises(ApiError) as caught:
+            await batch.call("TerminateComputeNodes", EnvId=env_id, ComputeNodeIds=named)
+        return caught.value
+
+    first = await refusal()
+    await batch.call("TerminateComputeNode", EnvId=env_id, ComputeNodeId=node_id)
+    second = await refusal()
+    assert first.code == second.code == "UnsupportedOperation.ComputeNodeIsTerminating"
+    assert str(first) == f"The node `{node_id}` is named twice; it can be terminated once."
+    assert str(second) == f"The node `{node_id}` is being terminated already."
 
 
 async def test_a_node_that_is_not_made_yet_cannot_be_terminated(batch: Batch) -> None:
@@ -198,6 +218,13 @@ async def test_an_environment_for_an_unknown_topic_is_refused(store: Store, batc
         await batch.create_env(1, Notifications=notified)
     assert caught.value.code == "InvalidParameter.NotificationTopicName"
     assert await store.read_list(lambda tx: tx.execute(select(compute_env)).all()) == []
+
+
+async def test_one_list_of_notifications_serves_jobs_and_environments(batch: Batch) -> None:
+    configs = [{"EventName": event.value} for event in BATCH_EVENTS]
+    notified = [{"TopicName": "t", "EventConfigs": configs}]
+    assert await batch.create_env(0, Notifications=notified)
+    assert await batch.submit(Notifications=notified)
 
 
 async def test_a_client_token_makes_one_environment(batch: Batch) -> None:

@@ -3,14 +3,18 @@
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
+from gateway import ids
 from gateway.batch.catalogue import Catalogue, Image
+from gateway.batch.environments.changes import open_env
 from gateway.batch.rules import Rules
-from gateway.batch.tables import compute_env, secret
-from gateway.store import Store
-from tests.support.batch import ZONE, Batch, an_env, events_of
+from gateway.batch.tables import compute_env, compute_node, secret
+from gateway.events.tables import event
+from gateway.store import Store, Tx
+from tests.support.batch import START, ZONE, Batch, an_env, events_of
 from tests.support.environments import (
     UNKNOWN,
     activities_of,
@@ -84,6 +88,34 @@ async def test_fewer_nodes_go_first_those_that_do_not_run_then_idle_ones(
 
 def _runs(node: dict[str, Any]) -> bool:
     return bool(node["ComputeNodeState"] == "RUNNING")
+
+
+async def test_a_node_that_goes_is_told_of_by_the_new_name(store: Store, batch: Batch) -> None:
+    env_id = await ready_env(batch, 1)
+    await modify(batch, env_id, EnvName="other", DesiredComputeNodeCount=0)
+    told = select(event.c.batch).where(event.c.name == "COMPUTE_NODE_DELETING")
+    batch_json = await store.read_list(lambda tx: tx.execute(told).scalar_one())
+    assert msgspec.json.decode(batch_json)["EnvName"] == "other"
+
+
+async def test_fewer_nodes_are_the_newest_ones_though_they_are_locked_by_their_ids(
+    store: Store, batch: Batch
+) -> None:
+    env_id = await ready_env(batch, 2)
+    first, second = sorted(await ids_of(batch, env_id))
+    older = update(compute_node).where(compute_node.c.id == second).values(created_at=START)
+    await store.write(lambda tx: tx.execute(older))
+    assert await ids_of(batch, env_id) == [second, first]
+
+    def lock(tx: Tx) -> list[str]:
+        changes = open_env(tx, env_id, now=START, new_id=ids.new_id)
+        assert changes is not None
+        return [node.id for node in changes.nodes()]
+
+    assert await store.write(lock) == [first, second]
+    await modify(batch, env_id, DesiredComputeNodeCount=1)
+    await batch.tend()
+    assert await ids_of(batch, env_id) == [second]
 
 
 async def test_nodes_that_are_being_made_cannot_be_given_up_yet(batch: Batch) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 import anyio
 import pytest
 
-from gateway.batch.environments import ENVIRONMENTS, keeper
+from gateway.batch.environments import keeper
 from gateway.batch.environments.upkeep import list_due, tend
 from gateway.store import Store
 from tests.support.batch import Batch, eventually
-from tests.support.environments import activities_of, ids_of, nodes_of, set_fate, states_of
+from tests.support.environments import activities_of, ids_of, nodes_of, set_fate
 
 pytestmark = pytest.mark.anyio
 Door = Callable[[Any], Awaitable[Any]]
@@ -81,32 +81,29 @@ async def has_restarted(batch: Batch, env_id: str, *, times: int) -> bool:
     return kinds.count("RESTART_COMPUTE_NODE") >= times
 
 
-async def test_a_node_that_came_back_into_use_during_a_look_keeps_its_folder(
+async def test_a_node_that_is_given_up_while_another_thing_was_due_goes_at_once(
     store: Store, batch: Batch, looks: Gate, tendings: Gate
 ) -> None:
     env_id = await batch.create_env(1)
     await batch.tend()
     [node_id] = await ids_of(batch, env_id)
+    seen = looks.done + 1
     async with keeping(batch):
-        tendings.held = True
+        await looks.until(seen)
+        looks.held = tendings.held = True
         await set_fate(store, node_id, "RESTART")
-        await tendings.until(2)
-        await set_fate(store, node_id, "RESTART")  # what a look that began earlier has seen
-        looks.held = True
-        store.signals.wake([ENVIRONMENTS])
-        await looks.until(looks.done + 1)
-        await set_fate(store, node_id, "")
-        tendings.open()
-        used = batch.engine.node_path(node_id) / "disk"
-        used.mkdir(parents=True)
+        await looks.until(seen + 1)
+        tended = tendings.done
+        await batch.call("TerminateComputeNode", EnvId=env_id, ComputeNodeId=node_id)
         looks.open()
-        other = await batch.create_env(1)
+        await tendings.until(tended + 1)
+        await looks.until(seen + 2)
+        tendings.open()
 
-        async def other_is_ready() -> bool:
-            return await states_of(batch, other) == ["RUNNING"]
+        async def is_gone() -> bool:
+            return not await ids_of(batch, env_id)
 
-        await eventually(other_is_ready)
-    assert used.exists()
+        await eventually(is_gone)
 
 
 async def test_a_node_that_becomes_due_while_another_is_tended_is_looked_at_next(

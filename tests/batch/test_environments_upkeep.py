@@ -13,7 +13,7 @@ from gateway.batch.environments import changes
 from gateway.batch.environments import statements as sql
 from gateway.batch.environments.upkeep import NODES_AT_ONCE, lose_nodes
 from gateway.batch.tables import compute_env_activity, compute_node
-from gateway.clock import now
+from gateway.clock import now, wire_time
 from gateway.store import Store, Tx
 from tests.support.batch import Batch, Turns, a_task, events_of, eventually
 from tests.support.disks import small_disk
@@ -88,6 +88,30 @@ async def test_a_node_that_could_not_be_made_is_tried_again_by_the_documented_wa
     await check_activities(store, env_id)
 
 
+async def test_who_waits_for_a_node_that_is_not_made_hears_what_comes_next(
+    store: Store, batch: Batch
+) -> None:
+    time = SetClock()
+    env_id = await batch.create_env(1, ResourceMaxRetryCount=1, **from_image(UNKNOWN))
+    job_id = await batch.submit(a_task(EnvId=env_id))
+    await Turns(store, job_id).turn()
+
+    async def why() -> str:
+        return str((await batch.call("DescribeJob", JobId=job_id))["StateReason"])
+
+    await batch.tend(time=time)
+    time.move(seconds=600)
+    assert (await why()).endswith(f" The next try is at {wire_time(time.time)}.")
+    await batch.tend(time=time)
+    no_more = await why()
+    assert "The next try" not in no_more
+    assert "No further try follows (ResourceMaxRetryCount is 1)." in no_more
+    assert "ModifyComputeEnv" in no_more
+    found = await activities_of(batch, env_id)
+    told = [text for each in found for text in (each["Cause"], each["StateReason"])]
+    assert not [text for text in told if " try follows" in text or "next try" in text]
+
+
 async def test_a_node_is_made_once_the_catalogue_has_its_image(store: Store, batch: Batch) -> None:
     time = SetClock()
     env_id = await batch.create_env(1, **from_image(UNKNOWN))
@@ -111,15 +135,11 @@ async def test_a_lost_node_gets_another_machine_at_once_however_often(
     await batch.tend(time=time)
     [before] = await nodes_of(batch, env_id)
     node_id = before["ComputeNodeId"]
-    kept = batch.engine.node_path(node_id) / "disk" / "file"
-    kept.parent.mkdir(parents=True)
-    kept.write_text("of the machine that is lost")
     await set_fate(store, node_id, "LOST")
     await batch.tend(time=time)
     [after] = await nodes_of(batch, env_id)
     assert (after["ComputeNodeId"], after["ComputeNodeState"]) == (node_id, "RUNNING")
     assert after["ComputeNodeInstanceId"] != before["ComputeNodeInstanceId"]
-    assert not kept.exists()
     assert await events_of(store, env_id) == ["COMPUTE_ENV_CREATED", *UP, *LOST, *UP]
     for _ in range(3):
         await set_fate(store, node_id, "LOST")
@@ -128,39 +148,72 @@ async def test_a_lost_node_gets_another_machine_at_once_however_often(
     await check_activities(store, env_id)
 
 
-async def test_a_node_restarts_with_an_empty_folder(store: Store, batch: Batch) -> None:
+@pytest.mark.parametrize("fate", ["RESTART", "LOST"])
+async def test_a_node_that_goes_on_keeps_its_disks(store: Store, batch: Batch, fate: str) -> None:
     env_id = await batch.create_env(1)
     await batch.tend()
-    [before] = await nodes_of(batch, env_id)
-    folder = batch.engine.node_path(before["ComputeNodeId"])
-    folder.mkdir(parents=True)
-    await set_fate(store, before["ComputeNodeId"], "RESTART")
-    [waiting] = await nodes_of(batch, env_id)
-    assert waiting["TaskInstanceNumAvailable"] == 0
-    told = await events_of(store, env_id)
+    [node_id] = await ids_of(batch, env_id)
+    kept = _disk_of(batch, node_id) / "file"
+    kept.write_text("of an earlier job")
+    await set_fate(store, node_id, fate)
+    assert not any(map(_is_free, await nodes_of(batch, env_id)))
     await batch.tend()
-    assert await nodes_of(batch, env_id) == [before]
-    assert not folder.exists()
+    assert all(map(_is_free, await nodes_of(batch, env_id)))
+    assert kept.read_text() == "of an earlier job"
+
+
+async def test_a_restart_is_told_as_an_activity_and_not_as_an_event(
+    store: Store, batch: Batch
+) -> None:
+    env_id = await batch.create_env(1)
+    await batch.tend()
+    before = await nodes_of(batch, env_id)
+    told = await events_of(store, env_id)
+    await set_fate(store, before[0]["ComputeNodeId"], "RESTART")
+    await batch.tend()
+    assert await nodes_of(batch, env_id) == before
     assert await events_of(store, env_id) == told
     newest, _ = await activities_of(batch, env_id)
     kind, state = newest["ComputeNodeActivityType"], newest["ActivityState"]
     assert (kind, state) == ("RESTART_COMPUTE_NODE", "SUCCEED")
 
 
-async def test_a_node_whose_folder_stays_is_not_used_again(store: Store, batch: Batch) -> None:
+async def test_a_lost_node_that_can_be_made_only_later_still_has_its_disks(
+    store: Store, batch: Batch
+) -> None:
+    time = SetClock()
+    image = Image(UNKNOWN, "ours", "linux", has_cloud_init=True)
+    catalogue = Catalogue(images={UNKNOWN: image})
+    env_id = await batch.create_env(1, **from_image(UNKNOWN))
+    await batch.tend(time=time, catalogue=catalogue)
+    [node_id] = await ids_of(batch, env_id)
+    disk = _disk_of(batch, node_id)
+    await set_fate(store, node_id, "LOST")
+    await batch.tend(time=time)
+    assert await states_of(batch, env_id) == ["CREATION_FAILED"]
+    time.move(seconds=600)
+    await batch.tend(time=time, catalogue=catalogue)
+    assert await states_of(batch, env_id) == ["RUNNING"]
+    assert disk.exists()
+
+
+async def test_a_node_whose_folder_stays_is_not_forgotten(store: Store, batch: Batch) -> None:
     """What cannot be removed here is where something is mounted."""
     env_id = await batch.create_env(2)
     await batch.tend()
     first, second = await ids_of(batch, env_id)
-    in_the_way = batch.engine.node_path(first) / "disk"
+    folders = [batch.engine.node_path(each) for each in (first, second)]
+    in_the_way = _disk_of(batch, first)
+    assert _disk_of(batch, second).exists()
     with small_disk(in_the_way, kib=64):
-        for node_id in (first, second):
-            await set_fate(store, node_id, "RESTART")
+        named = [first, second]
+        await batch.call("TerminateComputeNodes", EnvId=env_id, ComputeNodeIds=named)
         await batch.tend()
-        free = [n["ComputeNodeId"] for n in await nodes_of(batch, env_id) if _is_free(n)]
-        assert free == [second]
+        assert await ids_of(batch, env_id) == [first]
+        assert [folder.exists() for folder in folders] == [True, False]
     await batch.tend()
-    assert all(_is_free(node) for node in await nodes_of(batch, env_id))
+    assert not await ids_of(batch, env_id)
+    assert not folders[0].exists()
 
 
 async def test_a_folder_deeper_than_python_can_recurse_is_cleared(
@@ -169,14 +222,19 @@ async def test_a_folder_deeper_than_python_can_recurse_is_cleared(
     env_id = await batch.create_env(1)
     await batch.tend()
     [node_id] = await ids_of(batch, env_id)
-    folder = batch.engine.node_path(node_id)
-    folder.mkdir(parents=True)
     dig = ["sh", "-c", "for n in $(seq 1500); do mkdir d && cd -P d; done"]
-    await anyio.run_process(dig, cwd=folder)
-    await set_fate(store, node_id, "RESTART")
+    await anyio.run_process(dig, cwd=_disk_of(batch, node_id))
+    await batch.call("TerminateComputeNode", EnvId=env_id, ComputeNodeId=node_id)
     await batch.tend()
-    assert all(_is_free(node) for node in await nodes_of(batch, env_id))
-    assert not folder.exists()
+    assert not await ids_of(batch, env_id)
+    assert not batch.engine.node_path(node_id).exists()
+
+
+def _disk_of(batch: Batch, node_id: str) -> Path:
+    """A new disk of a node."""
+    disk = batch.engine.node_path(node_id) / "disk"
+    disk.mkdir(parents=True)
+    return disk
 
 
 def _is_free(node: dict[str, Any]) -> bool:

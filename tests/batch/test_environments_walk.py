@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from gateway.batch.auditing.auditor import audit_everything
-from gateway.batch.auditing.streams import Rules
 from gateway.batch.catalogue import Catalogue, Image
 from gateway.cmq import completeness
 from gateway.errors import ApiError
@@ -257,5 +256,5 @@ async def test_whatever_happens_the_nodes_are_those_of_the_model(
     for _ in range(STEPS):
         await walk.step()
         if random.random() < 0.1:
-            account = await audit_everything(store, rules=Rules(completeness))
+            account = await audit_everything(store, deliveries=completeness)
             assert account.found.first == ()

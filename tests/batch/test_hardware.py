@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
+from gateway.batch.catalogue import Catalogue
 from gateway.batch.datatypes import EnvData
+from gateway.batch.env_data import check_env_data
 from gateway.batch.hardware import DATA_DISKS, INTERNET_CHARGE_TYPES, SYSTEM_DISKS
-from gateway.batch.placement import check_env_data
 from gateway.errors import ApiError
 from gateway.service import decode
 
@@ -14,7 +15,7 @@ NETWORK = {"VpcId": "vpc-1xnwrxw2", "SubnetId": "subnet-23syenxk"}
 
 
 def check(**members: Any) -> None:
-    check_env_data(decode(members, EnvData), env_type=None)
+    check_env_data(decode(members, EnvData), env_type=None, catalogue=Catalogue())
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from tests.support.batch import (
     REGION,
     ROOT,
     START,
+    VAULT,
     ZONE,
     Batch,
     Turns,
@@ -60,6 +61,33 @@ async def test_a_client_token_with_another_job_is_refused(store: Store, batch: B
         await batch.submit_job(a_job(JobName="y"), ClientToken="t")
     assert await batch.submit_job(a_job(), ClientToken="t") == first
     assert await count(store, job) == [1]
+
+
+def with_password(password: str) -> dict[str, Any]:
+    """A job whose key and password are masked wherever they are kept."""
+    docker = {"User": "u", "Password": password, "Image": "busybox", "Server": "hub.example"}
+    application = {"DeliveryForm": "LOCAL", "Command": "true", "Docker": docker}
+    return a_job(a_task(Application=application))
+
+
+async def test_a_client_token_with_only_another_password_is_refused(
+    store: Store, batch: Batch
+) -> None:
+    first = await batch.submit_job(with_password("swordfish-1-fish"), ClientToken="t")
+    with pytest.raises(InvalidParameterValue, match="used before"):
+        await batch.submit_job(with_password("swordfish-2-fish"), ClientToken="t")
+    assert await batch.submit_job(with_password("swordfish-1-fish"), ClientToken="t") == first
+    assert await count(store, job) == [1]
+
+
+async def test_a_client_token_that_an_older_version_kept_stays_good(
+    store: Store, batch: Batch
+) -> None:
+    first = await batch.submit_job(with_password("swordfish-1-fish"), ClientToken="t")
+    await store.write(lambda tx: tx.execute(client_token.update().values(sealed_digest=None)))
+    assert await batch.submit_job(with_password("swordfish-1-fish"), ClientToken="t") == first
+    with pytest.raises(InvalidParameterValue, match="used before"):
+        await batch.submit_job(a_job(), ClientToken="t")
 
 
 async def test_two_submissions_at_once_with_one_client_token_make_one_job(
@@ -128,6 +156,7 @@ async def test_a_client_token_is_forgotten_after_a_day(store: Store) -> None:
                 action="SubmitJob",
                 principal=ROOT,
                 region=REGION,
+                vault=VAULT,
                 now=at,
             )
         )

@@ -234,6 +234,22 @@ async def test_a_retried_job_keeps_its_logs_for_as_long_again(store: Store, batc
 # TerminateTaskInstance ---------------------------------------------------------------------------
 
 
+async def test_what_is_not_there_is_named_and_has_the_one_code_of_the_action(batch: Batch) -> None:
+    job_id = await batch.submit(a_task("a"))
+    gone = "job-00000000"
+    for about, words in [
+        ((gone, 0, "a"), f"job `{gone}` does not exist"),
+        ((job_id, 0, "b"), "has no task `b`"),
+        ((job_id, 1, "a"), "has no instance 1"),
+    ]:
+        with pytest.raises(ApiError, match=words) as caught:
+            await end_instance(batch, *about)
+        assert caught.value.code == "ResourceNotFound.TaskInstance"
+    with pytest.raises(ApiError, match=f"job `{gone}` does not exist") as caught:
+        await batch.call("DescribeTask", JobId=gone, TaskName="a")
+    assert caught.value.code == "ResourceNotFound.Task"
+
+
 @pytest.mark.parametrize("turns_before", [0, 1])
 async def test_an_instance_that_waits_fails_at_once(
     store: Store, batch: Batch, turns_before: int

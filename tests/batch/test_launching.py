@@ -16,7 +16,7 @@ from gateway.errors import InvalidParameterValue, UnsupportedOperation
 from gateway.store import Store
 from tests.batch.executor.conftest import root
 from tests.batch.executor.executors import local_engine
-from tests.support.batch import REGION, ZONE, Batch, a_job, a_task, an_env
+from tests.support.batch import DEFAULT_RULES, REGION, ZONE, Batch, a_job, a_task, an_env
 from tests.support.fake_engine import FakeEngine
 from tests.support.staging import BUCKET, COS
 
@@ -69,7 +69,7 @@ async def test_a_package_runs_where_it_was_unpacked_and_its_output_is_kept(
     application = {
         "DeliveryForm": "PACKAGE",
         "PackagePath": f"{COS}pkg/codepkg.tgz",
-        "Command": "mkdir results && ./codepkg/run",
+        "Command": "./codepkg/run",
     }
     kept = {"SourcePath": "/work/results", "DestinationPath": f"{COS}out/"}
     instance = await run(
@@ -194,7 +194,9 @@ def test_what_the_engine_cannot_do_is_refused_with_its_reason_and_what_to_do(
     """The reason is the engine's own, but for paths of its machine."""
     why = {Ability.MOUNTS: NO_MOUNTS, Ability.CONTAINERS: NO_CONTAINERS}
     request = {"Placement": {"Zone": ZONE}, "Job": a_job(a_task(), a_task("b", **members))}
-    plan = plan_job(msgspec.convert(request, datatypes.SubmitJobRequest), region=REGION)
+    plan = plan_job(
+        msgspec.convert(request, datatypes.SubmitJobRequest), region=REGION, rules=DEFAULT_RULES
+    )
     check_abilities(plan, {each: why[each] for each in why if each is not ability})
     with pytest.raises(UnsupportedOperation) as caught:
         check_abilities(plan, {ability: why[ability]})
@@ -218,14 +220,18 @@ def test_what_the_engine_cannot_do_is_refused_with_its_reason_and_what_to_do(
 )
 def test_what_needs_no_ability_is_taken_by_every_engine(members: dict[str, Any]) -> None:
     request = {"Placement": {"Zone": ZONE}, "Job": a_job(a_task(**members))}
-    plan = plan_job(msgspec.convert(request, datatypes.SubmitJobRequest), region=REGION)
+    plan = plan_job(
+        msgspec.convert(request, datatypes.SubmitJobRequest), region=REGION, rules=DEFAULT_RULES
+    )
     check_abilities(plan, dict.fromkeys(Ability, "it is a test's"))
 
 
 def test_a_container_sees_mapped_folders_without_a_sandbox() -> None:
     task = a_task(Application=DOCKER, InputMappings=[IN])
     request = {"Placement": {"Zone": ZONE}, "Job": a_job(task)}
-    plan = plan_job(msgspec.convert(request, datatypes.SubmitJobRequest), region=REGION)
+    plan = plan_job(
+        msgspec.convert(request, datatypes.SubmitJobRequest), region=REGION, rules=DEFAULT_RULES
+    )
     check_abilities(plan, {Ability.MOUNTS: NO_MOUNTS})
 
 

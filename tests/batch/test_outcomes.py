@@ -11,12 +11,19 @@ from hypothesis import strategies as st
 from gateway.batch.attempts import Attempt, parse_attempt
 from gateway.batch.engines import Cause, Ended
 from gateway.batch.node_waits import wait_before
-from gateway.batch.outcomes import LOSSES_MAX, Policy, Verdict, judge, read_policy, reason_of
+from gateway.batch.outcomes import (
+    LOSSES_MAX,
+    RetryRules,
+    Verdict,
+    judge,
+    read_retry_rules,
+    reason_of,
+)
 from gateway.batch.states import Trigger
 from tests.support.batch import START
 
 IMAGE = "img-31tjrtph"
-policies = st.builds(Policy, retries_max=st.integers(0, 5), keeps_node=st.booleans())
+retry_rules = st.builds(RetryRules, retries_max=st.integers(0, 5), keeps_node=st.booleans())
 tries = st.integers(0, 10)
 
 
@@ -24,80 +31,90 @@ def ended(cause: Cause | None, exit_code: int | None = None) -> Ended:
     return Ended("job-00000001.0.0.1", START, exit_code, cause)
 
 
-@given(policy=policies, failures=tries, losses=tries, terminating=st.booleans())
+@given(retry_rules=retry_rules, failures=tries, losses=tries, terminating=st.booleans())
 def test_a_command_that_succeeded_is_believed_whatever_came_before(
-    policy: Policy, failures: int, losses: int, terminating: bool
+    retry_rules: RetryRules, failures: int, losses: int, terminating: bool
 ) -> None:
     verdict = judge(
-        ended(None, 0), failures=failures, losses=losses, policy=policy, terminating=terminating
+        ended(None, 0),
+        failures=failures,
+        losses=losses,
+        retry_rules=retry_rules,
+        terminating=terminating,
     )
     assert verdict == Verdict(Trigger.SUCCEEDED, failures, losses)
 
 
-@given(cause=st.sampled_from(Cause), policy=policies, failures=tries, losses=tries)
+@given(cause=st.sampled_from(Cause), retry_rules=retry_rules, failures=tries, losses=tries)
 def test_an_end_is_counted_once_and_either_as_a_failure_or_as_a_loss(
-    cause: Cause, policy: Policy, failures: int, losses: int
+    cause: Cause, retry_rules: RetryRules, failures: int, losses: int
 ) -> None:
     verdict = judge(
-        ended(cause), failures=failures, losses=losses, policy=policy, terminating=False
+        ended(cause), failures=failures, losses=losses, retry_rules=retry_rules, terminating=False
     )
     lost = cause is Cause.INFRA_LOST
     assert (verdict.failures, verdict.losses) == (failures + (not lost), losses + lost)
 
 
-@given(cause=st.sampled_from(Cause), policy=policies)
+@given(cause=st.sampled_from(Cause), retry_rules=retry_rules)
 def test_nothing_is_tried_again_or_kept_while_its_job_is_terminating(
-    cause: Cause, policy: Policy
+    cause: Cause, retry_rules: RetryRules
 ) -> None:
-    verdict = judge(ended(cause), failures=0, losses=0, policy=policy, terminating=True)
+    verdict = judge(ended(cause), failures=0, losses=0, retry_rules=retry_rules, terminating=True)
     assert verdict.trigger is Trigger.FAILED
 
 
-@given(policy=policies)
-def test_a_command_is_run_once_more_than_it_may_be_retried(policy: Policy) -> None:
+@given(retry_rules=retry_rules)
+def test_a_command_is_run_once_more_than_it_may_be_retried(retry_rules: RetryRules) -> None:
     failures, runs, trigger = 0, 0, Trigger.RETRIED
     while trigger is Trigger.RETRIED:
         verdict = judge(
             ended(Cause.USER_EXIT, 1),
             failures=failures,
             losses=LOSSES_MAX + 1,
-            policy=policy,
+            retry_rules=retry_rules,
             terminating=False,
         )
         failures, trigger, runs = verdict.failures, verdict.trigger, runs + 1
-    assert runs == policy.retries_max + 1
-    assert trigger is (Trigger.KEPT if policy.keeps_node else Trigger.FAILED)
+    assert runs == retry_rules.retries_max + 1
+    assert trigger is (Trigger.KEPT if retry_rules.keeps_node else Trigger.FAILED)
 
 
-@given(policy=policies, failures=tries)
+@given(retry_rules=retry_rules, failures=tries)
 def test_files_that_cannot_be_brought_are_tried_for_again_and_those_not_kept_are_final(
-    policy: Policy, failures: int
+    retry_rules: RetryRules, failures: int
 ) -> None:
     never_ran = replace(ended(Cause.STORAGE), started=False)
     for end, may_retry in (
-        (never_ran, failures < policy.retries_max),
+        (never_ran, failures < retry_rules.retries_max),
         (ended(Cause.STORAGE, 0), 0),
     ):
-        verdict = judge(end, failures=failures, losses=0, policy=policy, terminating=False)
+        verdict = judge(
+            end, failures=failures, losses=0, retry_rules=retry_rules, terminating=False
+        )
         assert verdict.trigger is (Trigger.RETRIED if may_retry else Trigger.FAILED)
 
 
-@given(policy=policies)
-def test_a_lost_node_cannot_be_kept(policy: Policy) -> None:
+@given(retry_rules=retry_rules)
+def test_a_lost_node_cannot_be_kept(retry_rules: RetryRules) -> None:
     verdict = judge(
-        ended(Cause.INFRA_LOST), failures=0, losses=LOSSES_MAX, policy=policy, terminating=False
+        ended(Cause.INFRA_LOST),
+        failures=0,
+        losses=LOSSES_MAX,
+        retry_rules=retry_rules,
+        terminating=False,
     )
     assert verdict.trigger is Trigger.FAILED
 
 
 @pytest.mark.parametrize(
-    ("members", "policy"),
+    ("members", "retry_rules"),
     [
-        ({}, Policy(0, keeps_node=False)),
-        ({"MaxRetryCount": 3}, Policy(3, keeps_node=False)),
-        ({"FailedAction": "INTERRUPT"}, Policy(0, keeps_node=True)),
-        ({"FailedAction": "FAST_INTERRUPT"}, Policy(0, keeps_node=True)),
-        ({"FailedAction": "TERMINATE"}, Policy(0, keeps_node=False)),
+        ({}, RetryRules(0, keeps_node=False)),
+        ({"MaxRetryCount": 3}, RetryRules(3, keeps_node=False)),
+        ({"FailedAction": "INTERRUPT"}, RetryRules(0, keeps_node=True)),
+        ({"FailedAction": "FAST_INTERRUPT"}, RetryRules(0, keeps_node=True)),
+        ({"FailedAction": "TERMINATE"}, RetryRules(0, keeps_node=False)),
         (
             {
                 "RestartComputeNode": True,
@@ -105,15 +122,15 @@ def test_a_lost_node_cannot_be_kept(policy: Policy) -> None:
                 "ComputeEnv": {"EnvData": {"ImageId": "img-31tjrtph", "Zones": ["x"]}},
                 "Application": {"Command": "FailedAction"},
             },
-            Policy(0, keeps_node=False, restarts_node=True, node_retries_max=8, image_id=IMAGE),
+            RetryRules(0, keeps_node=False, restarts_node=True, node_retries_max=8, image_id=IMAGE),
         ),
-        ({"MaxRetryCount": None, "ComputeEnv": {"EnvData": None}}, Policy(0, keeps_node=False)),
+        ({"MaxRetryCount": None, "ComputeEnv": {"EnvData": None}}, RetryRules(0, keeps_node=False)),
     ],
 )
-def test_a_policy_is_read_from_what_was_submitted(
-    members: dict[str, object], policy: Policy
+def test_retry_rules_are_read_from_what_was_submitted(
+    members: dict[str, object], retry_rules: RetryRules
 ) -> None:
-    assert read_policy(msgspec.json.encode(members)) == policy
+    assert read_retry_rules(msgspec.json.encode(members)) == retry_rules
 
 
 def test_the_documented_eight_tries_wait_6300_seconds() -> None:

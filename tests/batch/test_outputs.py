@@ -16,10 +16,11 @@ from gateway.batch.staging.keeping import Keeper
 from gateway.batch.staging.places import Order, Spot, find_spot
 from gateway.batch.storage import Halted, RemotePath, never, trees
 from gateway.batch.storage.local import LocalStorage
+from gateway.errors import InvalidParameterValue
 from gateway.service import decode
 from gateway.store import Store
 from tests.support.batch import START, Batch, a_task, eventually
-from tests.support.staging import BUCKET, COS, Machine
+from tests.support.staging import BUCKET, COS, Machine, put
 
 pytestmark = pytest.mark.anyio
 OVER = ("SUCCEED", "FAILED")
@@ -308,11 +309,34 @@ async def test_a_storage_that_is_away_is_asked_again_and_says_so_meanwhile(
             return "cannot be kept yet: `/data/out/`" in instance["StateDetailedReason"]
 
         await eventually(is_told)
+        job = await batch.call("DescribeJob", JobId=job_id)
+        assert "The first is `a`: its instance 0: Its command has ended" in job["StateReason"]
+        assert "cannot be kept yet: `/data/out/`" in job["StateReason"]
         assert await batch.until_state(job_id, *OVER) == "SUCCEED"
         [instance] = await batch.instances(job_id)
     assert storage.tries == 2
     assert kept(tmp_path) == {"x": "result"}
     assert instance["StateDetailedReason"] == "successful"
+    assert (await batch.call("DescribeJob", JobId=job_id))["StateReason"] == ""
+
+
+async def test_a_job_of_which_something_runs_does_not_say_that_the_rest_waits(
+    store: Store, tmp_path: Path
+) -> None:
+    def command(machine: Machine, launch: Launch) -> int | None:
+        return 0 if launch.environment["BATCH_TASK_INSTANCE_INDEX"] == "0" else None
+
+    batch = Batch(store, Machine(tmp_path, command), folder=tmp_path)
+    batch.storage = AwayStorage(tmp_path / "cos", fails=1_000_000)
+    async with batch.scheduling():
+        job_id = await batch.submit(a_task(instances=2, OutputMappings=[OUTPUT]))
+
+        async def is_told() -> bool:
+            told = [each["StateReason"] for each in await batch.instances(job_id)]
+            return "cannot be kept yet" in told[0] and not told[1]
+
+        await eventually(is_told)
+        assert (await batch.call("DescribeJob", JobId=job_id))["StateReason"] == ""
 
 
 async def test_a_job_that_waits_for_its_storage_can_be_terminated(
@@ -413,3 +437,53 @@ async def test_one_odd_name_is_told_and_keeps_no_other_file_away(
 
 def test_an_attempts_folder_is_not_one_that_staging_uses() -> None:
     assert Attempt("job-00000001", 0, 0, 1).folder == "job-00000001/0/0.1"
+
+
+DISKS = [{"LocalPath": "/disk"}]
+
+
+@pytest.mark.parametrize("of_env", [False, True])
+@pytest.mark.parametrize("below", ["", "/a/b"])
+async def test_output_on_a_disk_is_kept_from_the_disk_that_the_command_sees(
+    store: Store, tmp_path: Path, of_env: bool, below: str
+) -> None:
+    def command(machine: Machine, launch: Launch) -> int:
+        disk = machine.seen_at(launch, "/disk")
+        assert (len(launch.mounts), launch.folders) == (1, (f"/disk{below}",))
+        (disk / below[1:]).mkdir(parents=True, exist_ok=True)
+        (disk / below[1:] / f"of-{launch.attempt_id}").write_text("result")
+        return 0
+
+    output = {"SourcePath": f"/disk{below}/", "DestinationPath": f"{COS}out/"}
+    batch = Batch(store, Machine(tmp_path, command), folder=tmp_path)
+    async with batch.scheduling():
+        place: dict[str, Any] = {"ComputeEnv": {"EnvData": {}, "MountDataDisks": DISKS}}
+        if of_env:
+            place = {"EnvId": await batch.create_env(MountDataDisks=DISKS), "ComputeEnv": None}
+        job_ids = [await batch.submit(a_task(OutputMappings=[output], **place)) for _ in range(2)]
+        for job_id in job_ids:
+            assert await batch.until_state(job_id, *OVER) == "SUCCEED"
+    assert kept(tmp_path) == {f"of-{job_id}.0.0.1": "result" for job_id in job_ids}
+
+
+async def test_output_for_an_environments_input_is_refused_and_what_was_accepted_before_fails(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path, "input/words")
+    given = {"SourcePath": f"{COS}input/", "DestinationPath": "/in/put"}
+    output = {"SourcePath": "/in//put/", "DestinationPath": f"{COS}out/"}
+    machine = Machine(tmp_path, lambda *_: 0)
+    batch = Batch(store, machine, folder=tmp_path)
+    async with batch.scheduling():
+        env_id = await batch.create_env(InputMappings=[given])
+        task = a_task(EnvId=env_id, OutputMappings=[output])
+        with pytest.raises(InvalidParameterValue) as caught:
+            await batch.submit(task)
+        assert caught.value.detail == "LocalPath"
+        monkeypatch.setattr("gateway.batch.jobs.check_kept_places", lambda *_, **__: None)
+        job_id = await batch.submit(task)
+        assert await batch.until_state(job_id, *OVER) == "FAILED"
+        [instance] = await batch.instances(job_id)
+    assert instance["StateReason"] == Cause.STORAGE.value
+    assert "`/in/put` would hide the input" in instance["StateDetailedReason"]
+    assert machine.started == []

@@ -196,16 +196,14 @@ async def test_an_interrupted_job_is_terminated(store: Store, tmp_path: Path) ->
 
 
 async def test_thousands_of_doomed_instances_fail_without_waiting(
-    store: Store, tmp_path: Path
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("gateway.batch.scheduler.IDLE_S", 3_600)
     batch = Batch(store, fake(tmp_path, lambda _: 1), folder=tmp_path)
     async with batch.scheduling():
         job_id = await batch.submit(a_task("a"), a_task("b", 5_000), after=["a b"])
-        begun = anyio.current_time()
         assert await batch.until_state(job_id, *OVER) == "FAILED"
-        rounds_s = anyio.current_time() - begun
     await check_rows(store, job_id)
-    assert rounds_s < 9, "two rounds waited for a signal that nobody gives"
 
 
 async def test_a_failure_is_retried_as_often_as_the_task_says(store: Store, tmp_path: Path) -> None:

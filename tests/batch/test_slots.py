@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.batch.live import Live
-from gateway.batch.slots import FreeNodes, Room, Slots, Waiting, reserve
+from gateway.batch.slots import FreeNodes, QueuedTask, Room, Slots, reserve
 
 Attempts = Sequence[tuple[str, int]]
 
@@ -22,8 +22,8 @@ def waits(
     owner: str = "1",
     env_id: str | None = None,
     at_most: int = 0,
-) -> Waiting:
-    return Waiting(job_id, owner, env_id, count, at_most, 1 if at_most else 0, mem_gib)
+) -> QueuedTask:
+    return QueuedTask(job_id, owner, env_id, count, at_most, 1 if at_most else 0, mem_gib)
 
 
 def slots_of(places: int, mem_gib: int = 1_000, *, running: Attempts = ()) -> Slots:
@@ -209,7 +209,7 @@ class Model:
     capacity: int
     whole_gib: int
     used: dict[str, list[int]]
-    line: dict[str, list[Waiting]]
+    line: dict[str, list[QueuedTask]]
     nodes: dict[str, FreeNodes]
     running: Attempts
     got: dict[str, list[int]] = field(default_factory=dict)
@@ -249,7 +249,7 @@ class Model:
             list(self.line).index(owner),
         )
 
-    def next(self, owner: str) -> tuple[Waiting, int] | None:
+    def next(self, owner: str) -> tuple[QueuedTask, int] | None:
         """The first task of which one more could start if there were room, and its node's size."""
         for task in self.line[owner]:
             at_most = task.concurrent_max - task.busy if task.concurrent_max else task.runnable
@@ -261,7 +261,7 @@ class Model:
                 return task, min(gib, self.whole_gib)
         return None
 
-    def give(self, owner: str, task: Waiting, size: int) -> None:
+    def give(self, owner: str, task: QueuedTask, size: int) -> None:
         place = self.line[owner].index(task)
         busy = task.busy + 1 if task.concurrent_max else 0
         self.line[owner][place] = task._replace(runnable=task.runnable - 1, busy=busy)
@@ -288,7 +288,7 @@ SIZES = st.integers(0, 1) | st.integers(1, 4) | st.integers(1, 60)
 
 
 @st.composite
-def rounds(draw: st.DrawFn, sizes: st.SearchStrategy[int]) -> tuple[Slots, list[Waiting], Model]:
+def rounds(draw: st.DrawFn, sizes: st.SearchStrategy[int]) -> tuple[Slots, list[QueuedTask], Model]:
     """An engine with something running, and what waits: tasks with nodes of their own or an
     environment's, of which each account has one.
     """
@@ -298,7 +298,7 @@ def rounds(draw: st.DrawFn, sizes: st.SearchStrategy[int]) -> tuple[Slots, list[
         if sum(size for _, size in running) + gib <= whole_gib:
             running.append((owner, gib))
     waiting = [
-        Waiting(
+        QueuedTask(
             f"job-{draw(st.integers(0, 2))}-{owner}",
             owner,
             f"env-{owner}" if draw(st.integers(0, 3)) == 0 else None,
@@ -310,7 +310,7 @@ def rounds(draw: st.DrawFn, sizes: st.SearchStrategy[int]) -> tuple[Slots, list[
     ]
     nodes = {f"env-{owner}": FreeNodes(draw(st.integers(1, 9)), draw(sizes)) for owner in "123"}
     used: dict[str, list[int]] = {}
-    line: dict[str, list[Waiting]] = {}
+    line: dict[str, list[QueuedTask]] = {}
     for owner, gib in running:
         before = used.get(owner, [0, 0])
         used[owner] = [before[0] + 1, before[1] + gib]
@@ -321,7 +321,7 @@ def rounds(draw: st.DrawFn, sizes: st.SearchStrategy[int]) -> tuple[Slots, list[
 
 
 @given(rounds(SIZES))
-def test_room_is_divided_as_the_rule_says(made: tuple[Slots, list[Waiting], Model]) -> None:
+def test_room_is_divided_as_the_rule_says(made: tuple[Slots, list[QueuedTask], Model]) -> None:
     slots, waiting, model = made
     reserved = reserve(slots, waiting, free_nodes=dict(model.nodes))
     model.divide()
@@ -333,7 +333,7 @@ def test_room_is_divided_as_the_rule_says(made: tuple[Slots, list[Waiting], Mode
 
 @given(rounds(st.just(1)))
 def test_nobody_who_could_start_something_has_less_than_another_by_more_than_one(
-    made: tuple[Slots, list[Waiting], Model],
+    made: tuple[Slots, list[QueuedTask], Model],
 ) -> None:
     slots, waiting, model = made
     before = {owner: used[0] for owner, used in model.used.items()}
@@ -347,7 +347,7 @@ def test_nobody_who_could_start_something_has_less_than_another_by_more_than_one
 
 @given(rounds(SIZES), st.lists(OWNERS, max_size=6))
 def test_the_rest_takes_nothing_from_who_waits_within_its_part(
-    made: tuple[Slots, list[Waiting], Model], takers: list[str]
+    made: tuple[Slots, list[QueuedTask], Model], takers: list[str]
 ) -> None:
     slots, waiting, model = made
     reserve(slots, waiting, free_nodes=dict(model.nodes))

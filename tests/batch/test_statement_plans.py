@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import ClauseElement
 
-from gateway.batch import waiting
+from gateway.batch import waiting_statements
 from gateway.clock import now
 from gateway.store import Store
 from tests.support.plans import plan_of
@@ -14,9 +14,9 @@ from tests.support.plans import plan_of
 pytestmark = pytest.mark.anyio
 
 LOOKS: Mapping[str, tuple[ClauseElement, dict[str, Any]]] = {
-    "what waits": (waiting.WAITING_TASKS, {"sick": [""], "moment": now(), "most": 32}),
+    "what waits": (waiting_statements.WAITING_TASKS, {"sick": [""], "moment": now(), "most": 32}),
     "what a job may place": (
-        waiting.TASKS_TO_PLACE,
+        waiting_statements.TASKS_TO_PLACE,
         {
             "sick": [""],
             "job_id": "job-aaaaaaaa",

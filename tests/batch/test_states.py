@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from gateway.batch.states import (
     ACTIVITY,
+    COUNTERS,
     EVENTS,
     FINAL,
+    HOLDING,
     LAUNCHED,
     MOVES,
     NODE,
@@ -27,11 +29,11 @@ from gateway.batch.states import (
     can,
     outcome,
 )
+from gateway.batch.tables import task
 from gateway.events.names import BATCH_EVENTS, Subject
 
 ROOM = Path(__file__).parents[2] / "gateway" / "batch"
 ASKS_FOR_ONE_STATE = {
-    "jobs.py",  # TerminateJob is refused for a job that is SUBMITTED
     "reads.py",  # only a RUNNABLE job says what it waits for
     "scheduler.py",  # what is STARTING is started again, what is RUNNING is asked for
     "views.py",  # how a state is worded
@@ -80,6 +82,15 @@ def test_only_what_failed_is_reset_and_it_begins_anew() -> None:
 def test_a_state_waits_or_is_launched_or_is_over() -> None:
     assert {State.STARTING, State.RUNNING} == LAUNCHED
     assert set(State) == WAITING | LAUNCHED | OVER
+
+
+def test_whatever_has_a_node_is_launched_or_interrupted() -> None:
+    assert {State.STARTING, State.RUNNING, State.FAILED_INTERRUPTED} == HOLDING
+
+
+def test_every_state_has_a_counter_of_its_name_in_the_same_order() -> None:
+    assert tuple(state.value.lower() for state in State) == COUNTERS
+    assert set(COUNTERS) <= set(task.c.keys())
 
 
 def test_whatever_is_not_final_can_fail() -> None:
@@ -138,7 +149,9 @@ def test_a_whole_has_come_to_an_end_once_no_part_can_run(parts: Counts) -> None:
 @given(parts=counts, old=st.sampled_from(State), new=st.sampled_from(State))
 def test_moving_a_part_keeps_the_total(parts: Counts, old: State, new: State) -> None:
     changes = {old: -1} if old is new else {old: -1, new: 1}
-    assert parts.plus(changes).total == parts.total + sum(changes.values())
+    after = parts.plus(changes)
+    assert after.total == parts.total + sum(changes.values())
+    assert after.in_any([old]) == parts.in_any([old]) - 1
 
 
 def test_nobody_else_decides_by_comparing_a_state() -> None:

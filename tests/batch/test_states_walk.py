@@ -10,7 +10,6 @@ import pytest
 from sqlalchemy import select, update
 
 from gateway.batch.auditing.auditor import audit_named
-from gateway.batch.auditing.streams import Rules
 from gateway.batch.engines import Cause, Ended, Started
 from gateway.batch.states import MOVES, State, Trigger
 from gateway.batch.tables import compute_node, job, task, task_instance
@@ -41,8 +40,7 @@ async def test_whatever_is_asked_and_happens_a_job_is_as_the_model_says(
         await walk.come_to_an_end()
         await walk.compare()
     assert walk.model.state == "SUCCEED", "what is retried and ends well succeeds at last"
-    rules = Rules(completeness)
-    assert (await audit_named(store, walk.job_id, rules=rules)).found.first == ()
+    assert (await audit_named(store, walk.job_id, deliveries=completeness)).found.first == ()
 
 
 class Walk:

@@ -14,21 +14,21 @@ from gateway.batch.datatypes import (
     prepare_create_compute_env,
     prepare_submit_job,
 )
+from gateway.batch.env_data import node_size
 from gateway.batch.environments.requests import check_env
 from gateway.batch.instance_types import find_size
-from gateway.batch.placement import node_size
 from gateway.batch.validation import DEPENDENCES_MAX, INSTANCES_MAX, TASKS_MAX, JobPlan, plan_job
 from gateway.errors import ApiError
 from gateway.service import decode
 from tests.batch.test_datatypes import EXAMPLES, read_example
-from tests.support.batch import REGION, ZONE, a_job, a_task, an_env
+from tests.support.batch import DEFAULT_RULES, REGION, ZONE, a_job, a_task, an_env
 
 COS = "cos://dondonbatch-1251783334.cosgz.myqcloud.com/hello2/logs/"
 
 
 def plan(job: Any, *, zone: str = ZONE, region: str = REGION) -> JobPlan:
     params = prepare_submit_job({"Placement": {"Zone": zone}, "Job": job})
-    return plan_job(decode(params, SubmitJobRequest), region=region)
+    return plan_job(decode(params, SubmitJobRequest), region=region, rules=DEFAULT_RULES)
 
 
 def with_env_data(**members: Any) -> dict[str, Any]:
@@ -191,7 +191,7 @@ def test_a_zone_must_exist_and_lie_in_the_region() -> None:
 @pytest.mark.parametrize("example", EXAMPLES["SubmitJob"], ids=lambda example: example["title"])
 def test_the_vendors_own_examples_are_accepted(example: dict[str, str]) -> None:
     request = decode(read_example(example["input"]), SubmitJobRequest)
-    made = plan_job(request, region=request.placement.zone.rpartition("-")[0])
+    made = plan_job(request, region=request.placement.zone.rpartition("-")[0], rules=DEFAULT_RULES)
     assert [task.name for task in made.tasks] == [task.task_name for task in request.job.tasks]
 
 
@@ -225,7 +225,7 @@ def test_a_job_of_two_thousand_tasks_is_checked_quickly() -> None:
         {"Placement": {"Zone": ZONE}, "Job": a_job(*tasks, after=chain + across)}, SubmitJobRequest
     )
     begun = time.process_time()
-    made = plan_job(request, region=REGION)
+    made = plan_job(request, region=REGION, rules=DEFAULT_RULES)
     assert time.process_time() - begun < 1
     assert len(made.dependences) == 1_999 + 4_000
     assert made.tasks[1_050].blockers == 41
@@ -274,7 +274,7 @@ def env_code(*, zone: str = ZONE, **members: Any) -> str:
     env = an_env(**members)
     params = prepare_create_compute_env({"Placement": {"Zone": zone}, "ComputeEnv": env})
     with pytest.raises(ApiError) as caught:
-        check_env(decode(params, CreateComputeEnvRequest), region=REGION)
+        check_env(decode(params, CreateComputeEnvRequest), region=REGION, rules=DEFAULT_RULES)
     return caught.value.code
 
 
@@ -323,4 +323,4 @@ def test_what_is_no_instance_type_has_no_size(name: str) -> None:
 
 
 def test_nodes_have_a_size_even_if_nothing_is_said_of_it() -> None:
-    assert node_size(None).cpu == 1
+    assert node_size(None, catalogue=DEFAULT_RULES.catalogue).cpu == 1

@@ -13,8 +13,8 @@ import pytest
 
 from gateway.call import Effect
 from gateway.cam.identities import Fingerprint, PolicyFolder, watch
+from gateway.policy.refusal import PolicySetRefused
 from gateway.policy.snapshot import Snapshot, find_user
-from gateway.policy.strict_toml import PolicySetRefused
 from tests.support.running import ROOT
 
 ACCOUNT = '[[account]]\nuin = "100000000001"\n'

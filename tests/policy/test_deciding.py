@@ -10,8 +10,8 @@ from msgspec import structs
 from gateway.call import Clause, Effect, Reason, Resource, Scope
 from gateway.policy.accounts import Account, CustomPolicy, Group, User, parse_accounts
 from gateway.policy.enforcer import CasbinEvaluator
+from gateway.policy.refusal import PolicySetRefused
 from gateway.policy.snapshot import build_snapshot
-from gateway.policy.strict_toml import PolicySetRefused
 from tests.policy.policies import (
     FOLDER,
     MODEL,

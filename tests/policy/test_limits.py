@@ -4,7 +4,7 @@ import pytest
 
 from gateway.policy.accounts import Account, CustomPolicy, Group, Role, User
 from gateway.policy.limits import LIMITS, check_limits
-from gateway.policy.strict_toml import PolicySetRefused
+from gateway.policy.refusal import PolicySetRefused
 
 
 def names(number: int) -> tuple[str, ...]:

@@ -7,8 +7,8 @@ from gateway.policy.condition import ALL, ANY, IF_EXIST, OPERATORS
 from gateway.policy.coverage import measure
 from gateway.policy.decision_point import DecisionPoint
 from gateway.policy.document import parse
+from gateway.policy.refusal import PolicySetRefused
 from gateway.policy.scenarios import Outcome, Scenario, judge, parse_scenarios
-from gateway.policy.strict_toml import PolicySetRefused
 from tests.policy.policies import FOLDER, allow, deny, evaluator
 
 pytestmark = pytest.mark.usefixtures("each_evaluator")

@@ -11,6 +11,7 @@ from gateway.policy.comparison import Shift
 from gateway.policy.decision_point import DecisionPoint
 from gateway.policy.document import Document, parse
 from gateway.policy.question import Question
+from gateway.policy.refusal import PolicySetRefused
 from gateway.policy.simulation import (
     Row,
     holders,
@@ -21,7 +22,6 @@ from gateway.policy.simulation import (
     without_policy,
 )
 from gateway.policy.snapshot import Snapshot, build_snapshot, declared_callers, subject_of
-from gateway.policy.strict_toml import PolicySetRefused
 from gateway.policy.trust import parse_trust
 from tests.policy.policies import (
     ANN,

@@ -24,7 +24,7 @@ from gateway.batch.launching import build_launcher
 from gateway.batch.placing import place
 from gateway.batch.progress import Progress
 from gateway.batch.records import read_counts
-from gateway.batch.rules import DEFAULT_RULES, Rules
+from gateway.batch.rules import Rules
 from gateway.batch.scheduler import Scheduler
 from gateway.batch.secrets import Vault
 from gateway.batch.slots import Load, Room
@@ -49,6 +49,7 @@ NO_TOPIC = "absent"
 PROCESSES_MAX = 512
 SEALER = Fernet(Fernet.generate_key())
 VAULT = Vault(SEALER.encrypt, SEALER.decrypt)
+DEFAULT_RULES = Rules()
 ELASTIC = {"EnvData": {"InstanceType": "S1.SMALL1"}}
 KEEPS: dict[str, Any] = {"FailedAction": "INTERRUPT"}
 

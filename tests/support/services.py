@@ -47,7 +47,7 @@ BEGIN
     PERFORM pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid();
     FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' LOOP
-        IF name <> 'alembic_version' THEN
+        IF name NOT IN ('alembic_version', 'installation') THEN
             EXECUTE format('SELECT EXISTS (SELECT FROM %I)', name) INTO is_used;
             IF is_used THEN used := used || format('%I', name); END IF;
         END IF;

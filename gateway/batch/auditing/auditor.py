@@ -17,7 +17,7 @@ from sqlalchemy import bindparam, select, union
 from sqlalchemy.exc import OperationalError
 
 from gateway.batch.auditing.fold import NOTHING, Findings
-from gateway.batch.auditing.streams import Rules, StreamAudit, judge_deliveries
+from gateway.batch.auditing.streams import StreamAudit, judge_deliveries
 from gateway.batch.tables import compute_env, job
 from gateway.errors import ResourceNotFound
 from gateway.events import inspection, ledger
@@ -64,7 +64,7 @@ USUAL = Pace()
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class AuditResult:
     """What an audit compared, and what it found."""
 
     streams: int = 0
@@ -72,8 +72,8 @@ class Account:
     messages: int = 0
     found: Findings = NOTHING
 
-    def __add__(self, other: "Account") -> "Account":
-        return Account(
+    def __add__(self, other: "AuditResult") -> "AuditResult":
+        return AuditResult(
             self.streams + other.streams,
             self.events + other.events,
             self.messages + other.messages,
@@ -81,51 +81,53 @@ class Account:
         )
 
 
-async def audit_everything(store: Store, *, rules: Rules) -> Account:
-    """Audit whatever there is, once, page by page."""
-    total = Account()
+async def audit_everything(store: Store, *, deliveries: Deliveries) -> AuditResult:
+    """Audit whatever there is, once, page by page. deliveries: what became of messages."""
+    total = AuditResult()
     after = ""
     while stream_ids := await store.read_list(partial(_list_streams, after=after, limit=PAGE)):
         for stream_id in stream_ids:
-            total += await audit_one(store, stream_id, rules=rules)
+            total += await audit_one(store, stream_id, deliveries=deliveries)
         after = stream_ids[-1]
     reached: int | None = 0
     while reached is not None:
-        read = partial(_audit_published, after=reached, rules=rules)
-        account, reached = await store.read_list(read)
-        total += account
+        read = partial(_audit_published, after=reached, deliveries=deliveries)
+        result, reached = await store.read_list(read)
+        total += result
     return total
 
 
-async def audit_named(store: Store, stream_id: str, *, rules: Rules) -> Account:
+async def audit_named(store: Store, stream_id: str, *, deliveries: Deliveries) -> AuditResult:
     """Audit the job or environment of this id. Raises ResourceNotFound if there never was one."""
     keys = {"after": "", "limit": 1}
     known = STREAMS.where(_STREAMS.c.id == stream_id)
     if not await store.read_list(lambda tx: tx.execute(known, keys).all()):
         raise ResourceNotFound(f"there is no job or environment `{stream_id}`")
-    return await audit_one(store, stream_id, rules=rules)
+    return await audit_one(store, stream_id, deliveries=deliveries)
 
 
-async def audit_one(store: Store, stream_id: str, *, rules: Rules) -> Account:
+async def audit_one(store: Store, stream_id: str, *, deliveries: Deliveries) -> AuditResult:
     """Audit one stream, in as many reads as it takes."""
-    audit = StreamAudit(stream_id, rules=rules)
+    audit = StreamAudit(stream_id, deliveries=deliveries)
     while not audit.done:
         await store.read_list(audit.step)
-    return Account(1, audit.events, audit.messages, audit.found)
+    return AuditResult(1, audit.events, audit.messages, audit.found)
 
 
 def _list_streams(tx: Tx, *, after: str, limit: int) -> list[str]:
     return list(tx.execute(STREAMS, {"after": after, "limit": limit}).scalars())
 
 
-def _audit_published(tx: Tx, *, after: int, rules: Rules) -> tuple[Account, int | None]:
+def _audit_published(
+    tx: Tx, *, after: int, deliveries: Deliveries
+) -> tuple[AuditResult, int | None]:
     """Hold a page of what users published against what was delivered.
 
     Returns besides how far was looked; None: to the end.
     """
     messages, reached = inspection.list_published(tx, after=after, limit=MESSAGES_AT_ONCE)
-    found = judge_deliveries(tx, messages, stream_id="", rules=rules)
-    return Account(messages=len(messages), found=found), reached
+    found = judge_deliveries(tx, messages, stream_id="", deliveries=deliveries)
+    return AuditResult(messages=len(messages), found=found), reached
 
 
 class Auditor:
@@ -134,7 +136,7 @@ class Auditor:
     def __init__(self, store: Store, *, deliveries: Deliveries, pace: Pace = USUAL) -> None:
         self._store = store
         self._pace = pace
-        self._rules = Rules(deliveries)
+        self._deliveries = deliveries
         self._due: dict[str, float] = {}
         self._wrong: dict[str, Findings] = {}
         self._seen = -1  # the position up to which changes were looked for
@@ -194,9 +196,9 @@ class Auditor:
 
     async def _sweep_published(self) -> None:
         """Audit a page of what users published; what is wrong counts until a round without it."""
-        read = partial(_audit_published, after=self._published, rules=self._rules)
-        account, reached = await self._read(read)
-        self._round += account.found
+        read = partial(_audit_published, after=self._published, deliveries=self._deliveries)
+        result, reached = await self._read(read)
+        self._round += result.found
         if reached is None or self._round.count > self._wrong.get(PUBLISHED, NOTHING).count:
             self._note(PUBLISHED, self._round)
         if reached is None:
@@ -204,7 +206,7 @@ class Auditor:
         self._published = reached or 0
 
     async def _audit(self, stream_id: str) -> None:
-        audit = StreamAudit(stream_id, rules=self._rules)
+        audit = StreamAudit(stream_id, deliveries=self._deliveries)
         try:
             while not audit.done:
                 await self._read(audit.step)

@@ -7,7 +7,6 @@ taken is looked up in each step, too: it goes on meanwhile.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -18,7 +17,7 @@ from gateway.batch.auditing.fold import NOTHING, THERE, Discrepancy, Findings, F
 from gateway.batch.auditing.messages import judge_messages
 from gateway.batch.notices import load_notifications
 from gateway.batch.records import read_counts
-from gateway.batch.states import NodeState, State
+from gateway.batch.states import HOLDING, NodeState, State
 from gateway.batch.tables import compute_env, compute_node, job, task, task_instance
 from gateway.events import inspection, ledger
 from gateway.events.inspection import Counted, Deliveries, Recorded, StoredMessage
@@ -27,8 +26,6 @@ from gateway.events.names import Subject
 from gateway.store import Tx
 
 PAGE = 500
-HOLDING = frozenset({State.STARTING, State.RUNNING, State.FAILED_INTERRUPTED})
-"""The states in which an instance has its node; see `Instance.machine`."""
 
 JOB = select(job.c.state, job.c.notifications, job.c.created_at).where(
     job.c.id == bindparam("stream_id")
@@ -70,38 +67,31 @@ _SUBJECTS = {"job": (Subject.JOB, JOB), "env": (Subject.ENV, ENV)}
 """By how the id of a stream begins: whose it is, and where its row is found."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What every stream is held against, besides its rows. deliveries: what became of messages."""
-
-    deliveries: Deliveries
-
-
 def judge_deliveries(
-    tx: Tx, messages: Sequence[StoredMessage], *, stream_id: str, rules: Rules
+    tx: Tx, messages: Sequence[StoredMessage], *, stream_id: str, deliveries: Deliveries
 ) -> Findings:
-    """Hold messages against what was delivered of them."""
+    """Hold messages against what became of them."""
     return Findings.of(
         Discrepancy(
             stream_id,
             Flaw.DELIVERY_MISSING,
             f"message {message.id} was never delivered to {subscription_id}",
         )
-        for message, subscription_id in rules.deliveries.list_undelivered(tx, messages)
+        for message, subscription_id in deliveries.list_undelivered(tx, messages)
     )
 
 
 class StreamAudit:
-    """One audit, on its way.
+    """One audit, on its way. deliveries: what became of messages.
 
     events, messages: how many were compared. unexpanded: whether some message had its deliveries
     still to come, and so must be looked at again.
     """
 
-    def __init__(self, stream_id: str, *, rules: Rules) -> None:
+    def __init__(self, stream_id: str, *, deliveries: Deliveries) -> None:
         self.stream_id = stream_id
         self.done = False
-        self._rules = rules
+        self._deliveries = deliveries
         self._removed_before: datetime | None = None
         self._begin()
 
@@ -190,7 +180,9 @@ class StreamAudit:
             stream, events, messages=messages, asked=asked, kept_since=self._removed_before
         )
         self._told += Findings.of(judged)
-        self._told += judge_deliveries(tx, messages, stream_id=stream.id, rules=self._rules)
+        self._told += judge_deliveries(
+            tx, messages, stream_id=stream.id, deliveries=self._deliveries
+        )
 
     def _judge_env(self, tx: Tx, fold: Fold) -> None:
         fold.judge_whole(Subject.ENV, THERE)

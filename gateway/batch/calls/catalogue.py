@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from gateway.batch import datatypes as wire
 from gateway.batch.catalogue import Catalogue
+from gateway.batch.env_data import check_zone_exists
 from gateway.batch.instance_types import CHARGE_TYPES, InstanceType
 from gateway.batch.lists import check_filters
-from gateway.batch.placement import check_zone_exists
 from gateway.batch.rules import Rules
 from gateway.call import Call, Grant
 from gateway.errors import InvalidParameterValue

@@ -11,12 +11,14 @@ from gateway.batch import bare_metal, jobs
 from gateway.batch import datatypes as wire
 from gateway.batch.abilities import check_env_abilities
 from gateway.batch.engines import Engine
+from gateway.batch.env_data import zones_of
 from gateway.batch.environments import creation, reading
+from gateway.batch.environments.offers import rules_for_change
 from gateway.batch.environments.requests import check_cpm_env, check_env, check_modification
 from gateway.batch.environments.specs import EnvPlan, plan_cpm_env, plan_env
 from gateway.batch.lists import (
-    ENV_CREATE_INFOS,
-    ENVS,
+    ENV_CREATE_INFO_LIST,
+    ENV_LIST,
     Listed,
     check_combination,
     check_filters,
@@ -82,8 +84,10 @@ class EnvironmentCalls:
         self, call: Call, grant: Grant, request: wire.CreateComputeEnvRequest
     ) -> wire.CreateComputeEnvResponse:
         """Store an environment; its nodes are made from here on."""
-        check_env(request, region=call.region, rules=self.rules)
-        made = await self._create(call, grant, request, plan=plan_env(request))
+        zones = zones_of(request.compute_env.env_data, zone=request.placement.zone)
+        rules = self.rules.at(zones)
+        check_env(request, region=call.region, rules=rules)
+        made = await self._create(call, grant, request, plan=plan_env(request), rules=rules)
         return wire.CreateComputeEnvResponse(env_id=made)
 
     async def create_cpm_env(
@@ -91,7 +95,8 @@ class EnvironmentCalls:
     ) -> bare_metal.CreateCpmComputeEnvResponse:
         """Store a bare-metal environment; its nodes are made from here on."""
         check_cpm_env(request, region=call.region, rules=self.rules)
-        made = await self._create(call, grant, request, plan=plan_cpm_env(request))
+        plan = plan_cpm_env(request)
+        made = await self._create(call, grant, request, plan=plan, rules=self.rules)
         return bare_metal.CreateCpmComputeEnvResponse(env_id=made)
 
     async def _create(
@@ -101,6 +106,7 @@ class EnvironmentCalls:
         request: wire.CreateComputeEnvRequest | bare_metal.CreateCpmComputeEnvRequest,
         *,
         plan: EnvPlan,
+        rules: Rules,
     ) -> str:
         check_env_abilities(plan.spec, self.engine.missing)
 
@@ -112,7 +118,7 @@ class EnvironmentCalls:
                 principal=grant.principal,
                 region=call.region,
                 topic_exists=self.topic_exists,
-                rules=self.rules,
+                rules=rules,
                 vault=self.vault,
                 now=self.clock(),
                 new_id=self.new_id,
@@ -125,6 +131,7 @@ class EnvironmentCalls:
                 action=call.action,
                 principal=grant.principal,
                 region=call.region,
+                vault=self.vault,
                 now=self.clock(),
             )
 
@@ -150,7 +157,7 @@ class EnvironmentCalls:
         """The environments the caller may describe."""
 
         def read(tx: Tx) -> wire.DescribeComputeEnvsResponse:
-            rows, total = self._list(tx, ENVS, call, grant, request=request)
+            rows, total = self._list(tx, ENV_LIST, call, grant, request=request)
             return wire.DescribeComputeEnvsResponse(
                 compute_env_set=reading.env_views(tx, rows), total_count=total
             )
@@ -179,7 +186,7 @@ class EnvironmentCalls:
         """What the environments that the caller may describe were asked to be."""
 
         def read(tx: Tx) -> wire.DescribeComputeEnvCreateInfosResponse:
-            rows, total = self._list(tx, ENV_CREATE_INFOS, call, grant, request=request)
+            rows, total = self._list(tx, ENV_CREATE_INFO_LIST, call, grant, request=request)
             return wire.DescribeComputeEnvCreateInfosResponse(
                 total_count=total, compute_env_create_info_set=reading.create_infos(tx, rows)
             )
@@ -228,17 +235,21 @@ class EnvironmentCalls:
         """Change an environment; nodes come and go from here on."""
         check_env_id(request.env_id)
         check_modification(request, rules=self.rules)
-        await self.store.write(
-            partial(
-                creation.modify_env,
-                request=request,
-                principal=grant.principal,
-                region=call.region,
-                rules=self.rules,
+
+        def modify(tx: Tx) -> None:
+            principal, region = grant.principal, call.region
+            env = creation.get_env(tx, request.env_id, principal=principal, region=region)
+            creation.modify_env(
+                tx,
+                request,
+                principal=principal,
+                region=region,
+                rules=rules_for_change(request, env, rules=self.rules),
                 now=self.clock(),
                 new_id=self.new_id,
             )
-        )
+
+        await self.store.write(modify)
         return Empty()
 
     async def delete_env(

@@ -10,7 +10,7 @@ from gateway.batch import datatypes as wire
 from gateway.batch import interventions, jobs, reads
 from gateway.batch.abilities import check_abilities
 from gateway.batch.engines import Engine
-from gateway.batch.lists import JOBS, check_combination, list_resources, read_page
+from gateway.batch.lists import JOB_LIST, check_combination, list_resources, read_page
 from gateway.batch.naming import check_job_id
 from gateway.batch.reasons import Capacity
 from gateway.batch.retention import SET_ASIDE, set_aside
@@ -85,6 +85,7 @@ class JobCalls:
                 action=call.action,
                 principal=grant.principal,
                 region=call.region,
+                vault=self.vault,
                 now=self.clock(),
             )
 
@@ -95,7 +96,8 @@ class JobCalls:
     ) -> wire.DescribeJobResponse:
         """One job with its tasks."""
         check_job_id(request.job_id)
-        capacity = Capacity(self.engine.capacity, self.engine.mem_gib, self.load)
+        engine, owner_uin = self.engine, grant.principal.owner_uin
+        capacity = Capacity(engine.capacity, engine.mem_gib, self.load, owner_uin=owner_uin)
 
         def read(tx: Tx, *, tasks_max: int) -> wire.DescribeJobResponse | None:
             return reads.describe_job(
@@ -126,7 +128,7 @@ class JobCalls:
         def read(tx: Tx) -> wire.DescribeJobsResponse:
             rows, total = list_resources(
                 tx,
-                JOBS,
+                JOB_LIST,
                 principal=grant.principal,
                 region=call.region,
                 ids=request.job_ids,

@@ -15,6 +15,7 @@ from gateway.batch.lists import read_page
 from gateway.batch.naming import check_job_id
 from gateway.batch.reasons import Capacity
 from gateway.batch.slots import Load
+from gateway.batch.storage import trees
 from gateway.batch.validation import check_task_name
 from gateway.batch.views import LOG_PREFIX
 from gateway.call import Call, Grant
@@ -57,7 +58,8 @@ class TaskCalls:
         check_job_id(request.job_id)
         page = read_page(request.offset, request.limit, default=100, most=1_000)
         states = reads.instance_states(request.filters)
-        capacity = Capacity(self.engine.capacity, self.engine.mem_gib, self.load)
+        engine, owner_uin = self.engine, grant.principal.owner_uin
+        capacity = Capacity(engine.capacity, engine.mem_gib, self.load, owner_uin=owner_uin)
 
         def read(tx: Tx) -> wire.DescribeTaskResponse:
             row = reads.get_task(
@@ -132,11 +134,14 @@ class TaskCalls:
 
 
 def _tail(path: Path) -> bytes:
-    """The last bytes of a log. Why the last: the API tells how many, and the end says more."""
+    """The last bytes of a log. Why the last: the API tells how many, and the end says more.
+
+    Nothing of what is no file: without a sandbox a command may put a link or a pipe in its place.
+    """
     try:
-        with path.open("rb") as file:
+        with trees.open_file(path.parent, [path.name]) as file:
             file.seek(0, 2)
             file.seek(max(0, file.tell() - LOG_BYTES_MAX))
             return file.read(LOG_BYTES_MAX)
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError):
         return b""

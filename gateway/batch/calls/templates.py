@@ -6,7 +6,7 @@ from functools import partial
 
 from gateway.batch import datatypes as wire
 from gateway.batch import reads, templates
-from gateway.batch.lists import TEMPLATES, check_combination, list_resources, read_page
+from gateway.batch.lists import TEMPLATE_LIST, check_combination, list_resources, read_page
 from gateway.batch.naming import check_template_id
 from gateway.batch.rules import Rules
 from gateway.batch.views import template_view
@@ -71,7 +71,7 @@ class TemplateCalls:
         def read(tx: Tx) -> wire.DescribeTaskTemplatesResponse:
             rows, total = list_resources(
                 tx,
-                TEMPLATES,
+                TEMPLATE_LIST,
                 principal=grant.principal,
                 region=call.region,
                 ids=request.task_template_ids,

@@ -81,7 +81,9 @@ class Launch:
     root; it holds `stdout`, `stderr` and the working folder, in which the command's package may be
     already. limits: None for none. container: None to run on the machine itself. has_files:
     whether somebody else has put files into its folder or wants some of it; if not, the folder may
-    go when the command has left nothing and said nothing.
+    go when the command has left nothing and said nothing. folders: clean paths as the command sees
+    them, each made for it unless something is there, in its working folder or in a mount that is
+    the engine's own.
     """
 
     attempt_id: str
@@ -93,6 +95,7 @@ class Launch:
     mounts: tuple[Mount, ...] = ()
     container: Container | None = None
     has_files: bool = True
+    folders: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -19,8 +20,7 @@ from gateway.batch.executor import frames
 from gateway.batch.executor.folders import attempt_folder, log_file, node_folder
 from gateway.batch.executor.isolation import PATH
 from gateway.batch.executor.removal import remove_trees
-from gateway.clock import Clock
-from gateway.clock import now as clock_now
+from gateway.clock import Clock, now
 from gateway.errors import ServiceUnavailable
 from gateway.telemetry import EXECUTOR_SILENT, log
 
@@ -69,7 +69,7 @@ class LocalEngine:
         mem_gib: int = MEM_GIB_MAX,
         sandbox_folders: Sequence[str] = (),
         linger_s: float = 60.0,
-        clock: Clock = clock_now,
+        clock: Clock,
     ) -> None:
         """isolation: "sandbox", "uid" or "none"; None for the best. linger_s: see the executor.
 
@@ -91,14 +91,16 @@ class LocalEngine:
         self._sending = anyio.Lock()
         self._reports: list[Report] = []
         self._reported = anyio.Event()
-        self._asked_at: float | None = None  # since when a start waits for any word
+        self._silent_at = inf  # when a start will have waited too long for any word
+        self._patience = anyio.CancelScope()  # that of who listens; it ends then
 
     async def start(self, launches: Sequence[Launch]) -> None:
         """See `Engine.start`. Raises FrameError for a launch of more than 16 MB."""
         if launches:
             await self._send(frames.start_frames(launches))
-            if self._asked_at is None:
-                self._asked_at = anyio.current_time()
+            if self._silent_at == inf:
+                self._silent_at = anyio.current_time() + SILENT_S
+                self._patience.deadline = self._silent_at
 
     async def stop(self, attempt_ids: Sequence[str]) -> None:
         """See `Engine.stop`."""
@@ -114,12 +116,13 @@ class LocalEngine:
 
     async def acknowledge_loss(self, lost: NodesLost) -> None:
         """See `Engine.acknowledge_loss`."""
-        # Looked at when it is sent: the line may be another by then, with a loss of its own.
-        await self._send(
-            frames.encode(frames.Acknowledge(attempt_ids=[], loss=True))
-            for told in [lost]
-            if told == self._lost
-        )
+
+        def when_it_is_sent() -> Iterable[bytes]:
+            # The line may be another by then, with a loss of its own.
+            if lost == self._lost:
+                yield frames.encode(frames.Acknowledge(attempt_ids=[], loss=True))
+
+        await self._send(when_it_is_sent())
 
     async def reconcile(self, attempt_ids: Sequence[str]) -> None:
         """See `Engine.reconcile`."""
@@ -213,13 +216,14 @@ class LocalEngine:
         """
         while True:
             heard = None
-            with anyio.move_on_after(SILENT_S):
+            with anyio.CancelScope(deadline=self._silent_at) as self._patience:
                 heard = await line.receive()
             if heard:
                 self._report(heard)
             elif heard is not None:
                 return
-            elif self._asked_at and anyio.current_time() - self._asked_at >= SILENT_S:
+            else:
+                self._silent_at = anyio.current_time() + SILENT_S
                 EXECUTOR_SILENT.set(1)
                 log.error("executor_silent", pid=self.executor_pid)
 
@@ -256,7 +260,7 @@ class LocalEngine:
     def _report(
         self, heard: Iterable[frames.FromExecutor], *, first: Sequence[Report] = ()
     ) -> None:
-        self._asked_at = None
+        self._silent_at = inf
         EXECUTOR_SILENT.set(0)
         self._reports += first
         for frame in heard:
@@ -296,7 +300,8 @@ class LocalEngine:
     def _launch_executor(self) -> None:
         """Start an executor and wait until it serves; blocks. Raises NoExecutor or OSError.
 
-        ExecutorRefused if it says itself that it cannot serve as asked.
+        ExecutorRefused if it says itself that it cannot serve as asked. Whatever else keeps it
+        from serving may pass.
 
         It gets none of our variables: they may hold keys. Its own parent ends at once, so it
         belongs to nobody here.
@@ -360,6 +365,7 @@ async def open_local_engine(
         mem_gib=mem_gib,
         sandbox_folders=sandbox_folders,
         linger_s=linger_s,
+        clock=now,
     )
     refusal: Exception | None = None
     async with anyio.create_task_group() as tasks:

@@ -55,7 +55,7 @@ class _Activity:
 
 
 class EnvChanges:
-    """A locked environment and what changes of it. Make it with `open_env`, end it with `close`."""
+    """A locked environment and what changes of it. End it with `close`."""
 
     def __init__(self, tx: Tx, env: Row[Any], *, now: datetime, new_id: NewId) -> None:
         self.env = env
@@ -71,7 +71,7 @@ class EnvChanges:
         self._open: dict[str, _Activity] | None = None
 
     def nodes(self) -> list[EnvNode]:
-        """Every node, the oldest first, locked: no job takes or frees one meanwhile."""
+        """Every node, by id, locked: no job takes or frees one meanwhile."""
         return [read_node(row) for row in self._tx.execute(sql.LOCK_NODES, {"env_id": self.env.id})]
 
     def due_nodes(self, *, most: int) -> list[EnvNode]:
@@ -109,6 +109,11 @@ class EnvChanges:
         """Forget a node: nothing of it is left."""
         self._moved.pop(node.id, None)
         self._gone.add(node.id)
+
+    def modify(self, **values: Any) -> None:
+        """Change what `SAVE_ENV` names of the environment itself; later events tell of it so."""
+        self._tx.execute(sql.SAVE_ENV, {"of_env": self.env.id, **values})
+        self.env = self._tx.execute(sql.LOCK_ENV, {"env_id": self.env.id}).one()
 
     def tell(self, event: Event) -> None:
         """Record an event of the environment itself."""

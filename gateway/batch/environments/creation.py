@@ -143,14 +143,13 @@ def modify_env(
     spec = read_spec(env.created, resource_type=env.resource_type)
     if request.env_data is not None:
         spec = with_types(spec, request.env_data.instance_types)
-    values = {
-        "given_name": env.name if request.env_name is None else request.env_name,
-        "given_description": (
+    changes.modify(
+        given_name=env.name if request.env_name is None else request.env_name,
+        given_description=(
             env.description if request.env_description is None else request.env_description
         ),
-        "given_created": msgspec.json.encode(spec),
-    }
-    tx.execute(sql.SAVE_ENV, {"of_env": env_id, **values})
+        given_created=msgspec.json.encode(spec),
+    )
     wanted = request.desired_compute_node_count
     if wanted is not None:
         check_wanted(wanted, resource_type=env.resource_type)
@@ -180,12 +179,13 @@ def _spare_nodes(nodes: Sequence[EnvNode], count: int) -> Sequence[EnvNode]:
             f"Only {len(there)} nodes could be terminated; the others are being made.",
             detail="NotEnoughComputeNodesToTerminate",
         )
-    idle = [node for node in reversed(there) if not node.busy_with]
+    idle = [node for node in there if not node.busy_with]
     if len(idle) < count:
         raise UnsupportedOperation(
             f"Only {len(idle)} nodes are idle; the others run task instances.",
             detail="ComputeNodeForbidTerminate",
         )
+    idle.sort(key=lambda n: (n.created_at, n.id), reverse=True)
     idle.sort(key=lambda n: (n.state not in _GIVEN_UP_FIRST, n.fate is Fate.NONE))
     return idle[:count]
 
@@ -216,7 +216,7 @@ def delete_env(
             f"The environment `{env_id}` still has nodes; {how} them first.",
             detail="ComputeNodeForbidTerminate",
         )
-    if tx.execute(sql.JOBS_USING_ENV, {"env_id": env_id}).scalar_one():
+    if tx.execute(sql.COUNT_OPEN_TASKS_ON_ENV, {"env_id": env_id}).scalar_one():
         raise UnsupportedOperation(
             f"A job that is not over uses the environment `{env_id}`.", detail="ComputeEnvOperation"
         )

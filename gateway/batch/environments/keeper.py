@@ -1,10 +1,10 @@
 """The keeper of environments: has their nodes made, made again, restarted, and gone.
 
 One read finds all that is due; each environment then has one transaction for up to some hundred
-nodes. What is due can be read from the rows, so nothing is kept in memory.
+nodes. What is due can be read from the rows: nothing is kept in memory that a restart would miss.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -66,21 +66,17 @@ class Keeper:
     async def tend_due(self, tasks: TaskGroup) -> None:
         """Start what is due now, each environment in a task of its own; returns before it is done.
 
-        What is tended already is left alone. Why also what was when the read began: the read may
-        tell of a node that has been cleared since, and by now has a command that uses its folder.
+        What is tended already is left alone, and looked at again if there is more of it. The read
+        may tell of what has been done since: that is then not due any more, and a node whose folder
+        was cleared is gone and never takes work again.
         """
-        under_way = dict(self._under_way)
         for due in await self._list_due():
-            before = under_way.get(due.env_id)
+            before = self._under_way.get(due.env_id)
             if before is None:
                 self._under_way[due.env_id] = due
                 tasks.start_soon(self._tend_beside, due)
-            elif due.node_ids <= before.node_ids:
-                continue
-            elif due.env_id in self._under_way:
+            elif not before.covers(due):
                 self._missed.add(due.env_id)
-            else:
-                self._store.signals.wake([ENVIRONMENTS])
 
     async def _list_due(self) -> list[Due]:
         try:
@@ -117,8 +113,8 @@ class Keeper:
                 log.exception("environment_not_tended", env_id=due.env_id)
                 return False
 
-    async def _clear(self, node_ids: Sequence[str]) -> frozenset[str]:
-        """Remove what nodes keep between attempts; returns those of which nothing is left."""
+    async def _clear(self, node_ids: Iterable[str]) -> frozenset[str]:
+        """Remove what nodes kept between attempts; returns those of which nothing is left."""
         paths = {node_id: self._node_path(node_id) for node_id in node_ids}
         if not paths:
             return frozenset()

@@ -9,11 +9,17 @@ from collections.abc import Sequence
 from gateway import ids
 from gateway.batch import bare_metal, datatypes
 from gateway.batch.catalogue import Catalogue
+from gateway.batch.env_data import (
+    INSTANCE_TYPES_MAX,
+    check_env_data,
+    check_zone,
+    is_windows,
+    refuse_env,
+)
 from gateway.batch.mappings import check_env_storage
 from gateway.batch.members import check_choice, check_range, check_tags
 from gateway.batch.notices import read_notifications
-from gateway.batch.placement import INSTANCE_TYPES_MAX, check_env_data, check_zone
-from gateway.batch.rules import DEFAULT_RULES, Rules
+from gateway.batch.rules import Rules
 from gateway.batch.validation import RETRIES_MAX
 from gateway.errors import InvalidParameter, InvalidParameterValue, LimitExceeded
 
@@ -28,10 +34,11 @@ CPM = "CPM"
 _CPM_ZONE = re.compile(r"(?P<region>[a-z]{2,}(?:-[a-z0-9]+)*-[a-z]+)-bls-[1-9][0-9]?")
 
 
-def check_env(
-    request: datatypes.CreateComputeEnvRequest, *, region: str, rules: Rules = DEFAULT_RULES
-) -> None:
-    """Check a CreateComputeEnv request. Raises the public error of the first thing wrong."""
+def check_env(request: datatypes.CreateComputeEnvRequest, *, region: str, rules: Rules) -> None:
+    """Check a CreateComputeEnv request. Raises the public error of the first thing wrong.
+
+    rules: as they are in the zones that its nodes may be made in.
+    """
     env = request.compute_env
     check_zone(request.placement.zone, region=region, catalogue=rules.catalogue)
     _check_texts(env.env_name, env.env_description)
@@ -42,18 +49,17 @@ def check_env(
     check_env_data(
         env.env_data,
         env_type=env.env_type,
-        type_error=InvalidParameterValue(
-            "The instance type does not exist.", detail="InstanceType"
-        ),
+        refuse=refuse_env,
         region=region,
         catalogue=rules.catalogue,
     )
-    check_env_storage(env, xml_only=rules.xml_only)
+    on_windows = is_windows(env, catalogue=rules.catalogue)
+    check_env_storage(env, xml_only=rules.xml_only, on_windows=on_windows)
     _check_upkeep(env)
 
 
 def check_cpm_env(
-    request: bare_metal.CreateCpmComputeEnvRequest, *, region: str, rules: Rules = DEFAULT_RULES
+    request: bare_metal.CreateCpmComputeEnvRequest, *, region: str, rules: Rules
 ) -> None:
     """Check a CreateCpmComputeEnv request. Raises the public error of the first thing wrong.
 
@@ -108,9 +114,7 @@ def _check_upkeep(env: datatypes.NamedComputeEnv | bare_metal.NamedCpmComputeEnv
     read_notifications(env.notifications, target=env.notification_target)
 
 
-def check_modification(
-    request: datatypes.ModifyComputeEnvRequest, *, rules: Rules = DEFAULT_RULES
-) -> None:
+def check_modification(request: datatypes.ModifyComputeEnvRequest, *, rules: Rules) -> None:
     """Check a ModifyComputeEnv request, as far as that goes without the environment."""
     _check_texts(request.env_name, request.env_description)
     wanted = request.desired_compute_node_count
@@ -165,7 +169,5 @@ def _check_types(types: Sequence[str], *, catalogue: Catalogue) -> None:
     if len(set(types)) != len(types):
         raise InvalidParameterValue("InstanceTypes repeats one.", detail="InstanceTypeDuplicate")
     for name in types:
-        if catalogue.find_size(name) is None:
-            raise InvalidParameterValue(
-                f"The instance type `{name}` does not exist.", detail="InstanceType"
-            )
+        if why := catalogue.why_unknown(name):
+            raise refuse_env(why)

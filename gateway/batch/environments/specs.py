@@ -8,9 +8,9 @@ from msgspec.structs import replace
 
 from gateway.batch import bare_metal, datatypes
 from gateway.batch.catalogue import Catalogue
+from gateway.batch.env_data import node_size
 from gateway.batch.environments.requests import CPM, RETRIES_DEFAULT
 from gateway.batch.instance_types import Size
-from gateway.batch.placement import node_size
 from gateway.batch.secrets import Secrets
 
 CVM = "CVM"

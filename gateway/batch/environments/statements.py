@@ -65,7 +65,7 @@ SET_NEXT_ACTION = (
     .values(next_action=bindparam("now_next"))
 )
 DROP_ENV = delete(compute_env).where(compute_env.c.id == bindparam("env_id"))
-JOBS_USING_ENV = select(func.count()).where(
+COUNT_OPEN_TASKS_ON_ENV = select(func.count()).where(
     task.c.env_id == bindparam("env_id"),
     task.c.state.not_in([State.SUCCEED.value, State.FAILED.value]),
 )
@@ -94,7 +94,13 @@ NODES = (
     .where(compute_node.c.env_id == bindparam("env_id"))
     .order_by(compute_node.c.created_at, compute_node.c.id)
 )
-LOCK_NODES = NODES.with_for_update()
+LOCK_NODES = (
+    select(compute_node)
+    .where(compute_node.c.env_id == bindparam("env_id"))
+    .order_by(compute_node.c.id)
+    .with_for_update()
+)
+"""Whoever locks several nodes does it in the order of their ids: nobody waits crosswise."""
 COUNT_NODES = select(func.count()).where(compute_node.c.env_id == bindparam("env_id"))
 COUNT_NODES_BY_STATE = (
     select(
@@ -129,7 +135,7 @@ LOCK_DUE_NODES = (
         compute_node.c.env_id == bindparam("env_id"),
         or_(_UNDER_WAY, _TRIED_AGAIN, _FATED),
     )
-    .order_by(compute_node.c.created_at, compute_node.c.id)
+    .order_by(compute_node.c.id)
     .limit(bindparam("most"))
     .with_for_update()
 )
@@ -147,6 +153,12 @@ SAVE_NODE = (
     )
 )
 DROP_NODE = delete(compute_node).where(compute_node.c.id == bindparam("of_node"))
+LOCK_RUNNING_NODES = (
+    select(compute_node.c.id)
+    .where(compute_node.c.state == NodeState.RUNNING.value)
+    .order_by(compute_node.c.id)
+    .with_for_update()
+)
 LOSE_NODES = (
     update(compute_node)
     .where(compute_node.c.state == NodeState.RUNNING.value)

@@ -34,15 +34,19 @@ def terminate_nodes(
     for node_id in node_ids:
         check_node_id(node_id)
     changes = open_own_env(tx, env_id, principal=principal, region=region, now=now, new_id=new_id)
-    if len(set(node_ids)) != len(node_ids):
-        raise UnsupportedOperation("A node is named twice.", detail="ComputeNodeIsTerminating")
     nodes = {node.id: node for node in changes.nodes()}
     chosen = []
     for node_id in node_ids:
         if node_id not in nodes:
             raise ResourceNotFound(f"The node `{node_id}` does not exist.", detail="ComputeNode")
-        _check_terminable(nodes[node_id])
-        chosen.append(nodes[node_id])
+        node = nodes[node_id]
+        _check_terminable(node)
+        if node in chosen:
+            raise UnsupportedOperation(
+                f"The node `{node_id}` is named twice; it can be terminated once.",
+                detail="ComputeNodeIsTerminating",
+            )
+        chosen.append(node)
     had: int = changes.env.desired_count
     wanted = max(0, had - len(chosen))
     cause = f"{action}: decrease the capacity from {had} to {wanted}"
@@ -55,7 +59,8 @@ def terminate_nodes(
 def _check_terminable(node: EnvNode) -> None:
     if node.state is NodeState.DELETING:
         raise UnsupportedOperation(
-            f"The node `{node.id}` is being terminated.", detail="ComputeNodeIsTerminating"
+            f"The node `{node.id}` is being terminated already.",
+            detail="ComputeNodeIsTerminating",
         )
     if not is_terminable(node) or node.busy_with:
         raise UnsupportedOperation(

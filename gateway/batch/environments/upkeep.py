@@ -15,6 +15,7 @@ from gateway.batch.environments.specs import read_spec, retries_of
 from gateway.batch.jobs import JOBS
 from gateway.batch.node_waits import wait_before
 from gateway.batch.states import ActivityTrigger, NodeState, NodeTrigger
+from gateway.clock import wire_time
 from gateway.ids import NewId
 from gateway.store import Tx
 
@@ -29,12 +30,16 @@ class Due:
     """What the keeper has to look after in one environment.
 
     node_ids: the nodes that something is to be done with. to_clear: those of them whose folder must
-    be gone before they are made again, restarted or forgotten.
+    be gone before they are forgotten.
     """
 
     env_id: str
     node_ids: frozenset[str]
-    to_clear: tuple[str, ...]
+    to_clear: frozenset[str]
+
+    def covers(self, other: "Due") -> bool:
+        """Whether all that the other one tells of is in this one."""
+        return other.node_ids <= self.node_ids and other.to_clear <= self.to_clear
 
 
 def list_due(tx: Tx, *, now: datetime) -> list[Due]:
@@ -46,7 +51,7 @@ def list_due(tx: Tx, *, now: datetime) -> list[Due]:
         Due(
             env_id,
             frozenset(nodes),
-            tuple(node_id for node_id, state in nodes.items() if state in _HAS_BEEN_USED),
+            frozenset(node_id for node_id in nodes if nodes[node_id] is NodeState.DELETING),
         )
         for env_id, nodes in found.items()
     ]
@@ -58,6 +63,7 @@ def lose_nodes(tx: Tx) -> None:
     For a report that what held them all is gone. A node that still has a command is freed by
     whoever moves its job, once that has ended.
     """
+    tx.execute(sql.LOCK_RUNNING_NODES).all()
     tx.execute(sql.LOSE_NODES, {"now_fate": Fate.LOST.value})
     tx.wake(ENVIRONMENTS)
 
@@ -103,7 +109,7 @@ class _Upkeep:
 
     def tend(self, node: EnvNode) -> bool:
         """Do what a node needs; False if it has to wait for its folder to be cleared."""
-        if node.state in _HAS_BEEN_USED and node.id not in self.cleared:
+        if node.state is NodeState.DELETING and node.id not in self.cleared:
             return False
         if node.fate is not Fate.NONE:
             _BY_FATE[node.fate](self, node)
@@ -116,13 +122,14 @@ class _Upkeep:
         why_not = self.catalogue.why_not_made(node.image_id)
         if why_not:
             failures = node.failures + 1
+            retry_at = self._next_try(failures)
             failed = self.changes.move(
                 node,
                 NodeTrigger.BEGUN,
                 NodeTrigger.NOT_MADE,
                 failures=failures,
-                retry_at=self._next_try(failures),
-                reason=why_not,
+                retry_at=retry_at,
+                reason=f"{why_not}{self._what_follows(retry_at)}",
             )
             self.changes.finish(failed, *_IN_VAIN, reason=why_not)
             return
@@ -139,7 +146,8 @@ class _Upkeep:
 
     def make_again(self, node: EnvNode) -> None:
         """Order a node anew that has no machine, and make it. One that was attached is the same."""
-        cause = f"RECREATE: try {node.failures} of {self.retries_max}, {node.reason}"
+        reason = node.reason.removesuffix(self._what_follows(node.retry_at))
+        cause = f"RECREATE: try {node.failures} of {self.retries_max}, {reason}"
         instance_id = node.instance_id
         if node.origin is Origin.BATCH_CREATED:
             instance_id = self.changes.new_id("ins")
@@ -154,7 +162,10 @@ class _Upkeep:
         self.make(ordered)
 
     def replace(self, node: EnvNode) -> None:
-        """Give up the machine of a node that is lost, and make another."""
+        """Give up the machine of a node that is lost, and make another. It has the same disks.
+
+        Why they are kept: they are folders here, and were not lost with the process.
+        """
         self.make_again(self.changes.move(node, NodeTrigger.DROPPED))
 
     def lose(self, node: EnvNode) -> None:
@@ -175,7 +186,7 @@ class _Upkeep:
         self.replace(lost)
 
     def restart(self, node: EnvNode) -> None:
-        """Let a node take work again, its folder cleared as a restart clears a machine's."""
+        """Let a node take work again. What ran there has ended; its disks outlive a restart."""
         restarted = self.changes.move(node, fate=Fate.NONE)
         self.changes.begin(
             restarted,
@@ -193,9 +204,17 @@ class _Upkeep:
         """When a node that could not be made so often is tried again; None: not any more."""
         return self.changes.now + wait_before(failures) if failures <= self.retries_max else None
 
+    def _what_follows(self, retry_at: datetime | None) -> str:
+        """What whoever waits for a node that could not be made has to know besides why."""
+        if retry_at is not None:
+            return f" The next try is at {wire_time(retry_at)}."
+        return (
+            f" No further try follows (ResourceMaxRetryCount is {self.retries_max}). Once that is"
+            " mended, ModifyComputeEnv can order more nodes; if it cannot be, terminate the job and"
+            " make another environment."
+        )
 
-_HAS_BEEN_USED = frozenset({NodeState.RUNNING, NodeState.ABNORMAL, NodeState.DELETING})
-"""States of a node that may have left something in its folder."""
+
 _BY_FATE: Mapping[Fate, Callable[[_Upkeep, EnvNode], None]] = MappingProxyType(
     {Fate.LOST: _Upkeep.lose, Fate.RESTART: _Upkeep.restart}
 )

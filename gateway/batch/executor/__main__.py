@@ -15,7 +15,7 @@ from gateway.batch.executor import processes
 from gateway.batch.executor.containers import look_for_containers
 from gateway.batch.executor.control_groups import control_groups_of, open_control_groups
 from gateway.batch.executor.folders import ATTEMPTS
-from gateway.batch.executor.frames import EXIT_REFUSED
+from gateway.batch.executor.frames import EXIT_FAILED, EXIT_REFUSED
 from gateway.batch.executor.group_trees import key_of
 from gateway.batch.executor.isolation import PATH, SHELL, IsolationUnavailable, isolation_named
 from gateway.batch.executor.journal import Journal
@@ -30,15 +30,18 @@ log = logging.getLogger("executor")
 LOCK_S_MAX: Final = 3.0
 LOCK_PAUSE_S: Final = 0.02
 EXIT_ALREADY_RUNNING: Final = 3
-READY: Final = b"ready"
-RUNNING: Final = b"another executor holds this folder"
+EXIT_READY: Final = 0
+RUNNING: Final = "another executor holds this folder"
 FOLDER_MODE: Final = 0o700
 # Others may pass through, not look: under `uid` the command's user must reach its work folder.
 FOLDER_MODE_PASSABLE: Final = 0o711
 
 
 def main() -> int:
-    """Read the arguments and do it. Exit code 3: another executor holds the folder."""
+    """Read the arguments and do it.
+
+    Exit code 3: another executor holds the folder; 4: it cannot serve as asked; 5: not now.
+    """
     parser = argparse.ArgumentParser(prog="python -m gateway.batch.executor")
     parser.add_argument("--root", type=Path, required=True, help="the executor's own folder")
     parser.add_argument("--isolation", default="", help="sandbox, uid or none; default the best")
@@ -55,15 +58,22 @@ def main() -> int:
         return code
     _log_to_stderr()
     if _lock(root) is None:
-        _report(RUNNING)
+        _report(EXIT_ALREADY_RUNNING, RUNNING)
         return EXIT_ALREADY_RUNNING
     try:
         _serve(root, isolation=options.isolation, linger_s=options.linger_s)
-    except (IsolationUnavailable, OSError) as error:
-        log.error("not_served reason=%s", error)  # noqa: TRY400  # the sentence says it all
-        _report(str(error).encode())
-        return EXIT_REFUSED
+    except IsolationUnavailable as error:
+        return _give_up(EXIT_REFUSED, str(error))
+    except OSError as error:
+        return _give_up(EXIT_FAILED, str(error))
     return 0
+
+
+def _give_up(code: int, why: str) -> int:
+    """Say why nothing is served; return the exit code for it."""
+    log.error("not_served reason=%s", why)
+    _report(code, why)
+    return code
 
 
 def _sweep(root: Path, *, key: str) -> int:
@@ -92,12 +102,12 @@ def _log_to_stderr() -> None:
 _launcher: list[int] = []
 
 
-def _report(message: bytes) -> None:
-    """Tell the process that started us, if it waits."""
+def _report(code: int, why: str = "") -> None:
+    """Tell the process that started us, if it waits, how it is to end and what to say."""
     while _launcher:
         pipe = _launcher.pop()
         with suppress(OSError):
-            os.write(pipe, message)
+            os.write(pipe, bytes([code]) + os.fsencode(why))
         os.close(pipe)
 
 
@@ -121,10 +131,12 @@ def _detach(root: Path) -> int | None:
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
         message = pipe.read()
-    if message == READY:
-        return 0
-    sys.stderr.write((message or b"it ended; see executor.log").decode(errors="replace") + "\n")
-    return EXIT_ALREADY_RUNNING if message == RUNNING else EXIT_REFUSED
+    if not message:  # it died before it could say why
+        message = bytes([EXIT_FAILED]) + b"it ended; see executor.log"
+    code, why = message[0], message[1:]
+    if why:
+        sys.stderr.write(why.decode(errors="replace") + "\n")
+    return code
 
 
 def _lock(root: Path) -> int | None:
@@ -180,7 +192,7 @@ def _serve(root: Path, *, isolation: str, linger_s: float) -> None:
         groups.claim()
         for ability, why in groups.missing.items():
             log.warning("not_limited what=%s reason=%s", ability.value, why)
-        _report(READY)
+        _report(EXIT_READY)
         log.info("serving root=%s", root)
         server.run()
         nothing_runs = server.is_idle

@@ -10,17 +10,20 @@ from typing import Final
 
 from gateway.batch.engines import Cause, Launch
 from gateway.batch.executor import mounts
-from gateway.batch.executor.containers import VERDICT, Containers, Verdict, container_command
+from gateway.batch.executor.containers import Containers, container_command
 from gateway.batch.executor.folders import LOG_MODE, STREAMS
 from gateway.batch.executor.isolation import PATH, SHELL, Isolation
-from gateway.batch.executor.mounts import MOUNT_REPLACED, CannotLaunch, Placed
+from gateway.batch.executor.mounts import MOUNT_REPLACED, CannotLaunch, CheckedMount
+from gateway.batch.executor.notes import VERDICT, Verdict
 from gateway.batch.executor.programs import Program, program_of
 from gateway.batch.executor.work_folders import make_folder, make_tmp
 
 LANGUAGE: Final = "C.UTF-8"
 SCRIPT_FD: Final = 3
 # Names that every shell can set: not those that some keep to themselves, as bash does UID.
-_SETTABLE: Final = re.compile(r"(?!(?:E?UID|PPID|SHELLOPTS|BASH\w*|_)\Z)[A-Za-z_][A-Za-z0-9_]*")
+_SETTABLE: Final = re.compile(
+    r"(?!(?:E?UID|PPID|OPTIND|SHELLOPTS|BASH\w*|_)\Z)[A-Za-z_][A-Za-z0-9_]*"
+)
 VERDICT_FD: Final = 4
 
 
@@ -74,12 +77,12 @@ def command_of(
     }
     _check(environment)
     is_shut = isolation.home is not None
-    program = program_of(launch.command, environment, folder=work)
     if not isolation.prefix:
         environment["PWD"] = work  # as a shell would see to
+        program = program_of(launch.command, environment)
         words = (*SHELL, launch.command)
         return Command(words, environment, program, user=isolation.user, is_shut=is_shut)
-    script = _script(environment, launch.command, program)
+    script = _script(environment, launch.command)
     if placed:
         script = _unless_changed(placed) + script
     prefix = isolation.prefix_with(mounts.binds(placed))
@@ -94,25 +97,18 @@ def command_of(
     )
 
 
-def _script(environment: Mapping[str, str], command: str, program: Program | None) -> str:
+def _script(environment: Mapping[str, str], command: str) -> str:
     """What a shell reads to become the command with these variables and no others.
 
-    program: what the command is to become. Why not always by `env`: one more program to begin
-    takes a tenth of an isolated `true`.
+    Why not always by `env`: one more program to begin takes a tenth of an isolated `true`.
     """
-    become = f"exec {SCRIPT_FD}<&-"
     words = [*SHELL, command]
-    if not all(_SETTABLE.fullmatch(name) for name in environment):
-        pairs = (f"{name}={value}" for name, value in environment.items())
-        return f"{become} {shlex.join(['/usr/bin/env', '-i', '--', *pairs, *words])}\n"
-    exports = "".join(
-        f"export {name}={shlex.quote(value)}\n"
-        for name, value in environment.items()
-        if name != "PWD"  # which every shell sets itself
-    )
-    if program is not None:
-        return f"{exports}{become} {shlex.join(program.argv)}\n"
-    return f"unset PWD\n{exports}{become} {shlex.join(words)}\n"
+    if all(_SETTABLE.fullmatch(name) for name in environment):
+        pairs = (f"{name}={shlex.quote(value)}" for name, value in environment.items())
+        exports = "".join(f"export {pair}\n" for pair in pairs)
+        return f"unset PWD\n{exports}exec {SCRIPT_FD}<&- {shlex.join(words)}\n"
+    pairs = (f"{name}={value}" for name, value in environment.items())
+    return f"exec {SCRIPT_FD}<&- {shlex.join(['/usr/bin/env', '-i', '--', *pairs, *words])}\n"
 
 
 def _check(environment: Mapping[str, str]) -> None:
@@ -121,7 +117,7 @@ def _check(environment: Mapping[str, str]) -> None:
             raise ValueError(f"the environment variable {name[:100]!r} cannot be set")
 
 
-def _place(launch: Launch, isolation: Isolation, *, root: Path, work: str) -> list[Placed]:
+def _place(launch: Launch, isolation: Isolation, *, root: Path, work: str) -> list[CheckedMount]:
     """What the launch mounts, made ready. Raises CannotLaunch or OSError."""
     if not launch.mounts:
         return []
@@ -133,7 +129,7 @@ def _place(launch: Launch, isolation: Isolation, *, root: Path, work: str) -> li
     return mounts.place(launch.mounts, root=root, work=work, user=isolation.user, tmp=tmp)
 
 
-def _unless_changed(placed: Sequence[Placed]) -> str:
+def _unless_changed(placed: Sequence[CheckedMount]) -> str:
     """A script that ends here if something else was mounted than what was found."""
     *command, expected = mounts.still_same((each.target, each.identity) for each in placed)
     verdict = Verdict(Cause.STORAGE, MOUNT_REPLACED, None).encoded()

@@ -1,9 +1,11 @@
 """Containers: whether this machine can run them, and how a launch becomes one.
 
-The main process of such an attempt is `container_run`: it fetches the image, runs the container
-and says how it ended. After it and all it started are gone, the remover runs until the container
-is gone too: only then is the attempt over. A container bears the name of its attempt and the
-folder of its executor, so that `remove_all` finds what an executor that died has left.
+The main process of such an attempt is `container_run`: it fetches the image, notes that now the
+container begins, runs it and says how it ended. Until that note is there the attempt has not begun:
+it is not told to run, and its time does not count. After it and all it started are gone, the
+remover runs until the container is gone too: only then is the attempt over. A container bears the
+name of its attempt and the folder of its executor, so that `remove_all` finds what an executor that
+died has left.
 
 Why the user is always nobody, also in an image that names another: without a user namespace the
 image's root would be the machine's root, and podman 4.3 cannot map users on newer kernels. And the
@@ -20,7 +22,6 @@ import hashlib
 import json
 import os
 import re
-import resource
 import shlex
 import shutil
 import stat
@@ -33,28 +34,26 @@ from pathlib import Path
 from typing import Any, Final
 
 import gateway
-from gateway.batch.engines import Cause, Container, Launch, Limits, view
+from gateway.batch.engines import Container, Launch, Limits, view
 from gateway.batch.executor.container_groups import GROUPS_GO, ID_FILE
-from gateway.batch.executor.folders import SCRATCH, TMP, WORK
+from gateway.batch.executor.container_limits import limit_words, without_limits
+from gateway.batch.executor.folders import ATTEMPTS, SCRATCH, TMP, WORK
+from gateway.batch.executor.images import FETCHED, image_names
 from gateway.batch.executor.isolation import NOBODY, PATH
-from gateway.batch.executor.mounts import CannotLaunch, Placed
+from gateway.batch.executor.mounts import CannotLaunch, CheckedMount
 
 LABEL: Final = "qcs-gateway.folder"
 MARK: Final = "containers"  # a folder that is there once a container was
 PID_FILE: Final = "pid"  # of its first process, in SCRATCH; docker writes none
-VERDICT: Final = "verdict.json"
 VARIABLES: Final = "/.variables.sh"
 PROBE_S: Final = 10
 REMOVE_S_MAX: Final = 60
 REMOVE_PAUSE_S: Final = 1
-ULIMIT_MAX: Final = 32_768
 _SETTINGS: Final = {
     "CONTAINERS_CONF": "containers.conf",
     "CONTAINERS_STORAGE_CONF": "storage.conf",
     "CONTAINERS_REGISTRIES_CONF": "registries.conf",
 }
-_CONTROLLERS: Final = "/sys/fs/cgroup/cgroup.controllers"
-_MEMORY: Final = "/sys/fs/cgroup/memory"
 
 
 class ContainersUnavailable(Exception):
@@ -87,19 +86,6 @@ class ContainerCommand:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """How a container's attempt ended, where the exit code does not say it."""
-
-    cause: Cause
-    detail: str
-    exit_code: int | None
-
-    def encoded(self) -> str:
-        """It as JSON, for `read_verdict`."""
-        return json.dumps([self.cause.value, self.detail, self.exit_code])
-
-
-@dataclass(frozen=True, slots=True)
 class Task:
     """What `container_run` is told. Never in its argv: it holds a password.
 
@@ -116,6 +102,7 @@ class Task:
     run: tuple[str, ...]
     command: tuple[str, ...]
     folder: str
+    fetched: str
     login: tuple[str, str, str] | None = field(default=None, repr=False)
     retries: int = 0
     retry_s: int = 0
@@ -195,7 +182,12 @@ def prove_containers(containers: Containers) -> str:
 
 
 def container_command(
-    launch: Launch, containers: Containers, *, root: Path, folder: str, placed: Sequence[Placed]
+    launch: Launch,
+    containers: Containers,
+    *,
+    root: Path,
+    folder: str,
+    placed: Sequence[CheckedMount],
 ) -> ContainerCommand:
     """Say how a launch runs in its container. root: the executor's folder. folder: the attempt's.
 
@@ -206,13 +198,7 @@ def container_command(
     scratch = f"{folder}/{SCRATCH}"
     for made in (str(root / MARK), scratch):
         os.makedirs(made, mode=0o700, exist_ok=True)
-    binds = []
-    for number, each in enumerate(placed):
-        if not containers.is_podman:
-            _check_unchangeable(each.source)
-        shown = f"{scratch}/mount-{number}"
-        _make_like(shown, each.source)
-        binds.append((each.source, each.identity, shown))
+    binds = _binds(placed, containers, scratch=scratch)
     name = name_of(root, launch.attempt_id)
     volumes = _own_volumes(folder, placed)
     volumes += [
@@ -228,7 +214,7 @@ def container_command(
         program=containers.program,
         is_podman=containers.is_podman,
         name=name,
-        names=_image_names(container),
+        names=image_names(container),
         run=(
             *_words(containers, launch.limits, name=name, root=root, options=container.options),
             *(_podman_files(scratch) if containers.is_podman else ()),
@@ -236,6 +222,7 @@ def container_command(
         ),
         command=("-c", f". {VARIABLES}\n{launch.command}"),
         folder=folder,
+        fetched=str(root / FETCHED),
         login=login,
         retries=container.retries,
         retry_s=container.retry_s,
@@ -255,19 +242,43 @@ def container_command(
     )
 
 
+def _binds(
+    placed: Sequence[CheckedMount], containers: Containers, *, scratch: str
+) -> list[tuple[str, str, str]]:
+    """Where each mount is to be shown on the machine, made ready; see `Task`.
+
+    Raises CannotLaunch or OSError.
+    """
+    binds = []
+    for number, each in enumerate(placed):
+        if not containers.is_podman:
+            _check_unchangeable(each.source)
+        shown = f"{scratch}/mount-{number}"
+        _make_like(shown, each.source)
+        binds.append((each.source, each.identity, shown))
+    return binds
+
+
 def _podman_files(scratch: str) -> tuple[str, ...]:
     return ("--pidfile", f"{scratch}/{PID_FILE}", "--cidfile", f"{scratch}/{ID_FILE}")
 
 
-def _own_volumes(folder: str, placed: Sequence[Placed]) -> list[str]:
+def _own_volumes(folder: str, placed: Sequence[CheckedMount]) -> list[str]:
     """The work folder and, unless something else is mounted there, /tmp."""
     has_tmp = all(each.target != view.TMP for each in placed)
     return [f"{folder}/{WORK}:{view.WORK}", *([f"{folder}/{TMP}:{view.TMP}"] if has_tmp else [])]
 
 
 def read_task(text: bytes) -> Task:
-    """Read what `container_command` wrote."""
+    """Read what `container_command` wrote, though it were that of an older executor.
+
+    Such a one goes on after a change of version, and did not write where notes are, nor full names.
+    """
     values = json.loads(text)
+    if "fetched" not in values:
+        root, _, _ = values["folder"].partition(f"/{ATTEMPTS}/")
+        container = Container(values["names"][0])
+        values |= {"fetched": f"{root}/{FETCHED}", "names": image_names(container)}
     pairs = {key: _frozen(value) for key, value in values.items()}
     return Task(**pairs)
 
@@ -334,69 +345,22 @@ def _words(
     """The words of `run`, but for mounts and variables.
 
     Why the caller's options are in the middle: they may replace the working folder, say, and none
-    of what keeps the container in.
+    of what keeps the container in. What they limit is part of the limits.
     """
     user = str(containers.user)
-    own = ["--workdir", view.WORK, *options, "--name", name, "--label", f"{LABEL}={root}"]
+    own = ["--workdir", view.WORK, *without_limits(options)]
+    own += ["--name", name, "--label", f"{LABEL}={root}"]
     own += ["--network", "host", "--cap-drop", "all", "--security-opt", "no-new-privileges"]
     own += ["--user", f"{user}:{user}", "--entrypoint", "/bin/sh", "--pull", "never"]
-    own += _ulimits()
     if containers.is_podman:
         own += ["--log-driver", "passthrough"]  # its streams are our files: no byte can be late
     else:
         own += ["--log-driver", "none"]
-    return (*own, *_limit_words(limits))
-
-
-def _ulimits() -> list[str]:
-    """Limits of the kind that go with a process, as high as can be set here.
-
-    Why at all: podman's own are higher than what a machine without CAP_SYS_RESOURCE may set. Why
-    not our own limit of processes: what runc may set can be half of it. It counts all processes of
-    nobody, so it must be high; what one container may have is limited by its control group.
-    """
-    words = []
-    for kind, number in (("nofile", resource.RLIMIT_NOFILE), ("nproc", resource.RLIMIT_NPROC)):
-        _, hard = resource.getrlimit(number)
-        most = ULIMIT_MAX if hard == resource.RLIM_INFINITY else min(hard, ULIMIT_MAX)
-        words += ["--ulimit", f"{kind}={most}:{most}"]
-    return words
-
-
-def _limit_words(limits: Limits | None) -> list[str]:
-    """The container's limits, if this machine has control groups to keep them."""
-    if limits is None or not (os.path.isdir(_MEMORY) or _v2_has_memory()):
-        return []
-    cores = min(limits.cores, os.cpu_count() or limits.cores)
-    memory = str(limits.mem_bytes)
-    words = ["--cpus", str(cores), "--pids-limit", str(limits.processes)]
-    return [*words, "--memory", memory, "--memory-swap", memory]
-
-
-def _v2_has_memory() -> bool:
-    try:
-        return "memory" in Path(_CONTROLLERS).read_text(encoding="ascii").split()
-    except OSError:
-        return False
+    return (*own, *limit_words(limits, options))
 
 
 def _registry(container: Container) -> str:
-    return _image_names(container)[-1].split("/", 1)[0]
-
-
-def _image_names(container: Container) -> tuple[str, ...]:
-    """How the image may be called, the full name last.
-
-    Why a name without a registry is first looked for as it is: an image made on this machine.
-    """
-    image = container.image
-    first, slash, _ = image.partition("/")
-    if slash and (re.search(r"[.:]", first) or first == "localhost"):
-        return (image,)
-    server = re.sub(r"^https?://|/.*$", "", container.server)
-    if server and server not in {"docker.io", "index.docker.io"}:
-        return (f"{server}/{image}",)
-    return (image, f"docker.io/{image if slash else f'library/{image}'}")
+    return image_names(container)[-1].split("/", 1)[0]
 
 
 def name_of(root: Path, attempt_id: str) -> str:
@@ -476,17 +440,3 @@ def _run(argv: Sequence[str], containers: Containers) -> str:
         check=True,
     )
     return done.stdout.decode()
-
-
-def write_verdict(folder: str, verdict: Verdict) -> None:
-    """Leave word in an attempt's folder, where its command cannot write. Raises OSError."""
-    Path(folder, VERDICT).write_text(verdict.encoded(), encoding="utf-8")
-
-
-def read_verdict(folder: str) -> Verdict | None:
-    """How an attempt ended, if that was written: the exit code is no good then."""
-    try:
-        cause, detail, code = json.loads(Path(folder, VERDICT).read_text(encoding="utf-8"))
-        return Verdict(Cause(cause), detail, code)
-    except (OSError, ValueError):
-        return None

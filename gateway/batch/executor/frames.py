@@ -10,8 +10,13 @@ from gateway.batch.engines import Ended, Launch, Started
 PROTOCOL: Final = 2
 FRAME_BYTES_MAX: Final = 16_777_216
 LENGTH_BYTES: Final = 4
-EXIT_REFUSED: Final = 1
-"""How an executor ends that cannot serve as asked, before it has a line to say so on."""
+EXIT_REFUSED: Final = 4
+"""How an executor ends that cannot serve as asked, before it has a line to say so on.
+
+Not 1: so does any program of Python's end that fails.
+"""
+EXIT_FAILED: Final = 5
+"""How one ends that cannot serve now: another may, later."""
 
 
 class FrameError(Exception):
@@ -72,7 +77,6 @@ class Welcome(Frame):
 
     pid: int
     isolation: str
-    protocol: int = PROTOCOL
     abilities: list[str] = []
     missing: dict[str, str] = {}
     attempts_lost: int = 0

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from gateway.batch.engines import Ability, Limits
-from gateway.batch.executor.mounted import mount_lines
+from gateway.batch.executor.mountinfo import mount_lines
 
 FAMILY: Final = "qcs-gateway"
 HOME: Final = "executor"

@@ -4,20 +4,20 @@ A disk can be out of bytes, and out of files: inodes.
 """
 
 import os
-import re
+import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+from gateway.batch.engines.room import FLOOR_BYTES, FLOOR_PERCENT
 from gateway.batch.executor.folders import STREAMS
 from gateway.batch.executor.group_trees import read
+from gateway.batch.executor.mountinfo import mount_lines, unescaped
 
 BLOCK_BYTES: Final = 512
 HOG_LOG_BYTES_MAX: Final = 1_048_576
-FLOOR_BYTES: Final = 67_108_864
-FLOOR_FILES: Final = 65_536
-FLOOR_PARTS: Final = 100  # or the hundredth part of a disk, whichever is less
+FLOOR_FILES: Final = 65_536  # or FLOOR_PERCENT of those of the disk, whichever is less
 PATH_LONG: Final = 3_000
 HELD_MAX: Final = 64
 
@@ -45,10 +45,10 @@ class Shortage:
 def find_shortage(folder: str) -> Shortage | None:
     """What the disk of a folder is nearly out of; None if there is enough. Raises OSError."""
     found = os.statvfs(folder)
-    floor = min(FLOOR_BYTES, found.f_blocks * found.f_frsize // FLOOR_PARTS)
+    floor = min(FLOOR_BYTES, found.f_blocks * found.f_frsize * FLOOR_PERCENT // 100)
     if found.f_bavail * found.f_frsize < floor:
         return Shortage(floor, of_files=False)
-    floor = min(FLOOR_FILES, found.f_files // FLOOR_PARTS)  # 0 where files are not counted
+    floor = min(FLOOR_FILES, found.f_files * FLOOR_PERCENT // 100)  # 0 where files are not counted
     return Shortage(floor, of_files=True) if found.f_favail < floor else None
 
 
@@ -124,8 +124,11 @@ def log_excess_bytes(folder: str) -> int:
 def cut_logs(folder: str) -> None:
     """Cut the logs of an attempt to HOG_LOG_BYTES_MAX. Raises OSError."""
     for stream in STREAMS:
+        path = f"{folder}/{stream}"
         with suppress(FileNotFoundError):
-            file = os.open(f"{folder}/{stream}", os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            if not stat.S_ISREG(os.lstat(path).st_mode):
+                continue  # a command without a sandbox may put a pipe there
+            file = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
                 if os.fstat(file).st_size > HOG_LOG_BYTES_MAX:
                     os.ftruncate(file, HOG_LOG_BYTES_MAX)
@@ -147,14 +150,10 @@ def unseen(pids: Iterable[int], *, device: int) -> Taken:
 
 
 def root_layer(pid: int) -> str:
-    """The folder that what a process writes to its root comes to be in; "" if that is no overlay.
-
-    Source: proc_pid_mountinfo(5).
-    """
+    """Where what a process writes to its root comes to be; "" if that is no overlay."""
     upper = ""
-    for line in read(f"/proc/{pid}/mountinfo").splitlines():
-        fields = line.split(" ")
-        if fields[4] == "/":  # the last one hides those before
-            options = (each.partition("=") for each in fields[-1].split(","))
+    for mount in mount_lines(read(f"/proc/{pid}/mountinfo")):
+        if mount.point == "/":  # the last one hides those before
+            options = (each.partition("=") for each in mount.options.split(","))
             upper = next((value for name, _, value in options if name == "upperdir"), "")
-    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), upper)
+    return unescaped(upper)

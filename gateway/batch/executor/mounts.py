@@ -34,7 +34,7 @@ class CannotLaunch(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class CheckedMount:
     """A mount that may be made. identity: "device:inode" of what its source was found to be."""
 
     source: str
@@ -50,8 +50,7 @@ def place(
     work: str,
     user: int | None,
     tmp: str | None = None,
-    work_seen: str = view.WORK,
-) -> list[Placed]:
+) -> list[CheckedMount]:
     """Check mounts and make what they need; parents come before what lies below them.
 
     root: the executor's folder. work: the attempt's work folder, which exists. user: whose the
@@ -61,7 +60,7 @@ def place(
     Why a share is never given to `user`: it belongs to others, on other machines too. A command
     may write there what the share lets that user write, as with any mount of NFS.
     """
-    seen: dict[PurePosixPath, str] = {PurePosixPath(work_seen): work}
+    seen: dict[PurePosixPath, str] = {PurePosixPath(view.WORK): work}
     taken = set(seen)
     if tmp is not None:
         seen[PurePosixPath(view.TMP)] = tmp  # a mount may take its place
@@ -78,7 +77,7 @@ def place(
             _make_target(target, above=above, holder=seen[above], root=root, status=status)
         seen[target] = mount.source
         identity = f"{status.st_dev}:{status.st_ino}"
-        placed.append(Placed(mount.source, str(target), mount.writable, identity))
+        placed.append(CheckedMount(mount.source, str(target), mount.writable, identity))
     return placed
 
 
@@ -155,7 +154,7 @@ def _make_step(path: Path, *, as_folder: bool) -> None:
         raise NotADirectoryError(0, "something else is there")
 
 
-def binds(placed: Iterable[Placed]) -> list[str]:
+def binds(placed: Iterable[CheckedMount]) -> list[str]:
     """The words for bubblewrap that make these mounts.
 
     Why `--dir`: bubblewrap makes what is missing above a mount for itself alone.

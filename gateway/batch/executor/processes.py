@@ -6,7 +6,7 @@ A pid alone proves nothing, since the kernel gives it out again; a pid with its 
 import ctypes
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,3 +120,13 @@ def places_of(pid: int) -> Iterator[bytes]:
 def boot_id() -> str:
     """What tells this boot of the machine from every other: start times count from it."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+def descendants(pid: int, table: Iterable[Process]) -> set[int]:
+    """A process, its session and all they started that did not leave both."""
+    found = {pid}
+    size = 0
+    while size != len(found):
+        size = len(found)
+        found |= {each.pid for each in table if each.session == pid or each.parent in found}
+    return found

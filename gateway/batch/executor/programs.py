@@ -3,6 +3,10 @@
 A shell would only look the program up and become it, which costs as much as a short command. So
 what has nothing for a shell to do in it is executed as it is; GNU make does so, too. In doubt it is
 left to the shell, which also says what is wrong with a program that cannot be executed.
+
+Only programs of the system are found here, by their names alone. Why: this is looked up with our
+rights and before all else that waits, and a place of the caller's choice may be a share that does
+not answer, or one that the command itself may not see.
 """
 
 import os
@@ -11,9 +15,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-# No character that any shell gives a meaning to, and no assignment in the first word.
-_PLAIN: Final = re.compile(r" *[A-Za-z0-9_./][\w@%+,./:-]*(?: +[\w@%+=,./:-]+)* *", re.ASCII)
-# What is part of some shell, save `true` and `false`, which are the same everywhere.
+from gateway.batch.executor.isolation import PATH
+
+# No character that any shell gives a meaning to, no assignment in front, and no path.
+_PLAIN: Final = re.compile(r" *[A-Za-z0-9_][\w@%+,.:-]*(?: +[\w@%+=,./:-]+)* *", re.ASCII)
 _OF_A_SHELL: Final = """
 . alias bg bind break builtin caller case cd chdir command compgen complete compopt continue coproc
 declare dirs disown do done echo elif else enable esac eval exec exit export fc fg fi for function
@@ -21,33 +26,31 @@ getopts hash help history if in jobs kill let local logout mapfile popd printf p
 readarray readonly return select set shift shopt source suspend test then time times trap type
 typeset ulimit umask unalias unset until wait while
 """
+_PLACES: Final = PATH.split(":")
 _KEPT: Final = frozenset(_OF_A_SHELL.split())
+_SAME_ALONE: Final = frozenset({"true", "false"})  # part of a shell, and of the system
+# What a shell reads, sets anew or refuses when it begins.
+_CHANGED_BY_A_SHELL: Final = frozenset({"IFS", "OPTIND", "PPID", "PS1", "PS2", "PS4", "OLDPWD"})
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What to execute. path: from the working folder, if it is relative."""
+    """What to execute. path: absolute."""
 
     path: str
     argv: tuple[str, ...]
 
 
-def program_of(command: str, environment: Mapping[str, str], *, folder: str) -> Program | None:
-    """The program that a command is to become in a folder; None if a shell is to see to it."""
-    if not _PLAIN.fullmatch(command):
+def program_of(command: str, environment: Mapping[str, str]) -> Program | None:
+    """The program that a command is to become; None if a shell is to see to it."""
+    if not _PLAIN.fullmatch(command) or environment.get("PATH") != PATH:
         return None
     argv = tuple(command.split())
-    if argv[0] in _KEPT:
+    if argv[0] in _KEPT or (argv[0] in _SAME_ALONE and len(argv) > 1):
         return None
-    path = _find(argv[0], environment.get("PATH", ""), folder=folder)
-    return None if path is None else Program(path, argv)
-
-
-def _find(name: str, search: str, *, folder: str) -> str | None:
-    """Where a program is, as a shell looks for it; None if it is nowhere."""
-    places = [name] if "/" in name else [f"{each or '.'}/{name}" for each in search.split(":")]
-    for place in places:
-        seen_from_here = os.path.join(folder, place)
-        if os.access(seen_from_here, os.X_OK) and os.path.isfile(seen_from_here):
-            return place
+    if not _CHANGED_BY_A_SHELL.isdisjoint(environment):
+        return None
+    for path in (f"{place}/{argv[0]}" for place in _PLACES):
+        if os.access(path, os.X_OK) and os.path.isfile(path):
+            return Program(path, argv)
     return None

@@ -6,7 +6,7 @@ here at once for the others; if the keeper died too, the next executor does befo
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from gateway.batch.executor.containers import remove_all
 from gateway.batch.executor.control_groups import ControlGroups
 from gateway.batch.executor.folders import SCRATCH, WORK, attempt_folder
 from gateway.batch.executor.ledger import EXECUTOR_ENDED, Begun, Ledger, lost
+from gateway.batch.executor.notes import find_begun
 from gateway.batch.executor.removal import remove_empty
 from gateway.batch.executor.work_folders import put_tmp_aside, remove_scratch
 from gateway.clock import Clock
@@ -53,20 +54,29 @@ def recover(
     if that cannot be journalled.
     """
     begun = list(ledger.begun.values())
-    leftovers = _leftovers(begun, root)
+    by_id = _leftovers(begun, root)
+    leftovers = list(by_id.values())
     same_boot = ledger.previous_boot_id == processes.boot_id()
     while groups.sweep() or (same_boot and leftovers and kill_leftovers(leftovers)):
         sleep(PAUSE_S)
     remove_all(root)
+    never_ran = {id_ for id_, leftover in by_id.items() if _only_fetched(leftover.work.parent)}
     for leftover in leftovers:
         remove_empty(str(leftover.work))
         put_tmp_aside(root, str(leftover.work.parent))
         _remove_scratch(leftover.work.parent)
     for each in begun:
-        ended = lost(each.began.attempt_id, EXECUTOR_ENDED, clock=clock, started=True)
+        attempt_id = each.began.attempt_id
+        has_run = attempt_id not in never_ran
+        ended = lost(attempt_id, EXECUTOR_ENDED, clock=clock, started=has_run)
         ledger.end(ended, with_executor=True)
     ledger.commit()
     return len(begun)
+
+
+def _only_fetched(folder: Path) -> bool:
+    """Whether an attempt of this folder had a container to be, and it had not begun."""
+    return (folder / SCRATCH).is_dir() and find_begun(str(folder)) is None
 
 
 def _remove_scratch(folder: Path) -> None:
@@ -76,8 +86,9 @@ def _remove_scratch(folder: Path) -> None:
     remove_scratch(str(folder))
 
 
-def _leftovers(begun: Iterable[Begun], root: Path) -> list[Leftover]:
-    found = []
+def _leftovers(begun: Iterable[Begun], root: Path) -> Mapping[str, Leftover]:
+    """Where to look, by the id of the attempt."""
+    found = {}
     for each in begun:
         try:
             work = attempt_folder(root, each.began.folder) / WORK
@@ -85,7 +96,7 @@ def _leftovers(begun: Iterable[Begun], root: Path) -> list[Leftover]:
             continue  # a folder that is refused was never started in
         spawned = each.spawned
         pid, ticks = (spawned.pid, spawned.start_ticks) if spawned else (None, None)
-        found.append(Leftover(work, pid, ticks))
+        found[each.began.attempt_id] = Leftover(work, pid, ticks)
     return found
 
 

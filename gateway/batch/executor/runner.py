@@ -9,71 +9,36 @@ adopted ones that belong to it are killed until there are none.
 import heapq
 import logging
 import os
-import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 from gateway.batch.engines import Cause, Ended, Launch, Started
 from gateway.batch.executor import processes
-from gateway.batch.executor.containers import Containers, read_verdict
-from gateway.batch.executor.control_groups import ControlGroups, Group
+from gateway.batch.executor.containers import Containers
+from gateway.batch.executor.control_groups import ControlGroups
 from gateway.batch.executor.folders import NO_ROOM
 from gateway.batch.executor.held import HOG_LOG_BYTES_MAX
 from gateway.batch.executor.isolation import Isolation
 from gateway.batch.executor.mounts import CannotLaunch
+from gateway.batch.executor.notes import find_begun
+from gateway.batch.executor.running import Running, outcome
 from gateway.batch.executor.samples import Sampler
 from gateway.batch.executor.spawning import Ready, Spawner
 from gateway.clock import Clock
 from gateway.errors import InvalidParameterValue
 
-SIGNAL_MAX: Final = 64
-EXIT_OF_SIGNAL: Final = 128
 IDENTIFY_AFTER_S: Final = 0.1
 LOOK_AGAIN_S: Final = 0.002
 DEADLINES_KEPT: Final = 1_000
 ROOM_S: Final = 1.0  # between two looks for room on the disk
-FILLED_THE_DISK: Final = "It filled the disk."
+BEGUN_S: Final = 0.1  # between two looks for containers that have begun
 
 log = logging.getLogger("executor")
-
-
-@dataclass(slots=True)
-class Running:
-    """An attempt with processes.
-
-    pid: of the main one, which leads the attempt's session. spawned_at: monotonic seconds.
-    killed_for: why we killed it, if we did. status: how the main process ended, as `waitpid` says
-    it; None while it lives. remover: what is still to run when nothing of it lives, to be rid of
-    its container. remover_pid: while that runs.
-    """
-
-    ready: Ready
-    pid: int
-    spawned_at: float
-    started: Started
-    killed_for: Cause | None = None
-    status: int | None = None
-    remover: tuple[str, ...] = ()
-    remover_pid: int | None = None
-
-    @property
-    def attempt_id(self) -> str:
-        """Its id."""
-        return self.ready.launch.attempt_id
-
-    @property
-    def folder(self) -> str:
-        """Its own folder, absolute."""
-        return self.ready.folder
-
-    @property
-    def group(self) -> Group | None:
-        """What all its processes are in; None where there are no control groups."""
-        return self.ready.group
 
 
 @dataclass(slots=True)
@@ -113,6 +78,9 @@ class Runner:
         self._by_pid: dict[int, Running] = {}
         self._new: dict[int, Running] = {}
         self._ending: dict[str, Running] = {}
+        self._fetching: dict[str, Running] = {}  # their containers have not begun
+        self._begun: list[Running] = []  # of these, those that have, until they are taken
+        self._look_for_begun_at = 0.0
         self._deadlines: list[tuple[float, str]] = []
         self._look_again_at: float | None = None
         self._spawn_at = 0.0  # nothing that waits is spawned before
@@ -129,12 +97,14 @@ class Runner:
 
     @property
     def next_deadline(self) -> float | None:
-        """The monotonic time at which `expire`, `reap` or `spawn` has something to do."""
+        """The monotonic time at which one of the others has something to do."""
         if self._look_again_at is not None:
             return self._look_again_at
         moments = [self._deadlines[0][0]] if self._deadlines else []
         if self._waiting:
             moments.append(self._spawn_at)
+        if self._fetching:
+            moments.append(self._look_for_begun_at)
         return min(moments, default=None)
 
     def enqueue(self, launches: Iterable[Launch]) -> None:
@@ -176,13 +146,36 @@ class Runner:
 
     def _note(self, ready: Ready, pid: int) -> Running:
         launch = ready.launch
-        started = Started(launch.attempt_id, self._clock())
-        running = Running(ready, pid, self._monotonic(), started)
+        running = Running(ready, pid, self._monotonic(), started=None)
         running.remover = ready.command.remover
         self.running[launch.attempt_id] = self._by_pid[pid] = self._new[pid] = running
         self._sampler.watch(launch, folder=ready.folder, pid=pid, group=ready.group)
-        self._remember_deadline(launch)
+        if launch.container is None:
+            self._start_time(running, at=self._clock())
+        else:
+            self._fetching[launch.attempt_id] = running
         return running
+
+    def _start_time(self, running: Running, *, at: datetime) -> None:
+        """Note that its command runs: from now on its time counts."""
+        running.started = Started(running.attempt_id, at)
+        self._remember_deadline(running.ready.launch)
+
+    def take_begun(self) -> list[Running]:
+        """The attempts whose containers have begun since this was called last."""
+        if self._fetching and self._monotonic() >= self._look_for_begun_at:
+            self._look_for_begun_at = self._monotonic() + BEGUN_S
+            for running in list(self._fetching.values()):
+                self._look_whether_begun(running)
+        begun, self._begun = self._begun, []
+        return begun
+
+    def _look_whether_begun(self, running: Running) -> None:
+        at = find_begun(running.folder)
+        if at is not None:
+            del self._fetching[running.attempt_id]
+            self._start_time(running, at=at)
+            self._begun.append(running)
 
     def _not_started(self, launch: Launch, error: Exception) -> Ended:
         # Not the error itself: it may name a path of this machine.
@@ -249,15 +242,28 @@ class Runner:
         while (attempt_id := self._sampler.next_hog()) is not None:
             running = self.running.get(attempt_id)
             if running is not None and running.status is None and running.killed_for is None:
-                log.error("disk_filled attempt=%s", attempt_id)
-                disks = self._sampler.own_disks(running.ready.launch)
-                running.remover = hog_remover(running.folder, first=running.remover, disks=disks)
+                self._note_hog(running)
                 self._kill(running, Cause.STORAGE)
         while (folder := self._sampler.next_useless()) is not None:
             self.remove_work([folder])
         with suppress(OSError):  # it is tried again at the next turn
             if (pid := self._spawner.spawn_removal()) is not None:
                 self.helpers.add(pid)
+
+    def _note_hog(self, running: Running) -> None:
+        """Have what it filled the disk with removed before its end is told."""
+        log.error("disk_filled attempt=%s", running.attempt_id)
+        disks = self._sampler.own_disks(running.ready.launch)
+        running.remover = hog_remover(running.folder, first=running.remover, disks=disks)
+
+    def _look_whether_it_filled_the_disk(self, running: Running) -> None:
+        """Whether one that failed did so because it had filled the disk before we looked."""
+        if running.status == 0 or running.killed_for is not None or running.started is None:
+            return
+        with suppress(OSError, ValueError):  # it cannot be told, then
+            if self._sampler.is_hog(running.attempt_id):
+                running.killed_for = Cause.STORAGE
+                self._note_hog(running)
 
     def remove_work(self, folders: Iterable[str]) -> None:
         """Remove the work folders of attempts of which nothing is left, whatever is in them."""
@@ -298,6 +304,10 @@ class Runner:
             self._note_remover(pid, status)
             if running is not None:
                 running.status = status
+                if running.started is None:
+                    self._look_whether_begun(running)  # before the note is removed
+                    self._fetching.pop(running.attempt_id, None)
+                self._look_whether_it_filled_the_disk(running)
         return self._sweep() if self._ending else []
 
     def _sweep(self) -> list[Ended]:
@@ -372,46 +382,6 @@ class Runner:
 
     def _if_ending(self, running: Running) -> list[str]:
         return [running.attempt_id] if running.attempt_id in self._ending else []
-
-
-def outcome(running: Running, *, clock: Clock) -> Ended:
-    """Say how an attempt ended, once its main process was reaped."""
-    if running.killed_for is Cause.STORAGE:
-        killed = EXIT_OF_SIGNAL + signal.SIGKILL  # it ran: without a code it would run again
-        return Ended(running.attempt_id, clock(), killed, Cause.STORAGE, FILLED_THE_DISK)
-    if running.killed_for is not None or running.status is None:
-        return Ended(running.attempt_id, clock(), exit_code=None, cause=running.killed_for)
-    return _exited(running, running.status, clock=clock)
-
-
-def _exited(running: Running, status: int, *, clock: Clock) -> Ended:
-    """The outcome of an attempt that nobody killed. status: as `waitpid` says it.
-
-    Why 128+n is a death by signal n: shells and bubblewrap report one so, and nothing tells it from
-    a command that exits with the number itself. The same under every isolation. A command that
-    succeeds although a process of it was killed for its memory has succeeded.
-    """
-    code = os.waitstatus_to_exitcode(status)
-    if code < 0:
-        code = EXIT_OF_SIGNAL - code
-    number = code - EXIT_OF_SIGNAL
-    verdict = read_verdict(running.folder) if running.ready.command.can_tell else None
-    if verdict is not None:
-        ended = Ended(running.attempt_id, clock(), verdict.exit_code, verdict.cause, verdict.detail)
-        never_ran = verdict.cause is Cause.STORAGE and verdict.exit_code is None
-        return replace(ended, started=False) if never_ran else ended
-    if code == 0:
-        return Ended(running.attempt_id, clock(), exit_code=0, cause=None)
-    if running.group is not None and running.group.was_out_of_memory:
-        return Ended(running.attempt_id, clock(), code, Cause.OOM, _memory_words(running.group))
-    if 0 < number <= SIGNAL_MAX:
-        return Ended(running.attempt_id, clock(), code, Cause.SIGNAL, f"It was signal {number}.")
-    return Ended(running.attempt_id, clock(), code, Cause.USER_EXIT)
-
-
-def _memory_words(group: Group) -> str:
-    allowed = "its memory" if group.limits is None else f"{group.limits.mem_bytes} bytes of memory"
-    return f"It used up {allowed}, and the kernel killed a process of it."
 
 
 def hog_remover(

@@ -38,6 +38,7 @@ from gateway.batch.executor.held import (
     log_excess_bytes,
     taken_below,
 )
+from gateway.batch.executor.left_files import read_left
 from gateway.clock import Clock
 from gateway.errors import InvalidParameterValue
 
@@ -49,6 +50,7 @@ EVERY_S: Final = 5.0
 ROUND_S: Final = 1.0
 GOING_S_MAX: Final = 60.0  # that the removal of a folder is waited for
 SAMPLES_MAX: Final = 720
+SAMPLES_BYTES_MAX: Final = 16 * 2**20
 BY_GROUP: Final = "group"
 BY_PROCESS: Final = "process"
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
@@ -98,7 +100,8 @@ _sample = msgspec.json.Decoder(Sample)
 def read_samples(folder: Path) -> Record | None:
     """The samples of the attempt in a folder, up to a torn end; None if there are none."""
     try:
-        first, *lines = (folder / SAMPLES).read_bytes().split(b"\n")
+        found = read_left(f"{folder}/{SAMPLES}", bytes_max=SAMPLES_BYTES_MAX)
+        first, *lines = found.split(b"\n")
         header = _header.decode(first)
     except (OSError, msgspec.DecodeError):
         return None
@@ -135,7 +138,7 @@ class Watched:
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
+class EndedFiles:
     """The files of an attempt that ended, until that is acknowledged.
 
     folder: its own, absolute. name: the same as its launch says it. failed: whether nothing of its
@@ -170,7 +173,7 @@ class Sampler:
         self._clock = clock
         self._monotonic = monotonic
         self._watched: dict[str, Watched] = {}
-        self._left: dict[str, Left] = {}
+        self._left: dict[str, EndedFiles] = {}
         self._something = threading.Event()
         self._cores = os.cpu_count() or 1
         self._mem_bytes = os.sysconf("SC_PHYS_PAGES") * _PAGE_BYTES
@@ -222,17 +225,17 @@ class Sampler:
         """Take no more samples of an attempt; what it left still is in the way on a full disk."""
         watched = self._watched.get(launch.attempt_id)
         if watched is not None:
-            self._left[launch.attempt_id] = Left(watched.folder, launch.folder, failed)
+            self._left[launch.attempt_id] = EndedFiles(watched.folder, launch.folder, failed)
             del self._watched[launch.attempt_id]
 
     def remember(self, ended: Ended, *, folder: str) -> None:
-        """What an attempt of an earlier executor left is in the way, too. folder: see `Left.name`.
+        """What an attempt of an earlier executor left is in the way, too.
 
-        One that was refused has left nothing.
+        folder: see `EndedFiles.name`. One that was refused has left nothing.
         """
         with suppress(InvalidParameterValue):
             path = attempt_folder(Path(self._root or ""), folder)
-            self._left[ended.attempt_id] = Left(str(path), folder, ended.cause is not None)
+            self._left[ended.attempt_id] = EndedFiles(str(path), folder, ended.cause is not None)
             self._something.set()
 
     def forget(self, attempt_id: str) -> None:
@@ -306,13 +309,7 @@ class Sampler:
         First its logs are cut short, and at a later look, if there still is no room, its work
         folder goes. Why not if it succeeded: its outputs may not be kept yet. Raises OSError.
         """
-        found = {
-            each: (
-                0 if shortage.of_files else log_excess_bytes(left.folder),
-                shortage.share(taken_below(f"{left.folder}/{WORK}")) if left.failed else 0,
-            )
-            for each, left in list(self._left.items())
-        }
+        found = self._to_spare(shortage)
         largest = max(found, key=lambda each: sum(found[each]), default="")
         if not largest or sum(found[largest]) < shortage.floor:
             return False
@@ -328,6 +325,34 @@ class Sampler:
             self._useless.put(left.name)
             self.forget(largest)
         return True
+
+    def _to_spare(self, shortage: Shortage) -> Mapping[str, tuple[int, int]]:
+        """What could go of the logs, and of the work folder, of each ended attempt."""
+        return {
+            each: (
+                0 if shortage.of_files else log_excess_bytes(left.folder),
+                shortage.share(taken_below(f"{left.folder}/{WORK}")) if left.failed else 0,
+            )
+            for each, left in list(self._left.items())
+        }
+
+    def is_hog(self, attempt_id: str) -> bool:
+        """Whether the disk is nearly full now and this attempt, still watched, holds most of it.
+
+        As `guard_room` would find, for one that met the full disk first. Why its own part is looked
+        at before all others': of those that have filled nothing this is all it costs. Raises
+        OSError.
+        """
+        shortage = None if self._root is None else find_shortage(self._root)
+        watched = self._watched.get(attempt_id)
+        if shortage is None or watched is None:
+            return False
+        if shortage.share(_held(watched, disks=watched.own_disks)) < shortage.floor:
+            return False
+        sizes = self._sizes(shortage)
+        spared = max(map(sum, self._to_spare(shortage).values()), default=0)
+        own = sizes.get(attempt_id, 0)
+        return own >= shortage.floor and own >= max(spared, *sizes.values())
 
     def next_useless(self) -> str | None:
         """The folder, as its launch said it, of an ended attempt whose work folder is to go.
@@ -363,7 +388,7 @@ class Sampler:
     def _sample(self, watched: Watched, table: Sequence[processes.Process]) -> Sample:
         cpu_s = mem_bytes = None
         if watched.group is None:
-            pids = _descendants(watched.pid, table)
+            pids = processes.descendants(watched.pid, table)
         else:
             usage = watched.group.usage()
             cpu_s, mem_bytes = usage.cpu_s, usage.mem_bytes
@@ -379,8 +404,13 @@ class Sampler:
 
 
 def _has_begun(watched: Watched) -> bool:
-    """Whether there is something to measure: of a container, once it has its first process."""
+    """Whether there is something to measure: of a container, once it has its first process.
+
+    Only then it has begun: that its image was fetched for an hour is not an hour of its own.
+    """
     if watched.pid_file and (text := read(watched.pid_file)):
+        with suppress(OSError):
+            watched.began = os.stat(watched.pid_file).st_mtime
         watched.pid, watched.pid_file = int(text), ""
     return not watched.pid_file
 
@@ -392,7 +422,7 @@ def _keep(watched: Watched, sample: Sample) -> None:
         _thin(path)
         watched.count = (watched.count + 1) // 2
         watched.every_s *= 2
-    flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     data = msgspec.json.encode(sample) + b"\n"
     if watched.count == 0:
         flags |= os.O_CREAT | os.O_TRUNC
@@ -415,9 +445,12 @@ def _keep(watched: Watched, sample: Sample) -> None:
 
 def _thin(path: str) -> None:
     """Drop every second sample of a file. Raises OSError, and then it is as it was."""
-    lines = Path(path).read_bytes().splitlines(keepends=True)
+    lines = read_left(path, bytes_max=SAMPLES_BYTES_MAX).splitlines(keepends=True)
     new = f"{path}.new"
-    Path(new).write_bytes(b"".join(lines[:1] + lines[2::2]))  # the header stays
+    with suppress(FileNotFoundError):
+        os.unlink(new)
+    with open(new, "xb") as file:
+        file.write(b"".join(lines[:1] + lines[2::2]))  # the header stays
     os.replace(new, path)
 
 
@@ -435,21 +468,11 @@ def disk_used_percent(path: str) -> float | None:
 def _held(watched: Watched, *, disks: Iterable[str]) -> Taken:
     """What an attempt takes on the disk. disks: of its own, those that count for it."""
     if watched.group is None:
-        pids = _descendants(watched.pid, list(processes.all_processes()))
+        pids = processes.descendants(watched.pid, list(processes.all_processes()))
     else:
         pids = watched.group.pids()
     container_pid = watched.pid if watched.is_container and _has_begun(watched) else 0
     return held(watched.folder, disks=disks, pids=pids, container_pid=container_pid)
-
-
-def _descendants(pid: int, table: Iterable[processes.Process]) -> set[int]:
-    """A process, its session and all they started that did not leave both."""
-    found = {pid}
-    size = 0
-    while size != len(found):
-        size = len(found)
-        found |= {each.pid for each in table if each.session == pid or each.parent in found}
-    return found
 
 
 def _cpu_s(pids: Iterable[int]) -> float:

@@ -28,7 +28,8 @@ from gateway.batch.executor.isolation import (
     with_folders,
 )
 from gateway.batch.executor.ledger import Committed, Ledger, lost
-from gateway.batch.executor.runner import Runner, Running
+from gateway.batch.executor.runner import Runner
+from gateway.batch.executor.running import Running
 from gateway.clock import Clock
 
 log = logging.getLogger("executor")
@@ -302,7 +303,7 @@ class Server:
             self._asked_isolation, self._asked_folders = asked
         line.greeted = True
         line.send(self._welcome())
-        started = [running.started for running in self._runner.running.values()]
+        started = [each.started for each in self._runner.running.values() if each.started]
         self._tell(started, list(self._ledger.outcomes.values()))
 
     def _welcome(self) -> frames.Welcome:
@@ -346,12 +347,17 @@ class Server:
                 self._ledger.end(lost(attempt_id, why, clock=self._clock, started=True))
 
     def _tell_standing(self, attempt_ids: Iterable[str]) -> None:
-        """Tell which of these attempts run and how others ended; the rest has no news yet."""
+        """Tell which of these attempts run and how others ended; the rest has no news yet.
+
+        If all that is known of one is that its image is fetched, it is told that nothing is new:
+        who asked is to hear something.
+        """
         running, outcomes = self._runner.running, self._ledger.outcomes
         known = [each for each in attempt_ids if each not in self._untold]  # told in a moment
-        started = [running[each].started for each in known if each in running]
+        found = [running[each].started for each in known if each in running]
+        started = [each for each in found if each is not None]
         ended = [outcomes[each] for each in known if each in outcomes]
-        self._tell(started, ended)
+        self._tell(started, ended, also_nothing=None in found)
 
     def _commit(self) -> Committed:
         """Make everything durable; nothing is spawned or told if that fails, and it is retried.
@@ -377,15 +383,18 @@ class Server:
             self._ledger.note_process(attempt_id, pid=process.pid, start_ticks=process.start_ticks)
         for ended in spawned.ended:
             self._ledger.end(ended)
-        self._note_started(spawned.running)
+        self._note_started([*spawned.running, *self._runner.take_begun()])
         started = self._take_started(committed.ended)
-        if started or committed.ended:
-            self._tell(started, committed.ended)
+        fetches = any(each.started is None for each in spawned.running)
+        if started or committed.ended or fetches:
+            self._tell(started, committed.ended, also_nothing=fetches)
 
-    def _note_started(self, spawned: Sequence[Running]) -> None:
-        """Note starts that are to be told."""
+    def _note_started(self, running: Sequence[Running]) -> None:
+        """Note starts that are to be told, of those that have begun."""
         tell_at = self._monotonic() + STARTED_S_MAX
-        self._untold.update((each.attempt_id, (tell_at, each.started)) for each in spawned)
+        for each in running:
+            if each.started is not None:
+                self._untold[each.attempt_id] = (tell_at, each.started)
 
     def _take_started(self, ended: Sequence[Ended]) -> list[Started]:
         """The starts to be told now: of what has ended, and those whose moment has come."""
@@ -394,12 +403,17 @@ class Server:
         due += (id_ for id_, (tell_at, _) in self._untold.items() if tell_at <= now)
         return [self._untold.pop(id_)[1] for id_ in dict.fromkeys(due)]
 
-    def _tell(self, started: Sequence[Started], ended: Sequence[Ended]) -> None:
-        """Tell the gateway, if one listens; if not, it will be told when it comes."""
+    def _tell(
+        self, started: Sequence[Started], ended: Sequence[Ended], *, also_nothing: bool = False
+    ) -> None:
+        """Tell the gateway, if one listens; if not, it will be told when it comes.
+
+        also_nothing: whether to say so if there is nothing to tell.
+        """
         if self._line is None or not self._line.greeted:
             return
         try:
-            for begin in range(0, max(len(started), len(ended)), FACTS_PER_FRAME):
+            for begin in range(0, max(len(started), len(ended), also_nothing), FACTS_PER_FRAME):
                 end = begin + FACTS_PER_FRAME
                 self._line.send(
                     frames.Facts(started=list(started[begin:end]), ended=list(ended[begin:end]))

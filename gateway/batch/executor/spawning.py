@@ -30,6 +30,7 @@ from gateway.batch.executor.folders import ATTEMPTS, WORK, check_folder
 from gateway.batch.executor.isolation import PATH, Isolation
 from gateway.batch.executor.mounts import CannotLaunch
 from gateway.batch.executor.removal import remove_empty
+from gateway.batch.executor.wanted_folders import make_wanted, remove_wanted
 from gateway.batch.executor.work_folders import WorkFolders, make_tmp, remove_scratch
 
 TREES_PER_REMOVAL: Final = 200
@@ -83,6 +84,7 @@ class Spawner:
         files: list[int] = []
         try:
             self._folders.make(folder, user=command.user, is_shut=command.is_shut)
+            make_wanted(launch, root=self._root, work=work, user=command.user)
             if command.has_tmp:
                 make_tmp(folder, user=command.user)
             files += open_logs(folder, user=command.user)
@@ -157,6 +159,7 @@ class Spawner:
         """
         if group is not None:
             self._groups.discard(group)
+        remove_wanted(launch, work=f"{folder}/{WORK}")
         is_gone = self._folders.end(
             folder,
             user=command.user,

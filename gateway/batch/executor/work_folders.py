@@ -6,9 +6,9 @@ another attempt, where attempts could reach each other's folders anyhow; what is
 never handed on, since a process may have given away an opened folder. The others are removed by a
 thread of their own.
 
-So does the whole folder of an attempt that wrote nothing, logs and all, if nobody else has files
-in it: in large jobs most are such, and to make a folder and two files costs a file system more than
-to run a small command.
+The whole folder of an attempt that wrote nothing, logs and all, serves another attempt too, if
+nobody else has files in it: in large jobs most are such, and to make a folder and two files costs a
+file system more than to run a small command.
 
 The folder `tmp` beside a work folder is what a sandboxed command has as its /tmp. It is moved aside
 and removed with all that is in it.

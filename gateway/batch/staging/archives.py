@@ -89,7 +89,7 @@ class Archives:
         path = order.attempt / PACKAGE
         try:
             await self._fetch(order, path, shared.wait)
-            shared.file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            shared.file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
             path.unlink()
         except OSError as error:
             shared.failure = error

@@ -10,6 +10,7 @@ account has only a share of what is kept at once: its long outputs hold up nobod
 
 import errno
 import math
+import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -289,7 +290,7 @@ class Keeper:
         """
         spot = left.find(wanted.folder)
         log_path = self._engine.log_path(left.attempt.folder, wanted.stream)
-        if spot is None or not log_path.exists():
+        if spot is None or not os.path.lexists(log_path):
             return ()
         try:
             with trees.folder_below(spot.root, spot.parts[: spot.given]):
@@ -299,7 +300,7 @@ class Keeper:
         aside = left.folder / UNFINISHED
         aside.mkdir(mode=0o700, exist_ok=True)
         with (
-            log_path.open("rb") as content,
+            trees.open_file(log_path.parent, [log_path.name]) as content,
             trees.new_file(
                 spot.root, [*spot.parts, wanted.name], durable=True, aside=aside
             ) as file,
@@ -337,7 +338,7 @@ class Keeper:
 
     def _put_log(self, left: Left, wanted: Redirection, halt: Halt) -> Sequence[str]:
         log_path = self._engine.log_path(left.attempt.folder, wanted.stream)
-        if log_path.exists():
+        if os.path.lexists(log_path):
             self._storage.put_file(
                 log_path,
                 folder=parse_cos_folder(wanted.folder),

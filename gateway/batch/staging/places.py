@@ -1,8 +1,9 @@
 """The folders that a command sees besides the system's: where each is, and what it is for. Pure.
 
-An input is a folder of a bucket or of a file server. An output is a new folder of the attempt,
-kept after the end. A data disk is a folder of the node: it stays from attempt to attempt on a
-node of a named environment, and goes with the attempt on an elastic one.
+An input is a folder of a bucket or of a file server. An output is kept after the end: a new folder
+of the attempt, or what the command leaves in its working folder or on a data disk. A data disk is a
+folder of the node: it stays from attempt to attempt on a node of a named environment, and goes with
+the attempt on an elastic one.
 """
 
 import hashlib
@@ -14,8 +15,9 @@ from typing import Final, NamedTuple
 from gateway.batch import datatypes
 from gateway.batch.engines import Mount, view
 from gateway.batch.executor.folders import SCRATCH, WORK
+from gateway.batch.staging import StagingFailed
 from gateway.batch.storage import Keys
-from gateway.batch.storage.paths import clean_path
+from gateway.batch.storage.paths import clean_path, nearest_above
 from gateway.service import Wire
 
 INPUTS: Final = "inputs"
@@ -93,7 +95,6 @@ def inputs(order: Order) -> list[Input]:
     Why the task's wins where both map to one place: it is the nearer wish.
     """
     own = {clean_path(each.destination_path) for each in order.task.input_mappings}
-    own |= {clean_path(each.source_path) for each in order.task.output_mappings}
     of_env = [e for e in order.env.input_mappings if clean_path(e.destination_path) not in own]
     found = [(each, order.env_keys) for each in of_env]
     found += [(each, order.keys or order.env_keys) for each in order.task.input_mappings]
@@ -109,17 +110,31 @@ def inputs(order: Order) -> list[Input]:
 
 
 def writable_mounts(order: Order) -> Iterator[Mount]:
-    """The local folders that a command may write to besides its own: disks, then outputs."""
-    taken = {clean_path(each.destination_path) for each in order.task.input_mappings}
-    taken |= {clean_path(each.source_path) for each in order.task.output_mappings}
-    for disk in _disks(order.task, order.env):
-        if clean_path(disk.local_path) not in taken:
-            folder = (order.node or order.attempt) / DISKS / name_for(disk.local_path)
-            yield Mount(str(folder), clean_path(disk.local_path), writable=True)
+    """The local folders that a command may write to besides its own: disks, then outputs.
+
+    An output in the working folder or on a disk is that folder's own: it has no mount. One below an
+    input has, since nobody can write there. Raises StagingFailed for one in place of an input; that
+    is refused at submission, and this is the second lock.
+    """
+    brought = {each.target for each in inputs(order)}
+    found = (clean_path(each.local_path) for each in _disks(order.task, order.env))
+    disks = [disk for disk in found if disk not in brought]
+    for disk in disks:
+        folder = (order.node or order.attempt) / DISKS / name_for(disk)
+        yield Mount(str(folder), disk, writable=True)
     for mapping in order.task.output_mappings:
-        if not is_in_work(mapping.source_path):
+        path = clean_path(mapping.source_path)
+        if path in brought:
+            raise StagingFailed(f"The output `{path}` would hide the input that is seen there.")
+        holder = nearest_above(path, {view.WORK, *disks, *brought})
+        if holder not in {view.WORK, *disks}:
             folder = _output(order, mapping)
-            yield Mount(str(folder), clean_path(mapping.source_path), writable=True)
+            yield Mount(str(folder), path, writable=True)
+
+
+def output_folders(task: datatypes.Task) -> tuple[str, ...]:
+    """The folders, as the command sees them, that are there for its outputs."""
+    return tuple(clean_path(each.source_path) for each in task.output_mappings)
 
 
 def _output(order: Order, mapping: datatypes.OutputMapping) -> Path:
@@ -164,8 +179,8 @@ def find_spot(
     """
     wanted = clean_path(path)
     places = [Mount(str(work), view.WORK, writable=True), *mounts]
-    above = [each for each in places if f"{wanted}/".startswith(f"{each.target}/")]
-    nearest = max(above, key=lambda each: len(each.target), default=None)
+    target = nearest_above(wanted, {each.target for each in places})
+    nearest = next((each for each in places if each.target == target), None)
     if nearest is None or not nearest.writable:
         return None
     rest = tuple(part for part in wanted[len(nearest.target) :].split("/") if part)

@@ -47,6 +47,7 @@ from gateway.batch.storage import (
     Storage,
     parse_cos_file,
     parse_input_source,
+    trees,
 )
 
 AT_ONCE: Final = 8
@@ -215,11 +216,13 @@ def read_staged(attempt: Path) -> Staged | None:
     """What was prepared for an attempt; None for one that was not prepared.
 
     A note of an older form has the mounts alone. Why it counts as of this boot: the command may be
-    running, and who prepares it anew takes its folder away.
+    running, and who prepares it anew takes its folder away. What is no file is none: without a
+    sandbox a command may put a pipe there.
     """
     try:
-        note = (attempt / STAGED).read_bytes()
-    except FileNotFoundError:
+        with trees.open_file(attempt, [STAGED]) as file:
+            note = file.read()
+    except (FileNotFoundError, IsADirectoryError, PermissionError):
         return None
     found = msgspec.json.decode(note, type=Staged | tuple[Mount, ...])
     return found if isinstance(found, Staged) else Staged(boot_id(), found)
@@ -227,7 +230,8 @@ def read_staged(attempt: Path) -> Staged | None:
 
 def _write_staged(attempt: Path, mounts: Sequence[Mount]) -> None:
     unfinished = attempt / f"{STAGED}.part"
-    with unfinished.open("wb") as file:
+    unfinished.unlink(missing_ok=True)
+    with unfinished.open("xb") as file:
         file.write(msgspec.json.encode(Staged(boot_id(), tuple(mounts))))
         file.flush()
         os.fsync(file.fileno())

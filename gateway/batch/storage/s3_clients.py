@@ -45,8 +45,8 @@ class Clients:
     """One client for each key pair, safe to use in many threads.
 
     endpoint: `http://host` or `https://host`. keys: the storage's own; None to come unsigned.
-    region: what requests are signed for. connect_s, read_s: how long one try may be without an
-    answer; a request is tried TRIES times.
+    region: what requests are signed for. read_s: how long one try may be without an answer, once
+    it is connected; a request is tried TRIES times.
     """
 
     def __init__(
@@ -55,13 +55,12 @@ class Clients:
         *,
         keys: Keys | None,
         region: str,
-        connect_s: float = CONNECT_S,
         read_s: float = READ_S,
     ) -> None:
         self._endpoint = endpoint
         self._keys = keys
         self._region = region
-        self._timeouts_s = connect_s, read_s
+        self._read_s = read_s
         self._session = _session_apart()
         self._made: dict[Keys | None, Client] = {}
         self._lock = threading.Lock()
@@ -85,7 +84,6 @@ class Clients:
                 self._made.popitem()[1].close()
 
     def _new(self, signer: Keys | None) -> Client:
-        connect_s, read_s = self._timeouts_s
         pair = (signer.secret_id, signer.secret_key) if signer else (None, None)
         return self._session.create_client(
             "s3",
@@ -95,8 +93,8 @@ class Clients:
             aws_secret_access_key=pair[1],
             config=Config(
                 signature_version="s3v4" if signer else UNSIGNED,
-                connect_timeout=connect_s,
-                read_timeout=read_s,
+                connect_timeout=CONNECT_S,
+                read_timeout=self._read_s,
                 retries={"mode": "standard", "total_max_attempts": TRIES},
                 max_pool_connections=CONNECTIONS_MAX,
                 proxies={},

@@ -17,14 +17,15 @@ from pathlib import Path
 from threading import Lock
 from typing import BinaryIO, TypeVar
 
+from gateway.batch.engines.room import STAGING_FLOOR_BYTES, STAGING_FLOOR_PERCENT
 from gateway.batch.storage import Halted, never
 from gateway.batch.storage.paths import KEY_MAX, is_name
 
 CHUNK_BYTES = 1024 * 1024
 LEFT_OUT_MAX = 20
 FAILURES_TOLD = 3
-FLOOR_BYTES = 128 * 1024 * 1024
-FLOOR_PERCENT = 2
+FLOOR_BYTES = STAGING_FLOOR_BYTES
+FLOOR_PERCENT = STAGING_FLOOR_PERCENT
 UNFINISHED = ".qcs-part-"
 """How the name of a file begins that is being written."""
 
@@ -140,13 +141,16 @@ def open_file(root: Path, parts: Sequence[str]) -> Iterator[BinaryIO]:
             if error.errno in {errno.ELOOP, errno.ENXIO}:  # a link; a socket
                 raise problem(errno.EACCES, f"`{parts[-1]}` is not a file.") from None
             raise
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISDIR(mode):
             raise problem(errno.EISDIR, f"`{parts[-1]}` is a directory.")
         if not stat.S_ISREG(mode):
             raise problem(errno.EACCES, f"`{parts[-1]}` is not a file.")
-        yield file
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            yield file
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -266,7 +270,8 @@ def _write_all(descriptor: int, data: bytes, at: int) -> None:
 def check_room(descriptor: int, count: int) -> None:
     """Raise OSError with ENOSPC if `count` bytes more would leave a file system too little.
 
-    Why not to the last byte: what decides about jobs, and what ends them, must write as well.
+    Why not to the last byte: what decides about jobs, and what ends them, must write as well. And
+    the executor kills before that, see `engines.room`.
     """
     found = os.statvfs(descriptor)
     floor = min(FLOOR_BYTES, found.f_blocks * found.f_frsize * FLOOR_PERCENT // 100)

@@ -14,8 +14,8 @@ from gateway.policy.lint.refusals import Refusal, Statement, refusals
 from gateway.policy.lint.rules import ACCOUNTS, RULES, Finding, Rule, Severity
 from gateway.policy.lint.statements import Subject, remarks
 from gateway.policy.lint.vocabulary import Kind, KnownAction, Vocabulary
+from gateway.policy.refusal import PolicySetRefused
 from gateway.policy.snapshot import build_snapshot
-from gateway.policy.strict_toml import PolicySetRefused
 from gateway.policy.trust import Trust, check_trust, parse_trust
 
 __all__ = ["RULES", "Finding", "Kind", "KnownAction", "Rule", "Severity", "Vocabulary", "lint"]

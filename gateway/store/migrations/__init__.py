@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine, create_engine, inspect, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, inspect, make_url, select, text
 
 from gateway.store.postgresql import driver_url
 from gateway.store.sqlite import create_sqlite_engine
+from gateway.store.tables import installation
 
 HERE = Path(__file__).parent
 HEAD = max(
@@ -40,6 +41,21 @@ def find_revision(url: str) -> str | None:
     try:
         with engine.connect() as connection:
             return current_revision(connection)
+    finally:
+        engine.dispose()
+
+
+def find_installation(url: str) -> str | None:
+    """The name of the installation whose database this is; None if it is older, or not there."""
+    if _is_sqlite(url) and not Path(make_url(url).database or "").is_file():
+        return None
+    engine = _create_engine(url)
+    try:
+        with engine.connect() as connection:
+            if not inspect(connection).has_table(installation.name):
+                return None
+            name: str | None = connection.execute(select(installation.c.name)).scalar()
+            return name
     finally:
         engine.dispose()
 

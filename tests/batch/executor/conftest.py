@@ -9,6 +9,7 @@ import pytest
 
 from gateway.batch.engines.local import LocalEngine
 from tests.batch.executor.executors import local_engine
+from tests.support.images import ImageStore, make_image_store
 
 
 @pytest.fixture
@@ -30,3 +31,13 @@ def isolation(request: pytest.FixtureRequest) -> str:
 async def engine(root: Path, isolation: str) -> AsyncIterator[LocalEngine]:
     async with local_engine(root, isolation=isolation) as opened:
         yield opened
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[ImageStore]:
+    """Where podman keeps images, and nothing else does."""
+    folder = Path(tempfile.mkdtemp(prefix="images-"))
+    try:
+        yield make_image_store(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -13,6 +13,8 @@ import pytest
 
 from gateway.batch.engines import Cause, Launch, Reconnected
 from gateway.batch.engines.local import LocalEngine, open_local_engine
+from gateway.batch.executor.frames import EXIT_FAILED
+from gateway.clock import now
 from gateway.errors import ServiceUnavailable
 from tests.batch.executor.executors import (
     is_gone,
@@ -155,7 +157,7 @@ async def test_a_second_gateway_takes_the_line_over(root: Path) -> None:
         await first.start([attempt])
         await Watch(first).started([attempt])
         with anyio.fail_after(10):
-            second = LocalEngine(root, isolation="none", capacity=4)
+            second = LocalEngine(root, isolation="none", capacity=4, clock=now)
             async with anyio.create_task_group() as tasks:
                 await tasks.start(second.run)
                 await Watch(second).started([attempt])
@@ -207,6 +209,43 @@ async def test_an_isolation_that_does_not_exist_is_refused_in_words(root: Path) 
     with pytest.raises(ServiceUnavailable, match="no isolation 'chroot'"):
         async with open_local_engine(root, isolation="chroot", capacity=4):
             pass
+
+
+@pytest.mark.anyio
+async def test_a_fault_at_the_start_may_pass_and_is_no_refusal(root: Path) -> None:
+    (root / "journal").mkdir(parents=True)
+    engine = LocalEngine(root, isolation="none", capacity=4, linger_s=0, clock=now)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(engine.run)
+        await until(lambda: "Is a directory" in engine.trouble)
+        (root / "journal").rmdir()
+        await Watch(engine).reconnected()
+        tasks.cancel_scope.cancel()
+    await until(lambda: processes_that_say(str(root)) == [])
+
+
+# An executor that dies before it serves: of a fault of its own, or without a word.
+BROKEN = """
+import os, sys
+from gateway.batch.executor import __main__
+
+how = sys.argv.pop()
+
+def look_for_containers(root):
+    os.kill(os.getpid(), 9) if how == "killed" else 1 / 0
+
+__main__.look_for_containers = look_for_containers
+sys.exit(__main__.main())
+"""
+
+
+@pytest.mark.parametrize("how", ["killed", "raised"])
+def test_an_executor_that_dies_at_its_start_does_not_say_that_it_refuses(
+    root: Path, how: str
+) -> None:
+    words = [sys.executable, "-c", BROKEN, "--root", str(root), "--detach", how]
+    done = subprocess.run(words, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (EXIT_FAILED, "it ended; see executor.log\n")
 
 
 @pytest.mark.anyio

@@ -14,6 +14,7 @@ from gateway.batch.engines import Cause
 from gateway.batch.engines.local import LocalEngine
 from gateway.batch.executor.held import HOG_LOG_BYTES_MAX
 from gateway.batch.executor.runner import hog_remover
+from gateway.batch.executor.running import FILLED_THE_DISK
 from tests.batch.executor.executors import kill_process, until
 from tests.support.attempts import Watch, launch
 from tests.support.disks import fill, small_disk
@@ -80,16 +81,16 @@ async def test_the_logs_of_what_filled_the_disk_and_ended_are_cut(
 
 
 @pytest.mark.anyio
-async def test_the_work_folder_of_what_filled_the_disk_and_failed_goes(
+async def test_what_filled_the_disk_and_failed_is_a_failure_of_storage_and_goes(
     engine: LocalEngine, root: Path
 ) -> None:
     attempt = launch("cat /dev/zero > big; exit 3")
     watch = Watch(engine)
     await engine.start([attempt])
     [ended] = await watch.ended([attempt])
-    assert (ended.cause, ended.exit_code) == (Cause.USER_EXIT, 3)
-    folder = engine.attempt_path(attempt.folder)
-    await until(lambda: not (folder / "work").exists())
+    assert (ended.cause, ended.exit_code) == (Cause.STORAGE, 3)
+    assert ended.detail == FILLED_THE_DISK
+    assert not (engine.attempt_path(attempt.folder) / "work").exists()
     assert free_bytes(root) > SIZE_MIB * MEBIBYTE // 2
 
 

@@ -89,3 +89,22 @@ def test_the_disk_of_a_node_counts_for_one_of_those_that_write_to_it(guarded: Gu
     assert guarded.look() == (last.attempt_id, None)
     guarded.sampler.forget(last.attempt_id)
     assert guarded.look() == (first.attempt_id, None)
+
+
+def test_of_those_that_meet_the_full_disk_only_what_filled_it_is_to_blame(guarded: Guarded) -> None:
+    sizes = (0, 4 * MEBIBYTE, 3 * MEBIBYTE)
+    running = [guarded.run(launch("true"), size=size) for size in sizes]
+
+    def blamed() -> list[bool]:
+        return [guarded.sampler.is_hog(each.attempt_id) for each in running]
+
+    assert blamed() == [False, False, False], "there is room"
+    failed = guarded.run(launch("failed"), size=5 * MEBIBYTE)
+    fill(guarded.root / "filler")
+    assert blamed() == [False, False, False], "another holds more"
+    guarded.sampler.end(failed, failed=True)
+    assert blamed() == [False, False, False], "what another has left is more"
+    guarded.sampler.forget(failed.attempt_id)
+    assert blamed() == [False, True, False]
+    guarded.sampler.forget(running[1].attempt_id)
+    assert blamed() == [False, False, True]

@@ -19,6 +19,7 @@ from gateway.batch.engines import local
 from gateway.batch.engines.local import LocalEngine, open_local_engine
 from gateway.batch.executor import frames
 from gateway.batch.executor.folders import SOCKET
+from gateway.clock import now
 from gateway.errors import ServiceUnavailable
 from tests.batch.executor.executors import WAIT_S_MAX, until
 from tests.support.attempts import Watch, launch
@@ -58,7 +59,7 @@ async def listening(root: Path) -> AsyncIterator[anyio.abc.SocketListener]:
 @pytest.mark.anyio
 async def test_a_gateway_starts_although_an_older_executor_is_just_leaving(root: Path) -> None:
     async with anyio.create_task_group() as tasks:
-        engine = LocalEngine(root, isolation="none", capacity=4, linger_s=0)
+        engine = LocalEngine(root, isolation="none", capacity=4, linger_s=0, clock=now)
         async with listening(root) as listener:
             tasks.start_soon(engine.run)
             async with await listener.accept():
@@ -80,7 +81,7 @@ async def test_a_gateway_starts_although_another_executor_still_holds_the_folder
     lock = os.open(root / "executor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
     fcntl.flock(lock, fcntl.LOCK_EX)
     async with anyio.create_task_group() as tasks:
-        engine = LocalEngine(root, isolation="none", capacity=4, linger_s=0)
+        engine = LocalEngine(root, isolation="none", capacity=4, linger_s=0, clock=now)
         tasks.start_soon(engine.run)
         await until(lambda: "holds this folder" in engine.trouble)
         os.close(lock)
@@ -94,7 +95,7 @@ async def test_a_gateway_starts_although_the_first_executor_takes_too_long(
 ) -> None:
     monkeypatch.setattr("gateway.batch.engines.local.LAUNCH_S_MAX", 0.01)
     async with anyio.create_task_group() as tasks:
-        engine = LocalEngine(root, isolation="none", capacity=4, linger_s=0)
+        engine = LocalEngine(root, isolation="none", capacity=4, linger_s=0, clock=now)
         tasks.start_soon(engine.run)
         await until(lambda: "does not serve after" in engine.trouble)
         monkeypatch.undo()
@@ -144,7 +145,7 @@ async def test_an_executor_that_refuses_is_not_asked_again(root: Path) -> None:
 async def test_a_caller_that_is_cancelled_does_not_cut_the_line_of_the_others(root: Path) -> None:
     large = launch("true", environment={"A": "x" * HALF_A_LINE_BYTES})
     async with listening(root) as listener, anyio.create_task_group() as tasks:
-        engine = LocalEngine(root, isolation="none", capacity=4)
+        engine = LocalEngine(root, isolation="none", capacity=4, clock=now)
         tasks.start_soon(engine.run)
         async with await listener.accept() as stream:
             executor = StandIn(stream)
@@ -176,9 +177,10 @@ async def test_a_caller_that_is_cancelled_does_not_cut_the_line_of_the_others(ro
 async def test_an_executor_that_says_nothing_of_what_it_was_to_start_is_noticed(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local, "SILENT_S", 0.05)
+    """From when it was told, however long nothing was said to it before."""
     async with open_local_engine(root, isolation="none", capacity=4) as engine:
         assert not is_silent()
+        monkeypatch.setattr(local, "SILENT_S", 0.05)
         attempt = launch("exit 3")
         os.kill(engine.executor_pid, signal.SIGSTOP)
         try:

@@ -4,32 +4,39 @@ import tomllib
 from collections.abc import Collection, Mapping
 
 
-class PolicySetRefused(Exception):
-    """What `policies/` declares cannot be used; the message says what and why."""
+class TomlRefused(Exception):
+    """A file cannot be used; the message says what in it, and why."""
 
 
 class Table:
     """One table of a file. What is not asked for before `close` is unknown.
 
-    where: how to name this table in a refusal, such as `account 1, user 2`.
+    where: how to name this table in a refusal, such as `account 1, user 2`. refusal: its class.
     """
 
-    def __init__(self, written: Mapping[str, object], *, where: str) -> None:
+    def __init__(
+        self,
+        written: Mapping[str, object],
+        *,
+        where: str,
+        refusal: type[TomlRefused] = TomlRefused,
+    ) -> None:
         self._written = written
         self._asked: set[str] = set()
+        self._refusal = refusal
         self.where = where
 
     @classmethod
-    def read(cls, text: str, *, where: str) -> "Table":
+    def read(cls, text: str, *, where: str, refusal: type[TomlRefused] = TomlRefused) -> "Table":
         """Read a whole file."""
         try:
-            return cls(tomllib.loads(text), where=where)
+            return cls(tomllib.loads(text), where=where, refusal=refusal)
         except tomllib.TOMLDecodeError as error:
-            raise PolicySetRefused(f"{where}: {error}") from error
+            raise refusal(f"{where}: {error}") from error
 
-    def refused(self, why: str) -> PolicySetRefused:
+    def refused(self, why: str) -> TomlRefused:
         """Make the refusal of something in this table."""
-        return PolicySetRefused(f"{self.where}: {why}")
+        return self._refusal(f"{self.where}: {why}")
 
     def has(self, name: str) -> bool:
         """Whether `name` is there."""
@@ -79,7 +86,7 @@ class Table:
         value = self._take(name, {} if optional else None)
         if not isinstance(value, dict):
             raise self.refused(f"`{name}` must be a table")
-        return Table(value, where=f"{self.where}, {name}")
+        return Table(value, where=f"{self.where}, {name}", refusal=self._refusal)
 
     def tables(self, name: str) -> tuple["Table", ...]:
         """Take a list of tables, `[[name]]`; none is an empty list."""
@@ -87,7 +94,7 @@ class Table:
         if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
             raise self.refused(f"`{name}` must be written as [[{name}]]")
         return tuple(
-            Table(one, where=f"{self.where}, {name} {number}")
+            Table(one, where=f"{self.where}, {name} {number}", refusal=self._refusal)
             for number, one in enumerate(value, start=1)
         )
 

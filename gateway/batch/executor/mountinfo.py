@@ -1,4 +1,7 @@
-"""What is mounted here, as the kernel tells it in `/proc/self/mountinfo`. Pure."""
+"""What is mounted where a process is, as the kernel tells it in `/proc/<pid>/mountinfo`. Pure.
+
+Source: proc_pid_mountinfo(5).
+"""
 
 import os
 import re
@@ -25,10 +28,10 @@ def mount_lines(text: str) -> Iterator[MountLine]:
         left, _, right = line.partition(" - ")
         kind, _, options = right.split(" ", 2)
         root, point = left.split(" ")[3:5]
-        yield MountLine(_plain(root), _plain(point), kind, options)
+        yield MountLine(unescaped(root), unescaped(point), kind, options)
 
 
-def _plain(path: str) -> str:
+def unescaped(path: str) -> str:
     """A path without the kernel's escapes: three octal digits for blanks, backslashes and such."""
     plain = _ESCAPED.sub(lambda found: bytes([int(found[1], 8)]), os.fsencode(path))
     return os.fsdecode(plain)

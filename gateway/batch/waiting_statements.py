@@ -16,7 +16,7 @@ from sqlalchemy import (
     select,
 )
 
-from gateway.batch.slots import Waiting
+from gateway.batch.slots import QueuedTask
 from gateway.batch.statements import HAS_SOME_TO_FAIL, NODE_IS_FREE, OPEN
 from gateway.batch.states import State
 from gateway.batch.tables import compute_node, job, task
@@ -185,7 +185,7 @@ _in_line = (
     .subquery()
 )
 WAITING_TASKS = (
-    select(*[_in_line.c[name] for name in Waiting._fields])
+    select(*[_in_line.c[name] for name in QueuedTask._fields])
     .where(_in_line.c.place <= bindparam("most"))
     .order_by(_in_line.c.place, _in_line.c.created_at, _in_line.c.job_id)
 )

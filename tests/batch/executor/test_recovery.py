@@ -111,6 +111,7 @@ async def test_an_executor_killed_at_any_moment_leaves_no_orphan_and_runs_nothin
     engine: LocalEngine, root: Path, seed: int
 ) -> None:
     chance = random.Random(seed)  # noqa: S311  # it only varies the order
+    await Watch(engine).reconnected()  # for the first time: each cycle waits for one of its own
     for moment in chance.sample(MOMENTS, len(MOMENTS)):
         cycle = Cycle(engine, root)
         await engine.start(cycle.attempts)

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any, Protocol
 
 import msgspec
@@ -32,6 +33,7 @@ CLIENT_TOKEN_MAX = 64
 CLIENT_TOKEN_LIFE = timedelta(hours=24)
 JOBS_MAX = 1_000
 """The vendor's quota: so many jobs an account may have in a region."""
+INSTANCES_STORED_AT_ONCE = 5_000
 JOBS = "jobs"
 """The signal that wakes the scheduler."""
 TERMINATIONS = "terminations"
@@ -79,16 +81,20 @@ def submit(
     if plan.dependences:
         rows = [{"job_id": job_id, "start": start, "end": end} for start, end in plan.dependences]
         tx.execute(sql.ADD_DEPENDENCE, rows)
-    tx.execute(
-        sql.ADD_INSTANCE,
-        [
-            _instance_row(job_id, task.position, number, now=now)
-            for task in plan.tasks
-            for number in range(task.instances)
-        ],
-    )
+    _store_instances(tx, job_id, plan, now=now)
     tx.wake(JOBS)
     return job_id
+
+
+def _store_instances(tx: Tx, job_id: str, plan: JobPlan, *, now: datetime) -> None:
+    """Store the instances of all tasks. Why in portions: there may be a hundred thousand rows."""
+    rows = (
+        _instance_row(job_id, task.position, number, now=now)
+        for task in plan.tasks
+        for number in range(task.instances)
+    )
+    while portion := list(islice(rows, INSTANCES_STORED_AT_ONCE)):
+        tx.execute(sql.ADD_INSTANCE, portion)
 
 
 def store_tags(tx: Tx, resource_id: str, tags: Sequence[datatypes.Tag]) -> None:

@@ -303,7 +303,11 @@ async def test_attempts_that_an_engine_has_lost_are_run_again_elsewhere(batch: B
     assert instance["StateReason"] == ""
 
 
-async def test_a_job_that_cannot_be_moved_stops_no_other(store: Store, tmp_path: Path) -> None:
+async def test_a_job_that_cannot_be_moved_stops_no_other(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.batch.scheduler.IDLE_S", 0.2)
+    monkeypatch.setattr("gateway.batch.scheduler.RETRY_S", 0.2)
     engine = fake(tmp_path, lambda _: None)
     batch = Batch(store, engine, folder=tmp_path)
     async with batch.scheduling():

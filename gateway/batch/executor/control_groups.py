@@ -83,7 +83,11 @@ class Group:
             into(f"{folder}/cgroup.procs", "0")
 
     def kill(self) -> None:
-        """Send SIGKILL to every process in it; no other can be started meanwhile."""
+        """Send SIGKILL to every process in it; no other can be started meanwhile.
+
+        Why by their numbers, the oldest first: a shell that sees its child killed says so in the
+        command's log.
+        """
         self.was_killed = True
         for tree, folder in zip(self.trees, self.folders, strict=True):
             with suppress(FileNotFoundError):
@@ -92,7 +96,7 @@ class Group:
                     return
                 if "pids" in tree.controllers:
                     write(f"{folder}/pids.max", "0")
-        for pid in self.pids():
+        for pid in sorted(self.pids()):
             processes.kill(pid)
 
     def pids(self) -> set[int]:

@@ -65,6 +65,21 @@ async def test_a_stop_kills_the_whole_tree_soon(
 
 
 @pytest.mark.anyio
+async def test_a_shell_does_not_live_to_tell_that_its_command_was_killed(
+    engine: LocalEngine,
+) -> None:
+    command = sleeper()
+    attempts = [launch(f"{command}; true") for _ in range(4)]
+    watch = Watch(engine)
+    await engine.start(attempts)
+    await until(lambda: len(processes_that_say(command)) >= 2 * len(attempts))
+    await engine.stop([attempt.attempt_id for attempt in attempts])
+    await watch.ended(attempts)
+    logs = [engine.log_path(attempt.folder, "stderr") for attempt in attempts]
+    assert [log.read_text() if log.exists() else "" for log in logs] == [""] * len(attempts)
+
+
+@pytest.mark.anyio
 async def test_a_command_that_takes_too_long_is_killed_with_its_tree(engine: LocalEngine) -> None:
     command = sleeper()
     attempt = launch(

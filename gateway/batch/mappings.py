@@ -13,7 +13,6 @@ from gateway.batch.members import check_choice, check_range, check_text
 from gateway.batch.storage.paths import (
     clean_path,
     is_file_name,
-    nearest_above,
     parse_cos_folder,
     parse_input_source,
 )
@@ -105,7 +104,7 @@ def check_kept_places(
             )
     redirect = spec.redirect_local_info or datatypes.RedirectLocalInfo()
     for path in _given([redirect.stdout_local_path, redirect.stderr_local_path]):
-        if is_server.get(nearest_above(path, {*places, *map(clean_path, kept)}), False):
+        if is_server.get(view.nearest_above(clean_path(path), {*places, *map(clean_path, kept)})):
             raise InvalidParameterValue(
                 f"`{path}` is in a folder of a file server (`cfs://`, `nfs://`): the command can"
                 " write there itself, and nothing else is copied there.",

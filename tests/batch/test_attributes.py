@@ -253,7 +253,7 @@ async def test_a_job_deleted_or_retagged_is_judged_by_what_it_carries_now(
     assert await listed(batch, scope) == [one.id]
 
 
-async def test_thousands_of_clauses_with_tests_of_their_own_are_one_list(
+async def test_more_than_a_thousand_clauses_with_tests_of_their_own_are_one_list(
     store: Store, batch: Batch
 ) -> None:
     many = {f"k{n}": "1" for n in range(1_050)}

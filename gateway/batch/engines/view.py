@@ -1,5 +1,6 @@
 """How a command sees its machine: where its own things are, and what is the system's. Pure."""
 
+from collections.abc import Iterable
 from typing import Final
 
 WORK: Final = "/work"
@@ -13,3 +14,9 @@ def is_of_the_system(path: str) -> bool:
     top = path.split("/")[1]
     is_run = f"{path}/".startswith("/var/run/")  # which is /run
     return not top or top in _SYSTEM or top.startswith(_LIBRARIES) or is_run
+
+
+def nearest_above(path: str, places: Iterable[str]) -> str:
+    """Which of the places holds a path most closely or is the same; "" for none. All are clean."""
+    above = (each for each in places if f"{path}/".startswith(f"{each}/"))
+    return max(above, key=len, default="")

@@ -131,7 +131,7 @@ class Spawner:
             setsigdef=RESET_SIGNALS,
         )
         if command.program is not None:
-            with suppress(OSError):  # a script without its interpreter's name, say
+            with suppress(OSError):  # it has gone since it was found, say: the shell tells of that
                 return spawn(command.program.path, command.program.argv, command.environment)
         return spawn(command.argv[0], command.argv, command.environment)
 

@@ -49,8 +49,7 @@ def _find(launch: Launch, path: str, *, work: str) -> tuple[str, tuple[str, ...]
     places = {view.WORK: work} | {
         mount.target: mount.source if mount.writable else "" for mount in launch.mounts
     }
-    above = [target for target in places if f"{path}/".startswith(f"{target}/")]
-    nearest = max(above, key=len, default="")
+    nearest = view.nearest_above(path, places)
     holder = places.get(nearest, "")
     return holder, tuple(path[len(nearest) :].split("/")[1:]) if holder else ()
 

@@ -17,7 +17,7 @@ from gateway.batch.engines import Mount, view
 from gateway.batch.executor.folders import SCRATCH, WORK
 from gateway.batch.staging import StagingFailed
 from gateway.batch.storage import Keys
-from gateway.batch.storage.paths import clean_path, nearest_above
+from gateway.batch.storage.paths import clean_path
 from gateway.service import Wire
 
 INPUTS: Final = "inputs"
@@ -126,7 +126,7 @@ def writable_mounts(order: Order) -> Iterator[Mount]:
         path = clean_path(mapping.source_path)
         if path in brought:
             raise StagingFailed(f"The output `{path}` would hide the input that is seen there.")
-        holder = nearest_above(path, {view.WORK, *disks, *brought})
+        holder = view.nearest_above(path, {view.WORK, *disks, *brought})
         if holder not in {view.WORK, *disks}:
             folder = _output(order, mapping)
             yield Mount(str(folder), path, writable=True)
@@ -179,7 +179,7 @@ def find_spot(
     """
     wanted = clean_path(path)
     places = [Mount(str(work), view.WORK, writable=True), *mounts]
-    target = nearest_above(wanted, {each.target for each in places})
+    target = view.nearest_above(wanted, {each.target for each in places})
     nearest = next((each for each in places if each.target == target), None)
     if nearest is None or not nearest.writable:
         return None

@@ -2,7 +2,6 @@
 
 import ipaddress
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gateway.errors import InvalidParameterValue
@@ -157,9 +156,3 @@ def is_name(part: str) -> bool:
 def clean_path(path: str) -> str:
     """An absolute path on a node without repeated or trailing slashes, and without `.`."""
     return "/" + "/".join(part for part in path.split("/") if part not in {"", "."})
-
-
-def nearest_above(path: str, places: Iterable[str]) -> str:
-    """Which of the places, clean paths, holds a path most closely or is the same; "" for none."""
-    wanted = f"{clean_path(path)}/"
-    return max((each for each in places if wanted.startswith(f"{each}/")), key=len, default="")

@@ -1,5 +1,7 @@
 """The tables' history: append-only Alembic revisions, and `migrate`, which runs them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, create_engine, inspect, make_url, select, text
@@ -35,27 +37,29 @@ def migrate(url: str) -> None:
 
 def find_revision(url: str) -> str | None:
     """The revision of the database at `url`, which is not made; None if there is none."""
-    if _is_sqlite(url) and not Path(make_url(url).database or "").is_file():
-        return None
-    engine = _create_engine(url)
-    try:
-        with engine.connect() as connection:
-            return current_revision(connection)
-    finally:
-        engine.dispose()
+    with _reading(url) as connection:
+        return None if connection is None else current_revision(connection)
 
 
 def find_installation(url: str) -> str | None:
     """The name of the installation whose database this is; None if it is older, or not there."""
+    with _reading(url) as connection:
+        if connection is None or not inspect(connection).has_table(installation.name):
+            return None
+        name: str | None = connection.execute(select(installation.c.name)).scalar()
+        return name
+
+
+@contextmanager
+def _reading(url: str) -> Iterator[Connection | None]:
+    """A connection to the database at `url`, which is not made; None if it is not there."""
     if _is_sqlite(url) and not Path(make_url(url).database or "").is_file():
-        return None
+        yield None
+        return
     engine = _create_engine(url)
     try:
         with engine.connect() as connection:
-            if not inspect(connection).has_table(installation.name):
-                return None
-            name: str | None = connection.execute(select(installation.c.name)).scalar()
-            return name
+            yield connection
     finally:
         engine.dispose()
 

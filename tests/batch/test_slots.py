@@ -218,7 +218,8 @@ class Model:
     is_kept: bool = False
 
     def divide(self) -> None:
-        self.turns = [owner for owner, _ in self.running]
+        # What ran before is read in some order: it tells who had a turn, not when the last was.
+        self.turns = list(dict.fromkeys(owner for owner, _ in self.running))
         accounts = self.used.keys() | self.line.keys()
         self.used = {owner: self.used.get(owner, [0, 0]) for owner in [*self.line, *self.used]}
         while self.places_left() > 0:

@@ -63,6 +63,7 @@ from gateway.events import relay
 from gateway.events import retention as event_retention
 from gateway.events.bus import Bus
 from gateway.events.rabbitmq import open_rabbitmq
+from gateway.events.shortcut import Shortcut
 from gateway.following import Follower
 from gateway.health import Health
 from gateway.http_protocol import HttpProtocol
@@ -145,7 +146,9 @@ async def _run(settings: Settings) -> None:
         )
         sealer = keys.open_sealer(settings.data / "sealing.key")
         secrets = Secrets(sealer.encrypt, sealer.decrypt)
-        batch, batch_loops = _build_batch(settings, store=store, engine=engine, sealer=sealer)
+        batch, batch_loops = _build_batch(
+            settings, store=store, bus=bus, engine=engine, sealer=sealer
+        )
         upstreams: Mapping[str, Upstream] = {
             "batch": batch,
             **_build_cam(store, sealer=sealer, policies=policies, decisions=decisions),
@@ -257,24 +260,17 @@ def _build_watch(
 
 
 def _build_batch(
-    settings: Settings, *, store: Store, engine: Engine, sealer: MultiFernet
+    settings: Settings, *, store: Store, bus: Bus | None, engine: Engine, sealer: MultiFernet
 ) -> tuple[Upstream, Mapping[str, Loop]]:
     """The Batch API, and the loops that carry out what it was asked for."""
     rules, load = _read_rules(settings), Load()
     vault = Vault(sealer.encrypt, sealer.decrypt)
     api = BatchApi(
-        store,
-        engine,
-        _topic_exists,
-        clock=now,
-        new_id=ids.new_id,
-        vault=vault,
-        rules=rules,
-        load=load,
+        store, engine, _has_topic, clock=now, new_id=ids.new_id, vault=vault, rules=rules, load=load
     )
     loops: Mapping[str, Loop] = {
         "scheduler": _build_scheduling(
-            settings, store=store, engine=engine, vault=vault, rules=rules, load=load
+            settings, store=store, bus=bus, engine=engine, vault=vault, rules=rules, load=load
         ),
         "environments": Keeper(
             store, rules.catalogue, node_path=engine.node_path, clock=now, new_id=ids.new_id
@@ -287,11 +283,19 @@ def _build_batch(
 
 
 def _build_scheduling(
-    settings: Settings, *, store: Store, engine: Engine, vault: Vault, rules: Rules, load: Load
+    settings: Settings,
+    *,
+    store: Store,
+    bus: Bus | None,
+    engine: Engine,
+    vault: Vault,
+    rules: Rules,
+    load: Load,
 ) -> Loop:
     """A scheduler, and a new one if it fails: what the old one knew may be wrong."""
     storage = _open_storage(settings)
     servers = NfsRoot(Path(settings.mount_root or settings.data / "nfs").resolve())
+    append = Shortcut(subscribers, final=bus is None).append
 
     def schedule(*, task_status: TaskStatus[None]) -> Coroutine[Any, Any, None]:
         launcher = build_launcher(
@@ -311,6 +315,7 @@ def _build_scheduling(
             new_id=ids.new_id,
             catalogue=rules.catalogue,
             load=load,
+            append=append,
         )
         return scheduler.run(task_status=task_status)
 
@@ -402,7 +407,7 @@ def _build_pipeline(
     )
 
 
-def _topic_exists(tx: Tx, *, owner_uin: str, region: str, name: str) -> bool:
+def _has_topic(tx: Tx, *, owner_uin: str, region: str, name: str) -> bool:
     return topics.find_topic(tx, owner_uin, region=region, name=name) is not None
 
 

@@ -7,7 +7,7 @@ by the table in `states.py` only, and every event is written with the change it 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from operator import itemgetter
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import Row
 
@@ -20,12 +20,28 @@ from gateway.batch.notices import load_notifications
 from gateway.batch.records import Instance, Node, Task, read_instance, read_task
 from gateway.batch.states import FINAL, OVER, Counts, Kind, State, Trigger, advance
 from gateway.events import outbox
-from gateway.events.messages import Event
+from gateway.events.messages import Event, Notification
 from gateway.ids import NewId
 from gateway.store import Conflict, Tx
 
 TASK_FAILED = "At least one task did not succeed."
 TERMINATED = "It was terminated on request."
+
+
+class Append(Protocol):
+    """Records what happened, and what is to be told of it: see `outbox.append`."""
+
+    def __call__(
+        self,
+        tx: Tx,
+        stream: outbox.Stream,
+        events: Sequence[Event],
+        *,
+        notifications: Sequence[Notification],
+        now: datetime,
+    ) -> None:
+        """Record events in their order."""
+        ...
 
 
 class JobChanges:
@@ -34,7 +50,15 @@ class JobChanges:
     tasks: those read so far, by position. task_ended: whether one came to its end here.
     """
 
-    def __init__(self, tx: Tx, job: Row[Any], *, now: datetime, new_id: NewId) -> None:
+    def __init__(
+        self,
+        tx: Tx,
+        job: Row[Any],
+        *,
+        now: datetime,
+        new_id: NewId,
+        append: Append = outbox.append,
+    ) -> None:
         self.job = job
         self.state = State(job.state)
         self.terminating: bool = job.terminating
@@ -45,6 +69,7 @@ class JobChanges:
         self._reason: str = job.state_reason
         self._ended_at: datetime | None = job.ended_at
         self._tx = tx
+        self._append = append
         self._touched: set[int] = set()
         self._events: list[Event] = []
         self._moves: dict[tuple[int, int], tuple[State, Instance]] = {}
@@ -261,7 +286,7 @@ class JobChanges:
         if self._events:
             stream = outbox.Stream(self.job.id, self.job.owner_uin, self.job.region)
             notifications = load_notifications(self.job.notifications)
-            outbox.append(self._tx, stream, self._events, notifications=notifications, now=self.now)
+            self._append(self._tx, stream, self._events, notifications=notifications, now=self.now)
 
     def _save_job(self) -> None:
         values = {
@@ -351,7 +376,9 @@ def _place_of(instance: Instance) -> dict[str, Any]:
     }
 
 
-def open_job(tx: Tx, job_id: str, *, now: datetime, new_id: NewId) -> JobChanges | None:
-    """Lock a job to move it on; None if it is gone."""
+def open_job(
+    tx: Tx, job_id: str, *, now: datetime, new_id: NewId, append: Append = outbox.append
+) -> JobChanges | None:
+    """Lock a job to move it on; None if it is gone. append: records its events."""
     row = tx.execute(sql.LOCK_JOB, {"job_id": job_id}).first()
-    return None if row is None else JobChanges(tx, row, now=now, new_id=new_id)
+    return None if row is None else JobChanges(tx, row, now=now, new_id=new_id, append=append)

@@ -16,12 +16,13 @@ from anyio.abc import TaskGroup, TaskStatus
 from gateway.batch import statements as sql
 from gateway.batch.attempts import parse_attempt
 from gateway.batch.catalogue import Catalogue
-from gateway.batch.changes import open_job
+from gateway.batch.changes import Append, open_job
 from gateway.batch.engines import Ended, Engine, NodesLost, Reconnected, Report, Started
 from gateway.batch.environments.upkeep import lose_nodes
 from gateway.batch.jobs import JOBS, TERMINATIONS
 from gateway.batch.launching import Launcher
 from gateway.batch.live import Live
+from gateway.batch.looking import LOOK_S, NOTHING_NEW, Lookout, Outlook
 from gateway.batch.placing import Placed, place
 from gateway.batch.progress import Progress
 from gateway.batch.records import read_instance
@@ -29,6 +30,7 @@ from gateway.batch.slots import FreeNodes, Load, QueuedTask, Room, Slots, reserv
 from gateway.batch.states import State
 from gateway.batch.waiting_statements import DUE_JOBS, JOBS_TO_FAIL, WAITING_TASKS
 from gateway.clock import Clock
+from gateway.events import outbox
 from gateway.ids import NewId
 from gateway.store import Conflict, Store, StoreUnavailable, Tx
 from gateway.telemetry import INSTANCES_RUNNING, log
@@ -39,6 +41,7 @@ TELL_EVERY = timedelta(seconds=60)
 JOBS_AT_ONCE = 64
 SICK_S_MAX = 16.0
 """The longest that a job which cannot be moved is left alone before the next try."""
+_TWO_OPEN_TASKS = sql.OPEN_TASKS.limit(2)
 
 
 @dataclass(slots=True)
@@ -46,8 +49,9 @@ class Moved:
     """What one job's transaction came to.
 
     told_to_end: it is terminating, and nothing is left to be done before an attempt has ended.
-    waits: instances of it wait for room, and not for a node of an environment. released: a task of
-    it is over, and what follows may have got no room, for other accounts wait for some.
+    waits: instances of it wait for room, and not for a node of an environment. task_ended: a task
+    of it is over. released: what follows one may have got no room, for other accounts wait for
+    some, or another transaction had it at that moment.
     """
 
     placed: list[Placed] = field(default_factory=list)
@@ -56,22 +60,8 @@ class Moved:
     admitted: bool = False
     told_to_end: bool = False
     waits: bool = False
+    task_ended: bool = False
     released: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Outlook:
-    """What the rows ask for: jobs to look at, what waits for room as `reserve` takes it, and the
-    attempts that are to end on request. newcomers: the accounts of jobs that are due. sick: the
-    jobs that were left out.
-    """
-
-    due: Sequence[str]
-    newcomers: Set[str]
-    waiting: Sequence[QueuedTask]
-    free_nodes: Mapping[str, FreeNodes]
-    terminating: Sequence[str]
-    sick: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +75,8 @@ class Sick:
 class Scheduler:
     """Runs the jobs of a store on an engine.
 
-    catalogue: says which elastic nodes can be made. load: told how full the engine is.
+    catalogue: says which elastic nodes can be made. load: told how full the engine is. append:
+    records the events of jobs.
     """
 
     def __init__(
@@ -98,8 +89,10 @@ class Scheduler:
         new_id: NewId,
         catalogue: Catalogue,
         load: Load,
+        append: Append = outbox.append,
     ) -> None:
         self._store = store
+        self._append = append
         self._engine = engine
         self._launcher = launcher
         self._clock = clock
@@ -109,6 +102,8 @@ class Scheduler:
         self._catalogue = catalogue
         self._load = load
         self._sick: dict[str, Sick] = {}
+        self._lookout = Lookout()
+        self._own_wakes = 0
         self._terminations_seen = -1
         self._stopped: set[str] = set()
         self._told_to_end: set[str] = set()  # jobs; they come again with their attempts' ends
@@ -136,7 +131,8 @@ class Scheduler:
                 if self._estranged:
                     await anyio.sleep(RETRY_S)
                 elif not busy:
-                    await self._store.signals.wait(JOBS, seen=seen, at_most_s=IDLE_S)
+                    rest_s = LOOK_S if self._lookout.skipped else IDLE_S
+                    await self._store.signals.wait(JOBS, seen=seen, at_most_s=rest_s)
 
     async def _listen(self, tasks: TaskGroup) -> None:
         """Take reports in. An end that may have output to copy comes in once it is copied, so that
@@ -150,7 +146,7 @@ class Scheduler:
                         tasks.start_soon(self._keep_files, report)
                 else:
                     self._inbox.append(report)
-            self._store.signals.wake([JOBS])
+            self._wake()
 
     async def _keep_files(self, ended: Ended) -> None:
         tell = partial(self._load.note, ended.attempt_id)
@@ -160,6 +156,11 @@ class Scheduler:
 
     def _hear(self, ended: Ended) -> None:
         self._inbox.append(ended)
+        self._wake()
+
+    def _wake(self) -> None:
+        """Have a round begin for what was reported."""
+        self._own_wakes += 1
         self._store.signals.wake([JOBS])
 
     async def _round(self, reports: list[Report]) -> bool:
@@ -172,7 +173,7 @@ class Scheduler:
         self._stopped.difference_update(ended)
         await self._lose_nodes(reports)
         by_job = _by_job(reports)
-        outlook = await self._look_ahead()
+        outlook = await self._look_ahead(by_job.keys())
         slots = self._live.slots(
             capacity=self._engine.capacity,
             mem_gib=self._engine.mem_gib,
@@ -192,7 +193,17 @@ class Scheduler:
             ended.pop(fact.attempt_id, None)
         if ended:
             self._launcher.finish(ended.values())
-        return _may_go_on(moved, outlook, has_room=slots.free.places > 0, ended=bool(ended))
+        busy = _may_go_on(
+            moved,
+            outlook,
+            has_room=slots.free.places > 0,
+            ended=bool(ended),
+            alone=self._lookout.skipped and len(moved) == 1,
+        )
+        if busy or any(each.task_ended for each in moved.values()):
+            self._lookout.forget()
+        self._lookout.note_waiting(job_id for job_id, each in moved.items() if each.waits)
+        return busy
 
     async def _lose_nodes(self, reports: list[Report]) -> None:
         """Note that all nodes are lost, if that is told.
@@ -206,19 +217,23 @@ class Scheduler:
             reports[:] = [report for report in reports if not isinstance(report, NodesLost)]
             await self._engine.acknowledge_loss(losses[-1])
 
-    async def _look_ahead(self) -> Outlook:
-        """Read what there is to do besides what was reported.
+    async def _look_ahead(self, reported: Set[str]) -> Outlook:
+        """Read what there is to do besides what was reported of some jobs, if there may be more.
 
         Why instances that are to end are looked for only when somebody asked for it, or the engine
         is told everything again: there may be a hundred thousand. And why else it is read where
         changes are written: that connection has the rows at hand, and who reads beside it reads
         the pages anew after each commit.
         """
+        calls, now = self._store.signals.count(JOBS) - self._own_wakes, self._clock()
+        if self._lookout.may_skip(reported, calls=calls, now=now):
+            return NOTHING_NEW
         asked = self._store.signals.count(TERMINATIONS)
         terminations = asked != self._terminations_seen
         run = self._store.read_list if terminations else self._store.write
         outlook = await run(partial(self._look, terminations=terminations))
         self._terminations_seen = asked
+        self._lookout.note_look(outlook, calls=calls, now=now)
         return outlook
 
     def _look(self, tx: Tx, *, terminations: bool) -> Outlook:
@@ -228,7 +243,7 @@ class Scheduler:
         due = tx.execute(DUE_JOBS, {**keys, "told_to_end": sorted(self._told_to_end)}).all()
         to_fail = tx.execute(JOBS_TO_FAIL, keys).scalars().all()
         free = self._engine.capacity - len(self._live)
-        keys = {"sick": sick, "most": free, "moment": now}
+        keys = {"sick": sick, "most": free + 1, "moment": now}  # one more: to know of others
         rows = tx.execute(WAITING_TASKS, keys).all() if free > 0 else []
         waiting = [QueuedTask._make(row) for row in rows]
         env_ids = {task.env_id for task in waiting if task.env_id is not None}
@@ -241,6 +256,8 @@ class Scheduler:
             free_nodes={row.env_id: FreeNodes(row.n, row.mem_gib) for row in counted},
             terminating=[read_instance(row[:-2]).latest.id for row in rows],
             sick=sick,
+            saw_all=free > 0 and len(waiting) <= free,
+            only_task=len(waiting) == 1 and _is_only_task(tx, waiting[0].job_id),
         )
 
     def _is_sick(self, job_id: str, *, now: datetime) -> bool:
@@ -299,7 +316,7 @@ class Scheduler:
         slots: Slots,
         sick: Sequence[str],
     ) -> Moved:
-        changes = open_job(tx, job_id, now=self._clock(), new_id=self._new_id)
+        changes = open_job(tx, job_id, now=self._clock(), new_id=self._new_id, append=self._append)
         if changes is None:
             return Moved()
         progress = Progress(changes)
@@ -318,6 +335,7 @@ class Scheduler:
         except BaseException:  # the store may run this again, with what is reserved
             slots.give_back(owner_uin, rest)
             raise
+        is_short = not room.fits(1)
         slots.give_back(owner_uin, room)
         if placed and reserved is None:  # for what is reserved it had its turn
             slots.note_turn(owner_uin)
@@ -329,7 +347,8 @@ class Scheduler:
             admitted,
             told_to_end,
             waits=changes.waits_for_room,
-            released=changes.task_ended and slots.has_rivals(owner_uin),
+            task_ended=changes.task_ended,
+            released=changes.task_ended and (is_short or slots.has_rivals(owner_uin)),
         )
 
     async def _hand_over(self, moved: Mapping[str, Moved], *, terminating: Sequence[str]) -> None:
@@ -360,6 +379,7 @@ class Scheduler:
         self._stopped.clear()
         self._told_to_end.clear()
         self._terminations_seen = -1
+        self._lookout.forget()
         starting = {i.latest: None for i in instances if i.state is State.STARTING}
         await self._launcher.start(starting)
         running = [i.latest.id for i in instances if i.state is State.RUNNING]
@@ -368,13 +388,19 @@ class Scheduler:
         self._told_at = self._clock()
 
 
+def _is_only_task(tx: Tx, job_id: str) -> bool:
+    """Whether one task of a job is open, and no more."""
+    return len(tx.execute(_TWO_OPEN_TASKS, {"job_id": job_id}).all()) == 1
+
+
 def _may_go_on(
-    moved: Mapping[str, Moved], outlook: Outlook, *, has_room: bool, ended: bool
+    moved: Mapping[str, Moved], outlook: Outlook, *, has_room: bool, ended: bool, alone: bool
 ) -> bool:
     """Whether the next round may have something to do though nothing new is heard.
 
-    has_room: something is left of what this round could give. Nodes of environments that were
-    freed and not taken again wake the next round by themselves.
+    has_room: something is left of what this round could give. alone: to one job, which could have
+    had all of it. Nodes of environments that were freed and not taken again wake the next round by
+    themselves.
     """
     if any(each.unfinished or each.admitted or each.told_to_end for each in moved.values()):
         return True
@@ -382,7 +408,7 @@ def _may_go_on(
         return False
     if any(each.released for each in moved.values()):
         return True
-    if not (ended or any(each.placed for each in moved.values())):
+    if alone or not (ended or any(each.placed for each in moved.values())):
         return False
     return any(each.waits for each in moved.values()) or any(
         task.env_id is None and task.job_id not in moved for task in outlook.waiting

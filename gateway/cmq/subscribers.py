@@ -4,8 +4,11 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 from typing import Protocol as Shape
+
+from sqlalchemy import Row
 
 from gateway.cmq import deliveries, queue_messages, topic_statements
 from gateway.cmq.endpoints import Protocol
@@ -21,6 +24,7 @@ ROWS_AT_ONCE = 1_000
 BYTES_AT_ONCE = 4 * 1024 * 1024
 """So much is delivered in one transaction, or one message: SQLite has one writer, and the calls
 wait for it."""
+RECIPIENTS_KEPT = 1_024
 _ROWS_HERE = [Protocol.QUEUE.value, Protocol.HTTP.value]
 
 
@@ -60,6 +64,15 @@ def wants(subscription: Subscription, message: Addressed) -> bool:
     if message.only_subscription_id not in (None, subscription.id):
         return False
     return subscription.wants(routing_key=message.routing_key, tags=message.tags)
+
+
+def hold(tx: Tx, topic_keys: Collection[str]) -> bool:
+    """See `Subscribers.hold`; on SQLite nobody else is changing anything."""
+    if tx.dialect == "sqlite":
+        return True
+    parameters = {"keys": sorted(topic_keys), "protocols": _ROWS_HERE}
+    is_held: bool = tx.execute(topic_statements.HOLD_SUBSCRIBED, parameters).scalar_one()
+    return is_held
 
 
 def deliver(tx: Tx, messages: Sequence[Message], *, now: datetime) -> int:
@@ -121,8 +134,7 @@ def list_recipients(
     parameters = {"keys": sorted(topic_keys), "protocols": _ROWS_HERE}
     found: dict[str, list[Recipient]] = defaultdict(list)
     for row in tx.execute(statement, parameters):
-        life, retention = (timedelta(seconds=s or 0) for s in (row.life_s, row.queue_retention_s))
-        found[row.topic_key].append(Recipient(read(row), life, retention))
+        found[row.topic_key].append(_read_recipient(row))
     return found
 
 
@@ -134,6 +146,13 @@ def find_subscription(tx: Tx, topic_key: str, *, name: str) -> Subscription | No
     parameters = {"topic_id": topic.id, "name_key": name.lower()}
     row = tx.execute(topic_statements.SUBSCRIPTION_BY_NAME, parameters).one_or_none()
     return None if row is None else read(row)
+
+
+@lru_cache(maxsize=RECIPIENTS_KEPT)
+def _read_recipient(row: Row[Any]) -> Recipient:
+    """What a row says, which is nearly always what it said the last time."""
+    life, retention = (timedelta(seconds=s or 0) for s in (row.life_s, row.queue_retention_s))
+    return Recipient(read(row), life, retention)
 
 
 def _puts(due: Sequence[tuple[Message, Recipient]], *, now: datetime) -> Iterator[dict[str, Any]]:

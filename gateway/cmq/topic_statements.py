@@ -87,6 +87,10 @@ BOUND_TOPICS = (
     .where(subscription.c.protocol == bindparam("protocol"))
     .distinct()
 )
+_OF_TOPICS = (
+    topic.c.key.in_(bindparam("keys", expanding=True)),
+    subscription.c.protocol.in_(bindparam("protocols", expanding=True)),
+)
 SUBSCRIBED = (
     select(
         subscription,
@@ -96,12 +100,20 @@ SUBSCRIBED = (
     )
     .join(topic, topic.c.id == subscription.c.topic_id)
     .outerjoin(queue, queue.c.id == subscription.c.queue_id)
-    .where(
-        topic.c.key.in_(bindparam("keys", expanding=True)),
-        subscription.c.protocol.in_(bindparam("protocols", expanding=True)),
-    )
+    .where(*_OF_TOPICS)
     .order_by(subscription.c.created_at, subscription.c.id)
 )
 LOCK_SUBSCRIBED = SUBSCRIBED.with_for_update(read=True, key_share=True, of=subscription)
 """Locked against deletion, and with them the queues that they fill: nothing is delivered to a
 queue that is just being deleted, for its subscriptions must go before it."""
+_of_topics = (
+    select(subscription.c.id).join(topic, topic.c.id == subscription.c.topic_id).where(*_OF_TOPICS)
+)
+_held = _of_topics.with_for_update(
+    read=True, key_share=True, of=subscription, skip_locked=True
+).cte("held")
+HOLD_SUBSCRIBED = select(
+    select(func.count()).select_from(_of_topics.subquery()).scalar_subquery()
+    == select(func.count()).select_from(_held).scalar_subquery()
+)
+"""Locks as `LOCK_SUBSCRIBED` does what can be locked at once, and says whether that is all."""

@@ -23,6 +23,8 @@ SHARDS = 64
 MARKED_AT_ONCE = 1_024
 """So many positions one statement has at most: a database takes only so many values."""
 NO_TAGS = "[]"
+Draft = Mapping[str, Any]
+"""A message as a row of the table that has no position yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +62,24 @@ def append(
     The caller holds the lock on the row whose id the stream has, so that the order of the numbers
     is the order of the commits. A message's id follows from its event: sent twice, it is the same.
     """
+    add(
+        tx,
+        record(tx, stream, events, notifications=notifications, now=now, traceparent=traceparent),
+    )
+
+
+def record(
+    tx: Tx,
+    stream: Stream,
+    events: Sequence[Event],
+    *,
+    notifications: Sequence[Notification],
+    now: datetime,
+    traceparent: str | None = None,
+) -> Sequence[Draft]:
+    """Record events as `append` does; returns their messages, for the caller to add."""
     if not events:
-        return
+        return ()
     first = _take_numbers(tx, stream, count=len(events))
     rows = [
         {
@@ -78,12 +96,29 @@ def append(
     EVENTS_RECORDED.inc(len(events))
     tx.wake(LEDGER_SIGNAL)
     recorded = list(zip(events, rows, strict=True))
-    messages = _message_rows(
-        stream, recorded, notifications=notifications, now=now, traceparent=traceparent
+    return _drafts(stream, recorded, notifications=notifications, now=now, traceparent=traceparent)
+
+
+def add(tx: Tx, drafts: Sequence[Draft]) -> None:
+    """Add messages in their order, for the relay to deliver and to publish."""
+    if drafts:
+        tx.execute(tables.ADD_MESSAGES, drafts)
+        wake(tx, {draft["topic_key"] for draft in drafts})
+
+
+def add_expanded(
+    tx: Tx, drafts: Sequence[Draft], *, now: datetime, final: bool
+) -> tuple[Message, ...]:
+    """Add messages in their order, whose deliveries the caller writes in this transaction.
+
+    Nobody is woken. final: they need no publishing, too.
+    """
+    expanded = {"expanded_at": now, "sent_at": now if final else None}
+    found = tx.execute(tables.ADD_EXPANDED, [{**draft, **expanded} for draft in drafts])
+    positions = sorted(row.position for row in found)
+    return tuple(
+        _added(draft, position=position) for draft, position in zip(drafts, positions, strict=True)
     )
-    if messages:
-        tx.execute(tables.ADD_MESSAGES, messages)
-        wake(tx, {message["topic_key"] for message in messages})
 
 
 def publish(
@@ -137,6 +172,11 @@ def shard_of(stream_id: str) -> int:
     return zlib.crc32(stream_id.encode()) % SHARDS
 
 
+def has_unexpanded(tx: Tx) -> bool:
+    """Whether there are messages whose deliveries are not written."""
+    return tx.execute(tables.ANY_UNEXPANDED).first() is not None
+
+
 def lock_unexpanded(tx: Tx, *, limit: int, bytes_max: int) -> Waiting:
     """The oldest messages whose deliveries are not written; a second relay waits for the lock.
 
@@ -165,6 +205,11 @@ def mark_expanded(tx: Tx, positions: Sequence[int], *, now: datetime, final: boo
     """Note that the deliveries of messages are written. final: they need no publishing, too."""
     statement = tables.MARK_TOLD if final else tables.MARK_EXPANDED
     tx.execute(statement, {"positions": positions, "now": now})
+
+
+def mark_unexpanded(tx: Tx, positions: Sequence[int]) -> None:
+    """Leave messages to the relay after all, which were added in this transaction."""
+    tx.execute(tables.MARK_UNEXPANDED, {"positions": positions})
 
 
 def list_unsent(
@@ -241,14 +286,14 @@ def _take_numbers(tx: Tx, stream: Stream, *, count: int) -> int:
     return last - count + 1
 
 
-def _message_rows(
+def _drafts(
     stream: Stream,
     recorded: Sequence[tuple[Event, Mapping[str, Any]]],
     *,
     notifications: Sequence[Notification],
     now: datetime,
     traceparent: str | None,
-) -> list[dict[str, Any]]:
+) -> list[Draft]:
     """The messages of events, each given with its row in the ledger, in their order."""
     shard = shard_of(stream.id)
     asked = [
@@ -297,6 +342,22 @@ def _read(tx: Tx, rows: Sequence[Row[Any]]) -> tuple[Message, ...]:
     if long := [position for position, body in bodies.items() if body is None]:
         bodies.update(tuple(row) for row in tx.execute(tables.BODIES, {"positions": long}))
     return tuple(_message(row, body=bodies[row.position]) for row in rows)
+
+
+def _added(draft: Draft, *, position: int) -> Message:
+    """The message of a draft that was given a position."""
+    return Message(
+        position=position,
+        id=draft["id"],
+        topic_key=draft["topic_key"],
+        shard=draft["shard"],
+        routing_key=draft["routing_key"],
+        body=draft["body"],
+        created_at=draft["created_at"],
+        event_name=draft["event_name"],
+        seq=draft["seq"],
+        traceparent=draft["traceparent"],
+    )
 
 
 def _message(row: Row[Any], *, body: bytes) -> Message:

@@ -1,8 +1,9 @@
 """The relay: expands messages into deliveries, and publishes them to the bus.
 
-The two are independent. A message is expanded once, in one transaction with its deliveries. It is
-published until the broker confirms it, in lanes: one per topic, so that a bad topic holds up only
-itself. Whatever has `sent_at IS NULL` is read again, from the oldest on.
+The two are independent. A message is expanded once, in one transaction with its deliveries: here,
+or in that of what happened (`shortcut`). It is published until the broker confirms it, in lanes:
+one per topic, so that a bad topic holds up only itself. Whatever has `sent_at IS NULL` is read
+again, from the oldest on.
 """
 
 from dataclasses import dataclass

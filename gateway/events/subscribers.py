@@ -11,6 +11,13 @@ from gateway.store import Tx
 class Subscribers(Protocol):
     """The subscriptions of every topic. A module with these functions is one."""
 
+    def hold(self, tx: Tx, topic_keys: Collection[str]) -> bool:
+        """Keep the subscriptions of topics as they are until the end of `tx`, without waiting.
+
+        False if somebody is just changing one of them.
+        """
+        ...
+
     def deliver(self, tx: Tx, messages: Sequence[Message], *, now: datetime) -> int:
         """Write the deliveries of messages, in their order, in the transaction `tx`.
 

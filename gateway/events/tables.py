@@ -139,6 +139,12 @@ ADVANCE_STREAM = (
 ADD_STREAM = insert(event_stream)
 ADD_EVENTS = insert(event)
 ADD_MESSAGES = insert(message)
+ADD_EXPANDED = insert(message).returning(message.c.position, sort_by_parameter_order=True)
+"""Messages whose deliveries are written in the same transaction; answers with their positions.
+
+Sorted, these belong to the rows in their order: SQLite stores them one after another, and of
+PostgreSQL SQLAlchemy asks for it in words.
+"""
 
 _SENDABLE = (
     message.c.position,
@@ -181,6 +187,13 @@ UNEXPANDED_OF = (
     .limit(bindparam("limit"))
 )
 
+ANY_UNEXPANDED = (
+    select(message.c.position)
+    .where(message.c.expanded_at.is_(None))
+    .order_by(message.c.position)
+    .limit(1)
+)
+
 MARK_EXPANDED = (
     update(message)
     .where(message.c.position.in_(bindparam("positions", expanding=True)))
@@ -192,6 +205,11 @@ MARK_TOLD = (
     .values(expanded_at=bindparam("now"), sent_at=bindparam("now"))
 )
 """Expanded, and never to be published: there is no bus."""
+MARK_UNEXPANDED = (
+    update(message)
+    .where(message.c.position.in_(bindparam("positions", expanding=True)))
+    .values(expanded_at=None, sent_at=None)
+)
 MARK_SENT = (
     update(message)
     .where(message.c.position.in_(bindparam("positions", expanding=True)))

@@ -167,7 +167,8 @@ class PreparedLine:
     def run(self, statement: Executable, rows: Sequence[Row]) -> Answer | None:
         """Run a statement once for each row; None if SQLAlchemy should do so.
 
-        Raises what SQLAlchemy would.
+        What an INSERT of many rows answers with is in their order, as far as anybody has seen;
+        SQLite does not promise it. Raises what SQLAlchemy would.
         """
         prepared = self._shelf.find(statement, rows[0])
         if prepared is None:
@@ -206,18 +207,20 @@ class PreparedLine:
         return Answer(prepared.found, cursor.fetchall(), rowcount=cursor.rowcount)
 
     def _run_many(self, prepared: Prepared, rows: Sequence[Row]) -> Answer | None:
-        if prepared.lists or prepared.found is not None:
+        if prepared.lists or (prepared.found is not None and not prepared.values_sql):
             return None
         values = [prepared.values_of(row) for row in rows]
         if not prepared.values_sql:
             cursor = self._connection.executemany(prepared.sql, values)
             return Answer(NOTHING, (), rowcount=cursor.rowcount)
-        count = 0
+        count, found = 0, []
         for portion in _portions(values, rows_max=max(1, VALUES_MAX // prepared.count)):
             more = f", {prepared.values_sql}" * (len(portion) - 1)
             sql = prepared.sql.replace(prepared.values_sql, prepared.values_sql + more, 1)
-            count += self._connection.execute(sql, list(chain(*portion))).rowcount
-        return Answer(NOTHING, (), rowcount=count)
+            cursor = self._connection.execute(sql, list(chain(*portion)))
+            found += cursor.fetchall()
+            count += cursor.rowcount  # which it knows once all is fetched
+        return Answer(prepared.found or NOTHING, found, rowcount=count)
 
 
 def _portions(values: list[list[Any]], *, rows_max: int) -> Iterator[list[list[Any]]]:

@@ -29,6 +29,7 @@ LOOKS: Mapping[str, tuple[Callable[[str], Select[Any]], dict[str, Any], str]] = 
         {"limit": 256, "short_bytes": 2_048},
         UNEXPANDED,
     ),
+    "whether there is": (lambda _: tables.ANY_UNEXPANDED, {}, UNEXPANDED),
 }
 
 

@@ -42,6 +42,7 @@ thing = Table(
     Column("made_at", Moment),
 )
 ADD = insert(thing)
+ADD_AND_TELL = insert(thing).returning(thing.c.number, thing.c.body, sort_by_parameter_order=True)
 ALL = select(thing).order_by(thing.c.number)
 AMONG = (
     select(thing.c.number)
@@ -92,7 +93,8 @@ def line(connection: Connection) -> PreparedLine:
 @pytest.fixture
 def tx(connection: Connection, line: PreparedLine) -> Tx:
     """A transaction in which every statement of this file has been run before."""
-    for statement in (ADD, ALL, AMONG, AMONG_TWICE, MADE_AMONG, FINISH, RAISE, FIRST, COUNT, DROP):
+    many = (ADD, ADD_AND_TELL, ALL, AMONG, AMONG_TWICE, MADE_AMONG)
+    for statement in (*many, FINISH, RAISE, FIRST, COUNT, DROP):
         assert line.run(statement, [{}]) is None
     return Tx(connection, line)
 
@@ -126,6 +128,24 @@ def test_many_rows_all_arrive_in_their_order(tx: Tx, count: int) -> None:
     rows = [{**row, "body": str(index).encode()} for index, row in enumerate(rows)]
     assert tx.execute(ADD, rows).rowcount == count
     assert [row.body for row in tx.execute(ALL)] == [row["body"] for row in rows]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 33, 700, 1_201])
+def test_many_rows_that_are_added_say_what_the_database_made_of_them(
+    tx: Tx, line: PreparedLine, count: int
+) -> None:
+    tx.execute(ADD, a_thing(40))
+    rows = [{"body": str(index).encode()} for index in range(count)]
+    found = tx.execute(ADD_AND_TELL, rows)
+    assert [tuple(row) for row in found] == [(41 + n, row["body"]) for n, row in enumerate(rows)]
+    assert found.rowcount == count
+    assert is_prepared(line, ADD_AND_TELL, *rows)
+
+
+def test_many_changes_that_answer_with_rows_are_left_alone(tx: Tx, line: PreparedLine) -> None:
+    tx.execute(ADD, [a_thing(1), a_thing(2)])
+    assert not is_prepared(line, RAISE, *({"of_number": n, "by": 5} for n in (1, 2)))
+    assert numbers(tx) == [1, 2]
 
 
 @pytest.mark.parametrize("wanted", [[], [2], [1, 2, 9], [4, 3, 2, 1, 1], list(range(3_000))])
@@ -177,6 +197,9 @@ def test_errors_are_those_of_sqlalchemy(tx: Tx, connection: Connection) -> None:
     tx.execute(ADD, a_thing(1))
     with pytest.raises(IntegrityError) as refused:
         tx.execute(ADD, [a_thing(2), a_thing(1)])
+    with pytest.raises(IntegrityError):
+        tx.execute(ADD_AND_TELL, [a_thing(3), a_thing(1)])
+    assert numbers(tx) == [1]
     assert "x\\x00" not in str(refused.value), "what was to be stored may be a secret"
     connection.exec_driver_sql("DROP TABLE thing")
     with pytest.raises(OperationalError, match="no such table"):

@@ -16,7 +16,7 @@ from gateway import clock, ids
 from gateway.batch.api import BatchApi
 from gateway.batch.attempts import Attempt
 from gateway.batch.catalogue import Catalogue
-from gateway.batch.changes import open_job
+from gateway.batch.changes import Append, open_job
 from gateway.batch.engines import Cause, Ended, Started
 from gateway.batch.environments import ENVIRONMENTS
 from gateway.batch.environments.keeper import Keeper
@@ -35,6 +35,7 @@ from gateway.batch.storage.nfs import NfsRoot
 from gateway.batch.tables import compute_node, task, task_instance
 from gateway.call import Call, Decision, Effect, Grant, Principal, Reason, Scope
 from gateway.clock import Clock
+from gateway.events import outbox
 from gateway.events import tables as ledger
 from gateway.service import Service
 from gateway.store import Store, Tx
@@ -171,7 +172,7 @@ class Batch:
         return await self.state(job_id, who=who)
 
     @asynccontextmanager
-    async def scheduling(self) -> AsyncIterator[None]:
+    async def scheduling(self, *, append: Append = outbox.append) -> AsyncIterator[None]:
         """A scheduler that runs meanwhile, new to everything, as after a restart."""
         launcher = build_launcher(
             self.store,
@@ -190,6 +191,7 @@ class Batch:
             new_id=ids.new_id,
             load=self._load,
             catalogue=DEFAULT_RULES.catalogue,
+            append=append,
         )
         async with anyio.create_task_group() as tasks:
             await tasks.start(scheduler.run)

@@ -64,6 +64,9 @@ class Routed:
         self.waiting: set[int] = set()
         self.forgotten: set[int] = set()
 
+    def hold(self, tx: Tx, topic_keys: Collection[str]) -> bool:
+        return True
+
     def deliver(self, tx: Tx, messages: Sequence[Message], *, now: datetime) -> int:
         self.delivered.extend(messages)
         return len(messages)

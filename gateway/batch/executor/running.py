@@ -19,21 +19,19 @@ NEVER_BEGAN: Final = "What should run its container ended before the container b
 
 @dataclass(slots=True)
 class Running:
-    """An attempt with processes, or that is to have them in a moment.
+    """An attempt with processes.
 
-    number: by which who spawns it knows it. pid: of the main process, which leads the attempt's
-    session; 0 until it is told. spawned_at: monotonic seconds. started: None before that, and while
-    its container has not begun, because its image is fetched, say. killed_for: why we
+    pid: of the main one, which leads the attempt's session. spawned_at: monotonic seconds. started:
+    None while its container has not begun, because its image is fetched, say. killed_for: why we
     killed it, if we did. status: how the main process ended, as `waitpid` says it; None while it
     lives. remover: what is still to run when nothing of it lives, to be rid of its container.
     remover_pid: while that runs.
     """
 
     ready: Ready
-    number: int
-    pid: int = 0
-    spawned_at: float = 0.0
-    started: Started | None = None
+    pid: int
+    spawned_at: float
+    started: Started | None
     killed_for: Cause | None = None
     status: int | None = None
     remover: tuple[str, ...] = ()

@@ -30,7 +30,6 @@ from gateway.batch.executor.isolation import (
 from gateway.batch.executor.ledger import Committed, Ledger, lost
 from gateway.batch.executor.runner import Runner
 from gateway.batch.executor.running import Running
-from gateway.batch.executor.spawn_pool import SpawnPool
 from gateway.clock import Clock
 
 log = logging.getLogger("executor")
@@ -117,7 +116,6 @@ class Server:
         isolation: Isolation,
         asked_isolation: str,
         ledger: Ledger,
-        pool: SpawnPool,
         groups: ControlGroups,
         containers: Containers | None = None,
         no_containers: str = "",
@@ -141,7 +139,6 @@ class Server:
         self._runner = Runner(
             root,
             isolation=isolation,
-            pool=pool,
             groups=groups,
             containers=containers,
             clock=clock,
@@ -163,8 +160,6 @@ class Server:
             end.setblocking(False)
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._selector.register(self._wake, selectors.EVENT_READ)
-        for line in self._runner.lines:
-            self._selector.register(line, selectors.EVENT_READ)
 
     def watch_signals(self) -> None:
         """Wake the loop when a child ends; obey SIGTERM, ignore SIGINT and SIGHUP.
@@ -188,10 +183,9 @@ class Server:
             self._on_turn(self._runner)
             self._runner.expire()
             self._runner.make_room()
-            heard = self._runner.hear()
-            for ended in (*heard.ended, *self._runner.reap()):
+            for ended in self._runner.reap():
                 self._ledger.end(ended)
-            self._act_on(self._commit(), heard.running)
+            self._act_on(self._commit())
             if self._may_leave():
                 return
         log.warning("folder_gone root=%s", self._root)
@@ -382,17 +376,16 @@ class Server:
                 self._runner.remove_work(self._ledger.failed_unwritten())
             return Committed()
 
-    def _act_on(self, committed: Committed, running: Sequence[Running]) -> None:
-        """Spawn and tell what may be. running: what was spawned meanwhile."""
+    def _act_on(self, committed: Committed) -> None:
         self._runner.enqueue(committed.launches)
-        for ended in self._runner.spawn(count_max=SPAWNS_PER_TURN):
-            self._ledger.end(ended)
-        self._runner.flush()
+        spawned = self._runner.spawn(count_max=SPAWNS_PER_TURN)
         for attempt_id, process in self._runner.identify():
             self._ledger.note_process(attempt_id, pid=process.pid, start_ticks=process.start_ticks)
-        self._note_started([*running, *self._runner.take_begun()])
+        for ended in spawned.ended:
+            self._ledger.end(ended)
+        self._note_started([*spawned.running, *self._runner.take_begun()])
         started = self._take_started(committed.ended)
-        fetches = any(each.started is None for each in running)
+        fetches = any(each.started is None for each in spawned.running)
         if started or committed.ended or fetches:
             self._tell(started, committed.ended, also_nothing=fetches)
 
@@ -449,8 +442,6 @@ class Server:
             self._selector.select(TURN_S_MAX)
             with suppress(BlockingIOError):
                 self._wake.recv(4_096)
-            self._runner.flush()
-            self._runner.hear()
             self._runner.reap()
 
 

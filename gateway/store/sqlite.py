@@ -158,6 +158,8 @@ class SqliteStore:
     def _write_forever(self) -> None:
         with self._engine.connect() as connection:
             line = self._line_of(connection)
+            # What a savepoint may have to restore is written to a file else, beyond 64 KiB of it.
+            line.say("PRAGMA temp_store=MEMORY")
             while (first := self._queue.get()) is not None:
                 group, closing = self._collect(first)
                 woken = self._run_group(connection, line, group)

@@ -165,6 +165,7 @@ def _open_ledger(root: Path) -> Ledger:
 def _serve(root: Path, *, isolation: str, linger_s: float) -> None:
     """Serve until there is nothing to stay for. Raises IsolationUnavailable or OSError."""
     os.umask(0o022)
+    os.putenv("PATH", PATH)  # where `posix_spawnp` looks
     processes.become_subreaper()
     ledger = _open_ledger(root)
     groups = open_control_groups(root)

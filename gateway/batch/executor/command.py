@@ -15,7 +15,7 @@ from gateway.batch.executor.folders import LOG_MODE, STREAMS
 from gateway.batch.executor.isolation import PATH, SHELL, Isolation
 from gateway.batch.executor.mounts import MOUNT_REPLACED, CannotLaunch, CheckedMount
 from gateway.batch.executor.notes import VERDICT, Verdict
-from gateway.batch.executor.programs import Program, program_of
+from gateway.batch.executor.programs import program_of
 from gateway.batch.executor.work_folders import make_folder, make_tmp
 
 LANGUAGE: Final = "C.UTF-8"
@@ -29,7 +29,8 @@ VERDICT_FD: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What to spawn. program: what to execute rather than `argv`, if that can be done. script:
+    """What to spawn. program: what to execute rather than `argv`, if that can be done: the name of
+    a program of the system, and its arguments; () for nothing. script:
     what the process reads on SCRIPT_FD; None for nothing.
 
     user: whose work folder and logs are; None for our own. is_shut: whether what runs beside it
@@ -40,7 +41,7 @@ class Command:
 
     argv: tuple[str, ...]
     environment: Mapping[str, str]
-    program: Program | None = None
+    program: tuple[str, ...] = ()
     script: bytes | None = None
     user: int | None = None
     is_shut: bool = True

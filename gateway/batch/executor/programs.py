@@ -1,18 +1,15 @@
-"""Commands that need no shell, and the programs they name.
+"""Commands that need no shell: they name a program and its arguments.
 
 A shell would only look the program up and become it, which costs as much as a short command. So
 what has nothing for a shell to do in it is executed as it is; GNU make does so, too. In doubt it is
 left to the shell, which also says what is wrong with a program that cannot be executed.
 
-Only programs of the system are found here, by their names alone. Why: this is looked up with our
-rights and before all else that waits, and a place of the caller's choice may be a share that does
-not answer, or one that the command itself may not see.
+Only programs of the system are meant, by their names alone. Why: they are looked up before all else
+that waits, and a place of the caller's choice may be a share that does not answer.
 """
 
-import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from gateway.batch.executor.isolation import PATH
@@ -26,31 +23,20 @@ getopts hash help history if in jobs kill let local logout mapfile popd printf p
 readarray readonly return select set shift shopt source suspend test then time times trap type
 typeset ulimit umask unalias unset until wait while
 """
-_PLACES: Final = PATH.split(":")
 _KEPT: Final = frozenset(_OF_A_SHELL.split())
 _SAME_ALONE: Final = frozenset({"true", "false"})  # part of a shell, and of the system
 # What a shell reads, sets anew or refuses when it begins.
 _CHANGED_BY_A_SHELL: Final = frozenset({"IFS", "OPTIND", "PPID", "PS1", "PS2", "PS4", "OLDPWD"})
 
 
-@dataclass(frozen=True, slots=True)
-class Program:
-    """What to execute. path: absolute."""
+def program_of(command: str, environment: Mapping[str, str]) -> tuple[str, ...]:
+    """The name and the arguments of the program that a command is to become, if there is one.
 
-    path: str
-    argv: tuple[str, ...]
-
-
-def program_of(command: str, environment: Mapping[str, str]) -> Program | None:
-    """The program that a command is to become; None if a shell is to see to it."""
+    () if a shell is to see to it.
+    """
     if not _PLAIN.fullmatch(command) or environment.get("PATH") != PATH:
-        return None
+        return ()
     argv = tuple(command.split())
     if argv[0] in _KEPT or (argv[0] in _SAME_ALONE and len(argv) > 1):
-        return None
-    if not _CHANGED_BY_A_SHELL.isdisjoint(environment):
-        return None
-    for path in (f"{place}/{argv[0]}" for place in _PLACES):
-        if os.access(path, os.X_OK) and os.path.isfile(path):
-            return Program(path, argv)
-    return None
+        return ()
+    return argv if _CHANGED_BY_A_SHELL.isdisjoint(environment) else ()

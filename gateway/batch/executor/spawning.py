@@ -10,9 +10,8 @@ import signal
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from gateway.batch.engines import Launch
 from gateway.batch.executor.command import (
@@ -123,17 +122,17 @@ class Spawner:
         """Spawn its program or, if that cannot be executed, its argv. Raises as `spawn` does."""
         command = ready.command
         wanted = [(self._null, 0), *zip(ready.files, FILES, strict=False)]
-        spawn = partial(
-            os.posix_spawn,
-            file_actions=[(os.POSIX_SPAWN_DUP2, ours, theirs) for ours, theirs in wanted],
-            setsid=True,
-            setsigmask=(),
-            setsigdef=RESET_SIGNALS,
-        )
-        if command.program is not None:
-            with suppress(OSError):  # it has gone since it was found, say: the shell tells of that
-                return spawn(command.program.path, command.program.argv, command.environment)
-        return spawn(command.argv[0], command.argv, command.environment)
+        how: dict[str, Any] = {
+            "file_actions": [(os.POSIX_SPAWN_DUP2, ours, theirs) for ours, theirs in wanted],
+            "setsid": True,
+            "setsigmask": (),
+            "setsigdef": RESET_SIGNALS,
+        }
+        if command.program:
+            with suppress(OSError):  # there is none, say: the shell tells of that
+                program = command.program
+                return os.posix_spawnp(program[0], program, command.environment, **how)
+        return os.posix_spawn(command.argv[0], command.argv, command.environment, **how)
 
     def leave(self) -> None:
         """Go back to where this process lives, after the last of a round."""

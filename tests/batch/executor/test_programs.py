@@ -25,10 +25,7 @@ HERE = {"PATH": PATH}
     ],
 )
 def test_a_plain_command_is_a_program_of_the_system(command: str, argv: tuple[str, ...]) -> None:
-    program = program_of(command, HERE)
-    assert program is not None
-    assert program.path in {f"{place}/{argv[0]}" for place in PATH.split(":")}
-    assert program.argv == argv
+    assert program_of(command, HERE) == argv
 
 
 @pytest.mark.parametrize(
@@ -37,28 +34,27 @@ def test_a_plain_command_is_a_program_of_the_system(command: str, argv: tuple[st
         *("", " ", "A=1 ls", "A=1", "-x", "@ls", "~/ls", "ls\n", "ls\nls", "l\ts", "/bin/ls"),
         *("./ls", "../bin/ls", "ls;", "ls|ls", "ls&", "ls>x", "ls<x", "(ls)", "{ ls; }", "! ls"),
         *("ls $HOME", "ls `x`", "ls *", "ls ?", "ls [a]", "ls 'a'", 'ls "a"', "ls \\a", "ls #a"),
-        *("ls ~", "ls {a,b}", "ls ^a", "ls !a", "lß", "true --help", "false --version", "nowhere"),
+        *("ls ~", "ls {a,b}", "ls ^a", "ls !a", "lß", "true --help", "false --version"),
         *("exit 3", "cd /", "echo a", ". ls", ": ", "test -f data", "exec ls", "kill 1", "wait"),
     ],
 )
 def test_in_doubt_it_is_left_to_the_shell(command: str) -> None:
-    assert program_of(command, HERE) is None
+    assert program_of(command, HERE) == ()
 
 
 @pytest.mark.parametrize(
     "more", [{"PATH": f".:{PATH}"}, {"PATH": ""}, {"IFS": " "}, {"OPTIND": "1"}, {"PPID": "1"}]
 )
 def test_what_a_shell_would_see_to_is_left_to_it(more: Mapping[str, str]) -> None:
-    assert program_of("ls", {**HERE, **more}) is None
+    assert program_of("ls", {**HERE, **more}) == ()
 
 
 @given(st.text("abcZ019_@%+=:,./- ", max_size=40))
 def test_a_shell_would_have_made_the_same_words(words: str) -> None:
-    program = program_of(f"ls x {words}", HERE)
-    assert program is not None
+    _, *arguments = program_of(f"ls x {words}", HERE)
     script = f"set -- x {words}\nprintf '%s\\n' \"$@\""
     by_shell = subprocess.run([*SHELL, script], capture_output=True, text=True, check=True).stdout
-    assert program.argv[1:] == tuple(by_shell.splitlines())
+    assert arguments == by_shell.splitlines()
 
 
 @pytest.mark.anyio

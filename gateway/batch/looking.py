@@ -30,8 +30,8 @@ LOOK_S = 0.1
 class Outlook:
     """What the rows ask for: jobs to look at, what waits for room as `reserve` takes it, and the
     attempts that are to end on request. newcomers: the accounts of jobs that are due. sick: the
-    jobs that were left out. saw_all: nothing else waits. only_task: what waits is
-    the one open task of its job.
+    jobs that were left out. saw_all: nothing else waits. only_task: what waits is the one open task
+    of its job.
     """
 
     due: Sequence[str]

@@ -30,8 +30,8 @@ VERDICT_FD: Final = 4
 @dataclass(frozen=True, slots=True)
 class Command:
     """What to spawn. program: what to execute rather than `argv`, if that can be done: the name of
-    a program of the system, and its arguments; () for nothing. script:
-    what the process reads on SCRIPT_FD; None for nothing.
+    a program of the system, and its arguments; () for nothing. script: what the process reads on
+    SCRIPT_FD; None for nothing.
 
     user: whose work folder and logs are; None for our own. is_shut: whether what runs beside it
     cannot reach its work folder. has_tmp: whether it has a folder `tmp` beside that. can_tell:

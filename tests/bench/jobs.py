@@ -16,7 +16,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from tests.bench.measure import Result, in_turn, peak_mb, show, used_seconds
+from gateway.batch.executor.processes import all_processes
+from tests.bench.measure import Result, in_turn, peak_mb, private_mb, show, used_seconds
 from tests.support import raw_client
 from tests.support.running import ROOT, Gateway, running_gateway
 
@@ -140,8 +141,10 @@ def job_runner(gateway: Gateway, env_id: str, count: int) -> Callable[[], Result
     """
 
     def run() -> Result:
-        pids = {"gateway": gateway.pid, "executor": executor_of(gateway)}
-        used = {name: used_seconds(pid) for name, pid in pids.items()}
+        executor = executor_of(gateway)
+        servers = spawn_servers_of(executor)
+        pids = {"gateway": [gateway.pid], "executor": [executor, *servers]}
+        used = {name: sum(map(used_seconds, each)) for name, each in pids.items()}
         began = time.monotonic()
         job_id = submit(gateway, env_id, count)
         while (view := call(gateway, "DescribeJob", JobId=job_id))["JobState"] not in OVER:
@@ -150,10 +153,11 @@ def job_runner(gateway: Gateway, env_id: str, count: int) -> Callable[[], Result
         if view["JobState"] != "SUCCEED":
             raise SystemExit(f"the job failed: {view}")
         notes = {
-            f"{name} us/cmd": (used_seconds(pid) - used[name]) / count * 1e6
-            for name, pid in pids.items()
+            f"{name} us/cmd": (sum(map(used_seconds, each)) - used[name]) / count * 1e6
+            for name, each in pids.items()
         }
-        return Result(count / took, {**notes, "peak MB": sum(map(peak_mb, pids.values()))})
+        memory = peak_mb(gateway.pid) + peak_mb(executor) + sum(map(private_mb, servers))
+        return Result(count / took, {**notes, "peak MB": memory})
 
     return run
 
@@ -185,6 +189,13 @@ def executor_of(gateway: Gateway) -> int:
     """The pid of the executor, as the gateway logged it last."""
     lines = [line for line in gateway.log.splitlines() if "executor_connected" in line]
     return int(lines[-1].partition('"pid": ')[2].partition(",")[0])
+
+
+def spawn_servers_of(executor: int) -> list[int]:
+    """The pids of the children that spawn for an executor: they were begun with the same words."""
+    words = Path(f"/proc/{executor}/cmdline").read_bytes()
+    children = [each.pid for each in all_processes() if each.parent == executor]
+    return [pid for pid in children if Path(f"/proc/{pid}/cmdline").read_bytes() == words]
 
 
 if __name__ == "__main__":

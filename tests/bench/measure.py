@@ -81,3 +81,10 @@ def peak_mb(pid: int) -> float:
     """The most memory that a process has ever held, in MB."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e6
+
+
+def private_mb(pid: int) -> float:
+    """The memory that a process holds now and shares with none, in MB."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    private = [int(line.split()[1]) for line in lines if line.startswith("Private")]
+    return sum(private) * 1024 / 1e6

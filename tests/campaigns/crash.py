@@ -233,9 +233,10 @@ class Campaign:
         self.report.kills += 1
 
     def _kill_executor(self) -> None:
+        """Kill one of its processes, and so all: itself, or one that spawns for it."""
         root = self._gateway.data.absolute() / "engine"
-        for pid in processes_that_say(f"--detach --root {root}"):
-            kill_process(pid)
+        if pids := processes_that_say(f"--detach --root {root}"):
+            kill_process(self._random.choice(sorted(pids)))
             self.report.executor_kills += 1
         self._pause(EXECUTOR_GONE_S)
 

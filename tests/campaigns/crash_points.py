@@ -51,12 +51,14 @@ PLACES = {
     "publish": Around("gateway", "gateway.events.lane", "Lane._tell"),
     "confirm": Around("gateway", "gateway.events.marker", "Marker._mark"),
     "journal": Around("executor", "gateway.batch.executor.journal", "Journal.write"),
-    "spawn": Around("executor", "gateway.batch.executor.spawning", "Spawner.spawn"),
+    "order": Around("executor", "gateway.batch.executor.spawn_pool", "_send"),
+    "spawn": Around("executor", "gateway.batch.executor.spawn_server", "_spawn"),
     "outcome": Around("executor", "gateway.batch.executor.ledger", "Ledger.end"),
 }
 POINTS = tuple(f"{moment} {place}" for place in PLACES for moment in ("before", "after"))
 """`publish`: a page goes to the broker, until all of it is confirmed. `confirm`: the marks of what
-is confirmed are stored. `hand-over`: the engine is told of attempts that are stored already."""
+is confirmed are stored. `hand-over`: the engine is told of attempts that are stored already.
+`order`: a spawn server is told what to spawn or to kill; `spawn` is in such a server."""
 
 
 def points_of(*, postgresql: bool) -> tuple[str, ...]:

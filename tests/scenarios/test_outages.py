@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway.batch.attempts import Attempt
+from gateway.batch.executor.processes import find_process
 from gateway.events.names import BATCH_EVENTS
 from tests.batch.executor.executors import kill_process, processes_that_say, sleeper
 from tests.support.amqp import read
@@ -83,9 +84,15 @@ def let_go(gateway: Gateway, job_id: str, *, attempt: int = 1) -> None:
 
 
 def executor_pid(gateway: Gateway) -> int:
-    """The one executor; the keeper beside it was started with other words."""
-    (pid,) = processes_that_say(f"--detach --root {engine_folder(gateway)}")
+    """The one executor: its spawn servers are its children, the keeper was given other words."""
+    found = processes_that_say(f"--detach --root {engine_folder(gateway)}")
+    [pid] = [each for each in found if parent_of(each) not in found]
     return pid
+
+
+def parent_of(pid: int) -> int:
+    process = find_process(pid)
+    return process.parent if process else 0
 
 
 def test_events_wait_for_a_broker_that_was_absent_at_the_start(

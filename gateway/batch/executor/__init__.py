@@ -8,8 +8,9 @@ forgotten), `ledger` (the attempts and where each stands), `folders` (where thin
 `container_run` (all of that by podman or docker), `notes` (what both leave word of), `processes`
 (what Linux knows of a process), `left_files` (reading what a command may have replaced), `samples`
 and `held` (what it uses), `work_folders`, `wanted_folders` and `removal`, `programs`, `command` and
-`spawning` (start), `runner` (watch, kill), `abilities` (what can be done here), `server` (the
-loop), `recovery` (what a dead one left), `__main__` (start all of it).
+`spawning` (make ready), `spawn_server` and `spawn_pool` (processes beside it that spawn and wait),
+`runner` (watch, kill), `abilities` (what can be done here), `server` (the loop), `recovery` (what a
+dead one left), `__main__` (start all of it).
 
 It imports the standard library, msgspec, the floor and the words of `engines`, nothing else.
 

@@ -23,6 +23,7 @@ from gateway.batch.executor.ledger import Ledger
 from gateway.batch.executor.recovery import recover
 from gateway.batch.executor.runner import Runner
 from gateway.batch.executor.server import Server
+from gateway.batch.executor.spawn_pool import SpawnPool
 from gateway.clock import now
 
 log = logging.getLogger("executor")
@@ -57,11 +58,12 @@ def main() -> int:
     if options.detach and (code := _detach(root)) is not None:
         return code
     _log_to_stderr()
-    if _lock(root) is None:
+    lock = _lock(root)
+    if lock is None:
         _report(EXIT_ALREADY_RUNNING, RUNNING)
         return EXIT_ALREADY_RUNNING
     try:
-        _serve(root, isolation=options.isolation, linger_s=options.linger_s)
+        _serve(root, lock=lock, isolation=options.isolation, linger_s=options.linger_s)
     except IsolationUnavailable as error:
         return _give_up(EXIT_REFUSED, str(error))
     except OSError as error:
@@ -162,10 +164,12 @@ def _open_ledger(root: Path) -> Ledger:
     return Ledger(journal, boot_id=processes.boot_id(), clock=now)
 
 
-def _serve(root: Path, *, isolation: str, linger_s: float) -> None:
-    """Serve until there is nothing to stay for. Raises IsolationUnavailable or OSError."""
+def _serve(root: Path, *, lock: int, isolation: str, linger_s: float) -> None:
+    """Serve until there is nothing to stay for. Raises IsolationUnavailable or OSError.
+
+    lock: the open file of the folder's lock. It is held until the last spawn server is gone, too.
+    """
     os.umask(0o022)
-    os.putenv("PATH", PATH)  # where `posix_spawnp` looks
     processes.become_subreaper()
     ledger = _open_ledger(root)
     groups = open_control_groups(root)
@@ -175,31 +179,37 @@ def _serve(root: Path, *, isolation: str, linger_s: float) -> None:
     _make_passable(root)
     keeper = Keeper(root, key=groups.key)
     containers, no_containers = look_for_containers(root)
-    server = Server(
-        root,
-        isolation=isolation_named(isolation, root=root),
-        asked_isolation=isolation,
-        ledger=ledger,
-        groups=groups,
-        containers=containers,
-        no_containers=no_containers,
-        linger_s=linger_s,
-        clock=now,
-        on_turn=keeper.look,
-    )
-    server.watch_signals()
+    found = isolation_named(isolation, root=root)
     nothing_runs = False
     try:
         groups.claim()
-        for ability, why in groups.missing.items():
-            log.warning("not_limited what=%s reason=%s", ability.value, why)
-        _report(EXIT_READY)
-        log.info("serving root=%s", root)
-        server.run()
-        nothing_runs = server.is_idle
-        ledger.close()
+        pool = SpawnPool(keep=[lock])  # from here on: they are where this process is now
+        server = Server(
+            root,
+            isolation=found,
+            asked_isolation=isolation,
+            ledger=ledger,
+            pool=pool,
+            groups=groups,
+            containers=containers,
+            no_containers=no_containers,
+            linger_s=linger_s,
+            clock=now,
+            on_turn=keeper.look,
+        )
+        try:
+            server.watch_signals()
+            for ability, why in groups.missing.items():
+                log.warning("not_limited what=%s reason=%s", ability.value, why)
+            _report(EXIT_READY)
+            log.info("serving root=%s", root)
+            server.run()
+            nothing_runs = server.is_idle
+            ledger.close()
+        finally:
+            server.close()
+            pool.close()
     finally:
-        server.close()
         groups.close()  # before the keeper goes, who does it if we are killed meanwhile
         if nothing_runs:
             keeper.dismiss()  # else it sweeps as soon as we are gone

@@ -3,15 +3,14 @@
 One group for each attempt in every tree that is used, see `group_trees`. A group whose attempt left
 no trace serves another attempt of the same limits: making one costs more than entering it.
 
-Why the executor enters an attempt's group, spawns, and leaves it, rather than a shell that enters
-and then executes: the command is inside from its first instruction, whatever its environment makes
-a shell do, and it costs a tenth. The price: were all memory of the group used up before the
-executor has left, some 0.05 ms, the kernel could choose to kill the executor.
+Why who spawns enters an attempt's group, spawns, and leaves it, rather than a shell that enters and
+then executes: the command is inside from its first instruction, whatever its environment makes a
+shell do, and it costs a tenth. For the price see `spawn_server`.
 """
 
 import os
 import resource
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
@@ -43,6 +42,7 @@ KEPT_MAX: Final = 64
 KEPT_BYTES_MAX: Final = 16_777_216
 FILES_PER_GROUP: Final = 8
 GROUPS_WITH_FILES_MAX: Final = 1_024
+VISITED_MAX: Final = 512
 V2: Final = 2
 NOBODY_COUNTED: Final = "0\n"
 Reader = Callable[[str], str]
@@ -76,11 +76,10 @@ class Group:
     def _read(self) -> Reader:
         return read if self.files is None else self.files.read
 
-    def enter(self) -> None:
-        """Put this process into it. Raises OSError."""
-        into = write if self.files is None else self.files.write
-        for folder in self.folders:
-            into(f"{folder}/cgroup.procs", "0")
+    @property
+    def doors(self) -> tuple[str, ...]:
+        """The files by which a process that writes "0" into each puts itself into it."""
+        return tuple(f"{folder}/cgroup.procs" for folder in self.folders)
 
     def kill(self) -> None:
         """Send SIGKILL to every process in it; no other can be started meanwhile.
@@ -211,9 +210,7 @@ class ControlGroups:
     _kept_count: int = 0
     _files_count: int = 0
     _files_count_max: int = field(default_factory=_groups_with_files_max)
-    _homes: KeptFiles = field(default_factory=KeptFiles)
     _to_remove: list[Group] = field(default_factory=list)
-    _inside: Group | None = None
     _numbers: Iterator[int] = field(default_factory=lambda: count(1))
     _cores_here: int = field(default_factory=lambda: os.cpu_count() or 1)
 
@@ -277,29 +274,9 @@ class ControlGroups:
                         if name not in OPTIONAL_FILES:
                             raise
 
-    def enter(self, group: Group | None) -> None:
-        """Put this process into a group, from wherever it is: what it spawns now begins there.
-
-        None is where it lives. Raises OSError.
-        """
-        if self._inside is not None and (group is None or group.trees != self._inside.trees):
-            self.leave()
-        if group is not None:
-            self._inside = group
-            group.enter()
-
-    def leave(self) -> None:
-        """Put this process back where it lives, so that no attempt's limits or end touch it.
-
-        Raises RuntimeError, which must end this process: it would be killed with the attempt.
-        """
-        if self._inside is not None:
-            try:
-                for tree in self._inside.trees:
-                    self._homes.write(f"{tree.home}/cgroup.procs", "0")
-            except OSError as error:
-                raise RuntimeError(f"{tree.home} cannot be entered again") from error
-            self._inside = None
+    def homes_of(self, group: Group) -> tuple[str, ...]:
+        """The files by which a process leaves a group for where it lives, see `Group.doors`."""
+        return tuple(f"{tree.home}/cgroup.procs" for tree in group.trees)
 
     def discard(self, group: Group) -> None:
         """Take back the group of an attempt that is over; it is kept for another, or removed."""
@@ -368,11 +345,48 @@ class ControlGroups:
                 with suppress(OSError):
                     os.rmdir(folder)
         self.trees = ()
-        self._homes.close()
         for group in (each for groups in self._kept.values() for each in groups):
             if group.files is not None:
                 group.files.close()
         self._kept.clear()
+
+
+class Visitor:
+    """A process of one thread that steps from group to group, and home after the last."""
+
+    def __init__(self) -> None:
+        self._files = KeptFiles()
+        self._seen: set[str] = set()
+        self._homes: tuple[str, ...] = ()  # the way out of the groups that this process is in
+
+    def enter(self, doors: Collection[str], *, homes: tuple[str, ...]) -> None:
+        """Put this process into a group, from wherever it is: what it spawns now begins there.
+
+        doors, homes: see `Group.doors` and `ControlGroups.homes_of`; none of either: go home.
+        Raises OSError.
+        """
+        if self._homes and self._homes != homes:
+            self.leave()
+        if len(self._seen) > VISITED_MAX:
+            self._files.close()
+            self._seen.clear()
+        self._seen.update(doors)
+        self._homes = homes
+        for door in doors:
+            self._files.write(door, "0")
+
+    def leave(self) -> None:
+        """Put this process back where it lives, so that no attempt's limits or end touch it.
+
+        Raises RuntimeError, which must end this process: it would be killed with the attempt.
+        """
+        if self._homes:
+            try:
+                for home in self._homes:
+                    self._files.write(home, "0")
+            except OSError as error:
+                raise RuntimeError(f"{self._homes} cannot be entered again") from error
+            self._homes = ()
 
 
 def open_control_groups(root: Path) -> ControlGroups:

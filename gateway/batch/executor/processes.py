@@ -69,6 +69,15 @@ def children() -> list[int]:
         return [process.pid for process in all_processes() if process.parent == own]
 
 
+def ended_child() -> int | None:
+    """The pid of a child that ended and is not waited for; None if there is none."""
+    try:
+        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    return None if found is None else found.si_pid
+
+
 def become_subreaper() -> None:
     """Adopt every descendant whose parent dies: none can leave our sight. Raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)

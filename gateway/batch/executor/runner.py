@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import count
 from pathlib import Path
+from socket import socket
 from typing import Final
 
 from gateway.batch.engines import Cause, Ended, Launch, Started
@@ -28,13 +30,17 @@ from gateway.batch.executor.mounts import CannotLaunch
 from gateway.batch.executor.notes import find_begun
 from gateway.batch.executor.running import Running, outcome
 from gateway.batch.executor.samples import Sampler
+from gateway.batch.executor.spawn_pool import SpawnPool
+from gateway.batch.executor.spawn_server import NotSpawned
 from gateway.batch.executor.spawning import Ready, Spawner
 from gateway.clock import Clock
 from gateway.errors import InvalidParameterValue
 
 IDENTIFY_AFTER_S: Final = 0.1
 LOOK_AGAIN_S: Final = 0.002
+ORDERED_MAX: Final = 64  # whoever spawns has their files open
 DEADLINES_KEPT: Final = 1_000
+RUNS_IN_MEAN: Final = 16
 ROOM_S: Final = 1.0  # between two looks for room on the disk
 BEGUN_S: Final = 0.1  # between two looks for containers that have begun
 
@@ -43,7 +49,7 @@ log = logging.getLogger("executor")
 
 @dataclass(slots=True)
 class Spawned:
-    """What one round of spawning came to."""
+    """What became of attempts that were to be spawned."""
 
     running: list[Running] = field(default_factory=list)
     ended: list[Ended] = field(default_factory=list)
@@ -60,6 +66,7 @@ class Runner:
         root: Path,
         *,
         isolation: Isolation,
+        pool: SpawnPool,
         groups: ControlGroups,
         containers: Containers | None = None,
         clock: Clock,
@@ -71,10 +78,14 @@ class Runner:
         self._sampler.start()
         self.helpers: set[int] = set()
         self.running: dict[str, Running] = {}
-        self._spawner = Spawner(root, groups=groups, containers=containers)
+        self._pool = pool
+        self._spawner = Spawner(root, pool=pool, groups=groups, containers=containers)
         self._clock = clock
         self._monotonic = monotonic
         self._waiting: dict[str, Launch] = {}
+        self._numbers = count(1)
+        self._by_number: dict[int, Running] = {}  # ordered, and not over
+        self._ordered = 0  # of these, those that have no process yet
         self._by_pid: dict[int, Running] = {}
         self._new: dict[int, Running] = {}
         self._ending: dict[str, Running] = {}
@@ -84,6 +95,8 @@ class Runner:
         self._deadlines: list[tuple[float, str]] = []
         self._look_again_at: float | None = None
         self._spawn_at = 0.0  # nothing that waits is spawned before
+        self.mean_run_s = 0.0
+        """How long attempts take here, the latest ones above all, until it is heard of their end."""
 
     @property
     def is_idle(self) -> bool:
@@ -93,7 +106,13 @@ class Runner:
     @property
     def has_waiting(self) -> bool:
         """Whether `spawn` has something to do now."""
-        return bool(self._waiting) and self._monotonic() >= self._spawn_at
+        has_room = self._ordered < ORDERED_MAX
+        return has_room and bool(self._waiting) and self._monotonic() >= self._spawn_at
+
+    @property
+    def lines(self) -> Sequence[socket]:
+        """Readable when `hear` has something to take in."""
+        return self._pool.lines
 
     @property
     def next_deadline(self) -> float | None:
@@ -101,7 +120,7 @@ class Runner:
         if self._look_again_at is not None:
             return self._look_again_at
         moments = [self._deadlines[0][0]] if self._deadlines else []
-        if self._waiting:
+        if self._waiting and self._ordered < ORDERED_MAX:
             moments.append(self._spawn_at)
         if self._fetching:
             moments.append(self._look_for_begun_at)
@@ -111,31 +130,53 @@ class Runner:
         """Take in attempts that are journalled."""
         self._waiting.update((launch.attempt_id, launch) for launch in launches)
 
-    def spawn(self, *, count_max: int) -> Spawned:
-        """Spawn some of what waits; one that cannot be spawned ends as INFRA_LOST.
+    def spawn(self, *, count_max: int) -> list[Ended]:
+        """Have some of what waits spawned; returns what cannot be and so ends as INFRA_LOST.
 
         One that asks for what cannot be had here ends with the cause that says so: no other node
         of this machine would have it either. While there is no room on the disk they wait: that
-        passes, and each of their tries would end as this one.
+        passes, and each of their tries would end as this one. `flush` must follow.
         """
-        result = Spawned()
-        ready: list[Ready] = []
-        while self.has_waiting and len(ready) + len(result.ended) < count_max:
+        ended: list[Ended] = []
+        for _ in range(count_max):
+            if not self.has_waiting:
+                break
             launch = self._waiting.pop(next(iter(self._waiting)))
             try:
-                ready.append(self._spawner.make_ready(launch, self.isolation))
+                self._order(self._spawner.make_ready(launch, self.isolation))
             except (CannotLaunch, OSError, ValueError, InvalidParameterValue) as error:
                 if isinstance(error, OSError) and error.errno in NO_ROOM:
                     self._hold(launch)
                 else:
-                    result.ended.append(self._not_started(launch, error))
-        for each in ready:
-            try:
-                result.running.append(self._note(each, self._spawner.spawn(each)))
-            except (OSError, ValueError) as error:
-                result.ended.append(self._not_started(each.launch, error))
-        if ready:
-            self._spawner.leave()
+                    ended.append(self._not_started(launch, error))
+        return ended
+
+    def _order(self, ready: Ready) -> None:
+        """Raises ValueError or OSError for words that no process can be given."""
+        number = next(self._numbers)
+        self._spawner.order(number, ready)
+        self._ordered += 1
+        running = Running(ready, number, self._monotonic(), remover=ready.command.remover)
+        self.running[running.attempt_id] = self._by_number[number] = running
+
+    def flush(self) -> None:
+        """Send what is to be spawned and killed to who does it. Raises OSError, as `hear` does."""
+        self._spawner.flush()
+
+    def hear(self) -> Spawned:
+        """Take in what has become of what was to be spawned, and whose main process has ended.
+
+        Raises RuntimeError, which must end this process: who spawns and waits is gone.
+        """
+        result = Spawned()
+        for report in self._spawner.hear():
+            self._ordered -= len(report.spawned) + len(report.not_spawned)
+            for number, pid in report.spawned:
+                result.running.append(self._note(self._by_number[number], pid))
+            for failed in report.not_spawned:
+                result.ended.append(self._note_failed(self._by_number.pop(failed.number), failed))
+            for number, status in report.ended:
+                self._note_end(self._by_number.pop(number), status)
         return result
 
     def _hold(self, launch: Launch) -> None:
@@ -144,17 +185,37 @@ class Runner:
         self._waiting = {launch.attempt_id: launch, **self._waiting}
         self._spawn_at = self._monotonic() + ROOM_S
 
-    def _note(self, ready: Ready, pid: int) -> Running:
-        launch = ready.launch
-        running = Running(ready, pid, self._monotonic(), started=None)
-        running.remover = ready.command.remover
-        self.running[launch.attempt_id] = self._by_pid[pid] = self._new[pid] = running
-        self._sampler.watch(launch, folder=ready.folder, pid=pid, group=ready.group)
+    def _note(self, running: Running, pid: int) -> Running:
+        launch = running.ready.launch
+        running.pid, running.spawned_at = pid, self._monotonic()
+        self._by_pid[pid] = self._new[pid] = running
+        self._sampler.watch(launch, folder=running.folder, pid=pid, group=running.group)
         if launch.container is None:
             self._start_time(running, at=self._clock())
         else:
             self._fetching[launch.attempt_id] = running
+        if running.killed_for is not None:  # meanwhile
+            self._kill_processes(running)
         return running
+
+    def _note_failed(self, running: Running, failed: NotSpawned) -> Ended:
+        del self.running[running.attempt_id]
+        self._spawner.take_back(running.ready)
+        error = OSError(failed.code, failed.why) if failed.code else ValueError(failed.why)
+        return self._not_started(running.ready.launch, error)
+
+    def _note_end(self, running: Running, status: int) -> None:
+        """Note that the main process of an attempt has ended."""
+        self._by_pid.pop(running.pid, None)
+        self._new.pop(running.pid, None)
+        self._ending[running.attempt_id] = running
+        running.status = status
+        run_s = self._monotonic() - running.ordered_at
+        self.mean_run_s += (run_s - self.mean_run_s) / RUNS_IN_MEAN
+        if running.started is None:
+            self._look_whether_begun(running)  # before the note is removed
+            self._fetching.pop(running.attempt_id, None)
+        self._look_whether_it_filled_the_disk(running)
 
     def _start_time(self, running: Running, *, at: datetime) -> None:
         """Note that its command runs: from now on its time counts."""
@@ -282,32 +343,31 @@ class Runner:
             self._sampler.forget(attempt_id)
 
     def _kill(self, running: Running, cause: Cause) -> None:
-        """Kill all that is known to be of it; if there is more, it follows when it is reaped."""
+        """Kill all that is known to be of it; if there is more, it follows when it is reaped.
+
+        Why not before it is told that it is spawned: until then who spawns it is in its group.
+        """
         if running.status is None and running.killed_for is None:
             running.killed_for = cause
-            if running.group is not None:
-                running.group.kill()
-            processes.kill(running.pid)
-            processes.kill_group(running.pid)
+            if running.pid:
+                self._kill_processes(running)
+
+    def _kill_processes(self, running: Running) -> None:
+        if running.group is not None:
+            running.group.kill()
+        self._spawner.kill(running.number)
 
     def reap(self) -> list[Ended]:
-        """Collect every child that ended; return the attempts of which nothing is left."""
-        while (pid := _ended_child()) is not None:
-            running = self._by_pid.pop(pid, None)
-            self._new.pop(pid, None)
-            if running is not None:
-                # Before it is reaped, while its number can be nobody else's.
-                processes.kill_group(pid)
-                self._ending[running.attempt_id] = running
+        """Collect every child that ended; return the attempts of which nothing is left.
+
+        Raises RuntimeError, as `hear` does.
+        """
+        while (pid := processes.ended_child()) is not None:
+            if pid in self._pool.pids:
+                raise RuntimeError("a spawn server has ended")
             _, status = os.waitpid(pid, 0)
             self.helpers.discard(pid)
             self._note_remover(pid, status)
-            if running is not None:
-                running.status = status
-                if running.started is None:
-                    self._look_whether_begun(running)  # before the note is removed
-                    self._fetching.pop(running.attempt_id, None)
-                self._look_whether_it_filled_the_disk(running)
         return self._sweep() if self._ending else []
 
     def _sweep(self) -> list[Ended]:
@@ -318,7 +378,7 @@ class Runner:
                 running.group.kill()
                 still_there.add(running.attempt_id)
         for pid in processes.children():
-            if pid in self._by_pid or pid in self.helpers:
+            if pid in self._pool.pids or pid in self.helpers:
                 continue
             owners = self._owners(pid)
             if owners:
@@ -402,12 +462,3 @@ def hog_remover(
         f' && truncate --no-create --size "<{HOG_LOG_BYTES_MAX}" -- stdout stderr'
     )
     return ("/bin/sh", "-c", script, folder, *(first or ("/bin/true",)))
-
-
-def _ended_child() -> int | None:
-    """The pid of a child that ended and is not reaped; None if there is none."""
-    try:
-        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return None
-    return None if found is None else found.si_pid

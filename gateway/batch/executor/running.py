@@ -19,19 +19,22 @@ NEVER_BEGAN: Final = "What should run its container ended before the container b
 
 @dataclass(slots=True)
 class Running:
-    """An attempt with processes.
+    """An attempt with processes, or that is to have them in a moment.
 
-    pid: of the main one, which leads the attempt's session. spawned_at: monotonic seconds. started:
-    None while its container has not begun, because its image is fetched, say. killed_for: why we
-    killed it, if we did. status: how the main process ended, as `waitpid` says it; None while it
+    number: by which who spawns it knows it. pid: of the main process, which leads the attempt's
+    session; 0 until it is told. ordered_at, spawned_at: monotonic seconds; spawned_at when it was told.
+    started: None before that, and while its container has not begun, because its image is fetched,
+    say. killed_for: why we killed it, if we did. status: how the main process ended, as `waitpid` says it; None while it
     lives. remover: what is still to run when nothing of it lives, to be rid of its container.
     remover_pid: while that runs.
     """
 
     ready: Ready
-    pid: int
-    spawned_at: float
-    started: Started | None
+    number: int
+    ordered_at: float
+    pid: int = 0
+    spawned_at: float = 0.0
+    started: Started | None = None
     killed_for: Cause | None = None
     status: int | None = None
     remover: tuple[str, ...] = ()

@@ -6,6 +6,7 @@ write, and only then spawns and tells. A burst costs one write, not one per atte
 
 import logging
 import os
+import select
 import selectors
 import signal
 import socket
@@ -30,6 +31,7 @@ from gateway.batch.executor.isolation import (
 from gateway.batch.executor.ledger import Committed, Ledger, lost
 from gateway.batch.executor.runner import Runner
 from gateway.batch.executor.running import Running
+from gateway.batch.executor.spawn_pool import SpawnPool
 from gateway.clock import Clock
 
 log = logging.getLogger("executor")
@@ -41,6 +43,13 @@ RETRY_S: Final = 1.0
 KILL_S_MAX: Final = 10.0
 FIRST_LINE_S: Final = 10.0  # whoever started us has this long to connect
 FACTS_PER_FRAME: Final = 1_000
+RESTS_FROM: Final = 8
+REST_OF_RUN: Final = 0.3
+REST_S_MAX: Final = 0.05
+"""Where so many attempts run, the loop rests between two turns for this part of the time that one
+takes, unless the gateway says something. Whoever is told of several ends at once has little more to
+do than for one, and so have we.
+"""
 STARTED_S_MAX: Final = 0.01
 """How late a start is told, at most: of a command that ends sooner both are one message, and one
 change of its rows.
@@ -116,6 +125,7 @@ class Server:
         isolation: Isolation,
         asked_isolation: str,
         ledger: Ledger,
+        pool: SpawnPool,
         groups: ControlGroups,
         containers: Containers | None = None,
         no_containers: str = "",
@@ -139,6 +149,7 @@ class Server:
         self._runner = Runner(
             root,
             isolation=isolation,
+            pool=pool,
             groups=groups,
             containers=containers,
             clock=clock,
@@ -160,6 +171,8 @@ class Server:
             end.setblocking(False)
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._selector.register(self._wake, selectors.EVENT_READ)
+        for line in self._runner.lines:
+            self._selector.register(line, selectors.EVENT_READ)
 
     def watch_signals(self) -> None:
         """Wake the loop when a child ends; obey SIGTERM, ignore SIGINT and SIGHUP.
@@ -178,14 +191,16 @@ class Server:
     def run(self) -> None:
         """Serve until there is nothing to stay for."""
         while self._root_is_there():
+            self._rest()
             for key, mask in self._selector.select(self._pause_s()):
                 self._attend(key.fileobj, mask)
             self._on_turn(self._runner)
             self._runner.expire()
             self._runner.make_room()
-            for ended in self._runner.reap():
+            heard = self._runner.hear()
+            for ended in (*heard.ended, *self._runner.reap()):
                 self._ledger.end(ended)
-            self._act_on(self._commit())
+            self._act_on(self._commit(), heard.running)
             if self._may_leave():
                 return
         log.warning("folder_gone root=%s", self._root)
@@ -203,6 +218,19 @@ class Server:
         self._selector.close()
         with suppress(OSError):
             os.unlink(self._root / SOCKET)
+
+    def _rest(self) -> None:
+        """Let facts come together where many are to be expected; the gateway need not wait."""
+        line, runner = self._line, self._runner
+        if line is None or line.wants_writing or len(runner.running) < RESTS_FROM:
+            return
+        rest_s = min(REST_S_MAX, REST_OF_RUN * runner.mean_run_s)
+        if runner.next_deadline is not None:
+            rest_s = min(rest_s, runner.next_deadline - self._monotonic())
+        if rest_s > 0 and not runner.has_waiting:
+            ear = select.poll()
+            ear.register(line.socket, select.POLLIN)
+            ear.poll(1_000 * rest_s)
 
     def _pause_s(self) -> float:
         """How long the loop may sleep; a waiting launch allows none."""
@@ -376,16 +404,17 @@ class Server:
                 self._runner.remove_work(self._ledger.failed_unwritten())
             return Committed()
 
-    def _act_on(self, committed: Committed) -> None:
+    def _act_on(self, committed: Committed, running: Sequence[Running]) -> None:
+        """Spawn and tell what may be. running: what was spawned meanwhile."""
         self._runner.enqueue(committed.launches)
-        spawned = self._runner.spawn(count_max=SPAWNS_PER_TURN)
+        for ended in self._runner.spawn(count_max=SPAWNS_PER_TURN):
+            self._ledger.end(ended)
+        self._runner.flush()
         for attempt_id, process in self._runner.identify():
             self._ledger.note_process(attempt_id, pid=process.pid, start_ticks=process.start_ticks)
-        for ended in spawned.ended:
-            self._ledger.end(ended)
-        self._note_started([*spawned.running, *self._runner.take_begun()])
+        self._note_started([*running, *self._runner.take_begun()])
         started = self._take_started(committed.ended)
-        fetches = any(each.started is None for each in spawned.running)
+        fetches = any(each.started is None for each in running)
         if started or committed.ended or fetches:
             self._tell(started, committed.ended, also_nothing=fetches)
 
@@ -442,6 +471,8 @@ class Server:
             self._selector.select(TURN_S_MAX)
             with suppress(BlockingIOError):
                 self._wake.recv(4_096)
+            self._runner.flush()
+            self._runner.hear()
             self._runner.reap()
 
 

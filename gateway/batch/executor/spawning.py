@@ -1,17 +1,11 @@
-"""Spawning: all of a round is made ready first, then spawned without a pause.
+"""Spawning: folders, logs and group are made ready here; a spawn server does the rest."""
 
-Why in two steps: this process steps from the control group of one attempt into that of the next,
-and back home only after the last, which is half the steps; and it must not stay in any of them
-longer than a spawn takes.
-"""
-
+import errno
 import os
-import signal
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from gateway.batch.engines import Launch
 from gateway.batch.executor.command import (
@@ -29,12 +23,18 @@ from gateway.batch.executor.folders import ATTEMPTS, WORK, check_folder
 from gateway.batch.executor.isolation import PATH, Isolation
 from gateway.batch.executor.mounts import CannotLaunch
 from gateway.batch.executor.removal import remove_empty
+from gateway.batch.executor.spawn_pool import SpawnPool
+from gateway.batch.executor.spawn_server import (
+    RESET_SIGNALS,
+    WORDS_BYTES_MAX,
+    Order,
+    Report,
+    joined,
+)
 from gateway.batch.executor.wanted_folders import make_wanted, remove_wanted
 from gateway.batch.executor.work_folders import WorkFolders, make_tmp, remove_scratch
 
 TREES_PER_REMOVAL: Final = 200
-# Python ignores these; a command expects them as the system has them.
-RESET_SIGNALS: Final = (signal.SIGPIPE, signal.SIGXFSZ)
 FILES: Final = (1, 2, SCRIPT_FD, VERDICT_FD)  # where a process has them
 
 
@@ -52,9 +52,18 @@ class Ready:
 
 
 class Spawner:
-    """Makes attempts ready and spawns them."""
+    """Makes attempts ready and has them spawned."""
 
-    def __init__(self, root: Path, *, groups: ControlGroups, containers: Containers | None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        pool: SpawnPool,
+        groups: ControlGroups,
+        containers: Containers | None,
+    ) -> None:
+        self._pool = pool
+        self._ordered: list[int] = []  # files that are to be open until it is sent
         self._root = root
         self._attempts = f"{root}/{ATTEMPTS}"
         self._groups = groups
@@ -100,44 +109,54 @@ class Spawner:
             raise
         return Ready(launch, folder, command, tuple(files), group)
 
-    def spawn(self, ready: Ready) -> int:
-        """Spawn an attempt inside its group; return its pid. `leave` must follow.
+    def order(self, number: int, ready: Ready) -> None:
+        """Have an attempt spawned inside its group, under a number; `flush` must follow.
 
-        Raises OSError, or ValueError for words that no process can be given. Nothing is left of the
+        Raises ValueError or OSError for words that no process can be given. Nothing is left of the
         attempt then but, at most, its logs.
         """
+        command, group = ready.command, ready.group
         try:
-            os.chdir(f"{ready.folder}/{WORK}")
-            self._groups.enter(ready.group)
-            return self._execute(ready)
+            pairs = [f"{name}={value}" for name, value in command.environment.items()]
+            order = Order(
+                number,
+                work=os.fsencode(f"{ready.folder}/{WORK}"),
+                argv=joined(command.argv),
+                environment=joined(pairs) if pairs else b"",
+                program=joined(command.program) if command.program else b"",
+                groups=() if group is None else group.doors,
+                homes=() if group is None else self._groups.homes_of(group),
+                files=FILES[: len(ready.files)],
+            )
+            if order.size > WORDS_BYTES_MAX:
+                raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
         except (OSError, ValueError):
-            self._groups.leave()
-            self.end(ready.launch, ready.folder, ready.command, ready.group)
-            raise
-        finally:
             for file in ready.files:
                 os.close(file)
+            self.take_back(ready)
+            raise
+        self._pool.order(order, ready.files)
+        self._ordered += ready.files
 
-    def _execute(self, ready: Ready) -> int:
-        """Spawn its program or, if that cannot be executed, its argv. Raises as `spawn` does."""
-        command = ready.command
-        wanted = [(self._null, 0), *zip(ready.files, FILES, strict=False)]
-        how: dict[str, Any] = {
-            "file_actions": [(os.POSIX_SPAWN_DUP2, ours, theirs) for ours, theirs in wanted],
-            "setsid": True,
-            "setsigmask": (),
-            "setsigdef": RESET_SIGNALS,
-        }
-        if command.program:
-            with suppress(OSError):  # there is none, say: the shell tells of that
-                program = command.program
-                return os.posix_spawnp(program[0], program, command.environment, **how)
-        return os.posix_spawn(command.argv[0], command.argv, command.environment, **how)
+    def flush(self) -> None:
+        """Send what was ordered, and what is to be killed. Raises OSError, which must end this
+        process: a spawn server is gone.
+        """
+        self._pool.flush()
+        while self._ordered:
+            os.close(self._ordered.pop())
 
-    def leave(self) -> None:
-        """Go back to where this process lives, after the last of a round."""
-        self._groups.leave()
-        os.chdir("/")
+    def kill(self, number: int) -> None:
+        """Have the process of a number killed, and its process group; `flush` must follow."""
+        self._pool.kill(number)
+
+    def hear(self) -> Iterator[Report]:
+        """What has become of what was ordered. Raises RuntimeError, which must end this process."""
+        return self._pool.hear()
+
+    def take_back(self, ready: Ready) -> None:
+        """Have nothing left of an attempt that cannot be spawned but, at most, its logs."""
+        self.end(ready.launch, ready.folder, ready.command, ready.group)
 
     def spawn_helper(self, argv: tuple[str, ...]) -> int:
         """Spawn what is no attempt; return its pid. Raises OSError."""

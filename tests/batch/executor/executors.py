@@ -4,14 +4,15 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import anyio
 
 from gateway.batch.engines.local import LocalEngine, open_local_engine
 from gateway.batch.executor.command import SCRIPT_FD, Command, open_script
+from gateway.batch.executor.control_groups import ControlGroups, Group, Visitor
 from gateway.batch.executor.processes import all_processes, find_process
 
 WAIT_S_MAX = 10
@@ -76,6 +77,17 @@ def processes_that_say(mark: str) -> list[int]:
 def sleeper() -> str:
     """A command that no other process on this machine has: its own number of seconds."""
     return f"sleep {100_000 + time.monotonic_ns() / 1e9:.9f}"
+
+
+@contextmanager
+def inside(groups: ControlGroups, group: Group) -> Iterator[None]:
+    """This process is in a group for as long, and what it spawns stays there."""
+    visitor = Visitor()
+    visitor.enter(group.doors, homes=groups.homes_of(group))
+    try:
+        yield
+    finally:
+        visitor.leave()
 
 
 def spawn(command: Command, work: Path) -> subprocess.CompletedProcess[str]:

@@ -15,12 +15,10 @@ from gateway.batch.engines.local import LocalEngine
 from gateway.batch.executor.command import command_of
 from gateway.batch.executor.container_run import told
 from gateway.batch.executor.containers import MARK, REMOVE_S_MAX, Containers, remove_all
-from gateway.batch.executor.control_groups import open_control_groups
-from gateway.batch.executor.folders import ATTEMPTS, SCRATCH
+from gateway.batch.executor.folders import SCRATCH
 from gateway.batch.executor.isolation import Isolation
 from gateway.batch.executor.mounts import CannotLaunch
 from gateway.batch.executor.samples import BY_PROCESS, read_samples
-from gateway.batch.executor.spawning import Spawner
 from tests.batch.executor.executors import (
     kill_process,
     local_engine,
@@ -142,39 +140,6 @@ async def test_no_variable_of_a_container_is_left_when_the_executor_is_killed(
     await watch.ended([attempt])
     assert files_with("s3cret-", root) == []
     assert not (folder / SCRATCH).exists()
-
-
-@pytest.fixture
-def spawner(root: Path) -> Spawner:
-    """One that would run containers, though with a program that is not there."""
-    root.mkdir(mode=0o711)
-    (root / ATTEMPTS).mkdir(mode=0o711)
-    containers = Containers(("/nowhere/podman",), "4", {})
-    return Spawner(root, groups=open_control_groups(root), containers=containers)
-
-
-def test_no_variable_is_left_of_a_container_that_could_not_be_made_ready(
-    spawner: Spawner, root: Path
-) -> None:
-    attempt = contained("true", environment={"A": "s3cret-four"})
-    (root / ATTEMPTS / attempt.folder / "stderr").mkdir(parents=True)
-    with pytest.raises(IsADirectoryError):
-        spawner.make_ready(attempt, Isolation("none"))
-    refused = contained("true", environment={"A": "s3cret-five", "no name": ""})
-    with pytest.raises(ValueError, match="no name"):
-        spawner.make_ready(refused, Isolation("none"))
-    assert list(root.rglob(SCRATCH)) == []
-
-
-def test_no_variable_is_left_of_a_container_that_could_not_be_spawned(
-    spawner: Spawner, root: Path
-) -> None:
-    attempt = contained("true", environment={"A": "s3cret-six"})
-    ready = spawner.make_ready(attempt, Isolation("none"))
-    (root / ATTEMPTS / attempt.folder / "work").rmdir()
-    with pytest.raises(FileNotFoundError):
-        spawner.spawn(ready)
-    assert list(root.rglob(SCRATCH)) == []
 
 
 @pytest.mark.anyio

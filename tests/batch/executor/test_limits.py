@@ -16,10 +16,17 @@ from gateway.batch.executor.control_groups import (
     KEPT_MAX,
     ControlGroups,
     Group,
+    Visitor,
     open_control_groups,
 )
 from gateway.batch.executor.group_trees import Mounted, mounted_trees, settings
-from tests.batch.executor.executors import kill_process, processes_that_say, sleeper, until
+from tests.batch.executor.executors import (
+    inside,
+    kill_process,
+    processes_that_say,
+    sleeper,
+    until,
+)
 from tests.support.attempts import Watch, launch
 
 LIMITS = Limits(cores=1, mem_bytes=100_000_000, processes=50)
@@ -172,9 +179,7 @@ def test_groups_of_a_folder_are_swept_and_those_of_another_are_not(tmp_path: Pat
         groups.claim()
         group = groups.make(LIMITS)
         assert group is not None
-        groups.enter(group)
-        pids.append(os.posix_spawn("/bin/sleep", ["sleep", "1000"], {}, setsid=True))
-        groups.leave()
+        pids.append(spawn_in(groups, group))
         opened.append((groups, group))
     try:
         again = open_control_groups(swept)
@@ -201,11 +206,8 @@ def groups(tmp_path: Path) -> Iterator[ControlGroups]:
 
 
 def spawn_in(groups: ControlGroups, group: Group) -> int:
-    groups.enter(group)
-    try:
+    with inside(groups, group):
         return os.posix_spawn("/bin/sleep", ["sleep", "1000"], {}, setsid=True)
-    finally:
-        groups.leave()
 
 
 @pytest.mark.parametrize("limits", [None, LIMITS])
@@ -228,11 +230,12 @@ def test_whether_a_group_is_empty_is_known_at_every_moment(
 
 def test_from_group_to_group_each_process_is_in_its_own(groups: ControlGroups) -> None:
     several = [groups.make(limits) for limits in (LIMITS, LIMITS, None, LIMITS)]
-    pids = []
+    pids, visitor = [], Visitor()
     for group in several:
-        groups.enter(group)
+        assert group is not None
+        visitor.enter(group.doors, homes=groups.homes_of(group))
         pids.append(os.posix_spawn("/bin/sleep", ["sleep", "1000"], {}, setsid=True))
-    groups.leave()
+    visitor.leave()
     try:
         for group, pid in zip(several, pids, strict=True):
             assert group is not None

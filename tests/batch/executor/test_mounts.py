@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,6 +20,7 @@ from gateway.batch.executor.control_groups import open_control_groups
 from gateway.batch.executor.isolation import isolation_named
 from gateway.batch.executor.mounts import CannotLaunch, place
 from gateway.batch.executor.runner import Runner
+from gateway.batch.executor.spawn_pool import SpawnPool
 from gateway.clock import now
 from tests.batch.executor.executors import spawn
 from tests.support.attempts import Watch, launch
@@ -250,14 +251,16 @@ def run_and_replace(root: Path, share: Path, attempt: Launch) -> Ended:
     groups = open_control_groups(root)
     groups.claim()
     isolation = isolation_named("sandbox", root=root)
-    runner = Runner(root, isolation=isolation, groups=groups, clock=now)
+    pool = SpawnPool(1)
+    runner = Runner(root, isolation=isolation, pool=pool, groups=groups, clock=now)
     runner.enqueue([attempt])
-    with closing(groups), mock.patch.object(spawning, "command_of", command_of_and_replace):
-        assert len(runner.spawn(count_max=1).running) == 1
+    replacing = mock.patch.object(spawning, "command_of", command_of_and_replace)
+    with closing(groups), closing(pool), replacing:
+        assert runner.spawn(count_max=1) == []
+        runner.flush()
         ended: list[Ended] = []
         while not ended:
-            with suppress(ChildProcessError):  # its group may be empty only a moment later
-                os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+            assert runner.hear().ended == []
             ended = runner.reap()
     [outcome] = ended
     return outcome

@@ -4,7 +4,7 @@ import os
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,7 +31,7 @@ from gateway.batch.executor.samples import (
     disk_used_percent,
     read_samples,
 )
-from tests.batch.executor.executors import until
+from tests.batch.executor.executors import inside, until
 from tests.support.attempts import Watch, launch
 from tests.support.disks import fill, layered, small_disk, use_up_files
 
@@ -200,9 +200,9 @@ def test_what_a_group_used_before_is_not_counted_again(tmp_path: Path) -> None:
     try:
         first = groups.make(LIMITS)
         assert first is not None
-        groups.enter(first)
-        with busy_process():
-            groups.leave()
+        with ExitStack() as stack:
+            with inside(groups, first):
+                stack.enter_context(busy_process())
             # Not every machine counts the time of a group.
             while (used := first.usage()).cpu_s is not None and used.cpu_s < 0.5:
                 pass

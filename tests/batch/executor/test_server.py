@@ -14,6 +14,7 @@ from gateway.batch.engines.local import open_local_engine
 from gateway.batch.executor.control_groups import open_control_groups
 from gateway.batch.executor.isolation import Isolation
 from gateway.batch.executor.runner import Runner
+from gateway.batch.executor.spawn_pool import SpawnPool
 from gateway.clock import now
 from tests.batch.executor.executors import (
     is_gone,
@@ -57,6 +58,7 @@ from gateway.batch.executor.control_groups import open_control_groups
 from gateway.batch.executor.isolation import Isolation
 from gateway.batch.executor.journal import Journal
 from gateway.batch.executor.ledger import Ledger
+from gateway.batch.executor.spawn_pool import SpawnPool
 
 class Tries(logging.Handler):
     count = 0
@@ -92,6 +94,7 @@ server.Server(
     isolation=Isolation("none"),
     asked_isolation="none",
     ledger=ledger,
+    pool=SpawnPool(1),
     groups=open_control_groups(root),
     linger_s=0,
     clock=lambda: moment,
@@ -160,7 +163,8 @@ async def test_an_executor_that_cannot_go_on_leaves_nothing_running(root: Path) 
 
 def test_what_is_stopped_while_it_waits_for_its_process_never_started(tmp_path: Path) -> None:
     groups = open_control_groups(tmp_path)
-    runner = Runner(tmp_path, isolation=Isolation("none"), groups=groups, clock=now)
+    pool = SpawnPool(0)
+    runner = Runner(tmp_path, isolation=Isolation("none"), pool=pool, groups=groups, clock=now)
     attempt = launch("true")
     runner.enqueue([attempt])
     ended = runner.stop(attempt.attempt_id)

@@ -96,7 +96,7 @@ class Runner:
         self._look_again_at: float | None = None
         self._spawn_at = 0.0  # nothing that waits is spawned before
         self.mean_run_s = 0.0
-        """How long attempts take here, the latest ones above all, until it is heard of their end."""
+        """How long attempts take until it is heard of their end, the latest ones above all."""
 
     @property
     def is_idle(self) -> bool:

@@ -21,12 +21,12 @@ NEVER_BEGAN: Final = "What should run its container ended before the container b
 class Running:
     """An attempt with processes, or that is to have them in a moment.
 
-    number: by which who spawns it knows it. pid: of the main process, which leads the attempt's
-    session; 0 until it is told. ordered_at, spawned_at: monotonic seconds; spawned_at when it was told.
-    started: None before that, and while its container has not begun, because its image is fetched,
-    say. killed_for: why we killed it, if we did. status: how the main process ended, as `waitpid` says it; None while it
-    lives. remover: what is still to run when nothing of it lives, to be rid of its container.
-    remover_pid: while that runs.
+    number: by which who spawns it knows it. ordered_at, spawned_at: monotonic seconds; the latter
+    when it was told. pid: of the main process, which leads the attempt's session; 0 until it is
+    told. started: None before that, and while its container has not begun, because its image is
+    fetched, say. killed_for: why we killed it, if we did. status: how the main process ended, as
+    `waitpid` says it; None while it lives. remover: what is still to run when nothing of it lives,
+    to be rid of its container. remover_pid: while that runs.
     """
 
     ready: Ready

@@ -134,7 +134,7 @@ def store(states: sqlite3.Connection, **changes: Iterable[str]) -> None:
 
 
 def launch(attempt: Attempt, limits: Limits | None) -> Launch:
-    return Launch(attempt.id, "true", {}, attempt.folder, TIMEOUT_S, limits)
+    return Launch(attempt.id, "true", {}, attempt.folder, TIMEOUT_S, limits, has_files=False)
 
 
 if __name__ == "__main__":

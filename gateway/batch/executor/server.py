@@ -222,15 +222,15 @@ class Server:
     def _rest(self) -> None:
         """Let facts come together where many are to be expected; the gateway need not wait."""
         line, runner = self._line, self._runner
-        if line is None or line.wants_writing or len(runner.running) < RESTS_FROM:
+        if line is None or line.wants_writing or runner.has_waiting:
             return
-        rest_s = min(REST_S_MAX, REST_OF_RUN * runner.mean_run_s)
+        pause_s = rest_s(running=len(runner.running), mean_run_s=runner.mean_run_s)
         if runner.next_deadline is not None:
-            rest_s = min(rest_s, runner.next_deadline - self._monotonic())
-        if rest_s > 0 and not runner.has_waiting:
+            pause_s = min(pause_s, runner.next_deadline - self._monotonic())
+        if pause_s > 0:
             ear = select.poll()
             ear.register(line.socket, select.POLLIN)
-            ear.poll(1_000 * rest_s)
+            ear.poll(1_000 * pause_s)
 
     def _pause_s(self) -> float:
         """How long the loop may sleep; a waiting launch allows none."""
@@ -474,6 +474,11 @@ class Server:
             self._runner.flush()
             self._runner.hear()
             self._runner.reap()
+
+
+def rest_s(*, running: int, mean_run_s: float) -> float:
+    """How long the loop rests between two turns, while so many attempts run."""
+    return min(REST_S_MAX, REST_OF_RUN * mean_run_s) if running >= RESTS_FROM else 0.0
 
 
 def _folder_key(folder: Path) -> tuple[int, int] | None:

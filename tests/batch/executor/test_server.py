@@ -11,6 +11,7 @@ import pytest
 
 from gateway.batch.engines import Cause
 from gateway.batch.engines.local import open_local_engine
+from gateway.batch.executor import server
 from gateway.batch.executor.control_groups import open_control_groups
 from gateway.batch.executor.isolation import Isolation
 from gateway.batch.executor.runner import Runner
@@ -34,6 +35,15 @@ server.TURN_S_MAX = 1_000.0
 sys.exit(__main__.main())
 """
 
+# An executor whose loop rests until the gateway says something, once its attempts take a while.
+RESTING = """
+import sys
+from gateway.batch.executor import __main__, server
+
+server.REST_OF_RUN = server.REST_S_MAX = 1_000.0
+sys.exit(__main__.main())
+"""
+
 # An executor that has no file left to open when the first attempt ends.
 FAILING = """
 import errno, sys
@@ -53,6 +63,7 @@ import logging, resource, sys
 from datetime import UTC, datetime
 from pathlib import Path
 from gateway.batch.engines import Ended
+from gateway.batch.executor import server
 from gateway.batch.executor import server
 from gateway.batch.executor.control_groups import open_control_groups
 from gateway.batch.executor.isolation import Isolation
@@ -141,6 +152,42 @@ def test_on_a_full_disk_what_can_wait_is_tried_again_only_now_and_then(tmp_path:
     assert done.stdout.splitlines() == [
         "0 0", "0 1", "0 1", "0 1", "0.5 1", "1.0 2", "1.0 2",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("running", "mean_run_s", "expected_s"),
+    [
+        (0, 1.0, 0.0),
+        (server.RESTS_FROM - 1, 1.0, 0.0),
+        (server.RESTS_FROM, 0.0, 0.0),
+        (server.RESTS_FROM, 0.01, 0.003),
+        (2_000, 0.1, 0.03),
+        (2_000, 3_600.0, server.REST_S_MAX),
+    ],
+)
+def test_the_loop_rests_for_a_part_of_what_attempts_take_where_many_run(
+    running: int, mean_run_s: float, expected_s: float
+) -> None:
+    assert server.rest_s(running=running, mean_run_s=mean_run_s) == pytest.approx(expected_s)
+
+
+@pytest.mark.anyio
+async def test_what_the_gateway_says_is_heard_while_the_loop_rests(root: Path) -> None:
+    sleepers = [launch(sleeper()) for _ in range(server.RESTS_FROM + 1)]
+    async with (
+        executor_of(RESTING, root),
+        open_local_engine(root, isolation="none", capacity=16) as engine,
+    ):
+        first = launch("exit 0")
+        await engine.start([first])  # alone: from now on it is known how long one takes
+        watch = Watch(engine)
+        await watch.ended([first])
+        await engine.start(sleepers)
+        await until(lambda: all(processes_that_say(each.command) for each in sleepers))
+        await engine.stop([sleepers[0].attempt_id])
+        await until(lambda: processes_that_say(sleepers[0].command) == [])
+        await engine.stop([each.attempt_id for each in sleepers])
+        await until(lambda: all(processes_that_say(each.command) == [] for each in sleepers))
 
 
 @pytest.mark.anyio

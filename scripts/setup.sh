@@ -42,23 +42,30 @@ is_installed() {
 }
 
 # Why the system's Python goes first: distributions build theirs with profile-guided optimisation,
-# and one built without runs our code at two thirds of the speed. PYTHON chooses another.
+# and one built without runs our code at two thirds of the speed. PYTHON names another.
 make_venv() {
-  local python
-  for python in "${PYTHON:-/usr/bin/python3}" python3 python3.14 python3.13 python3.12 python3.11 ""; do
-    is_new_enough "$python" || continue
-    makes_venvs "$python" || { can_install && (install_packages python3-venv); }
-    makes_venvs "$python" && break
-  done
-  if [[ -z $python ]]; then
-    install_packages python3 python3-venv
-    python=python3
-  fi
+  local python=${PYTHON:-}
+  [[ -n $python ]] || python=$(find_python)
+  is_new_enough "$python" || fail "$python is not Python 3.11 or newer."
+  makes_venvs "$python" || install_packages python3-venv
   rm -rf .venv
   "$python" -m venv .venv || fail "$python cannot make an environment."
 }
 
-is_new_enough() { "${1:-false}" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+# The first that makes environments; the system's learns to, if it can be taught.
+find_python() {
+  local python
+  if is_new_enough /usr/bin/python3 && ! makes_venvs /usr/bin/python3 && can_install; then
+    (install_packages python3-venv) || say "So another Python is looked for."
+  fi
+  for python in /usr/bin/python3 python3 python3.14 python3.13 python3.12 python3.11; do
+    is_new_enough "$python" && makes_venvs "$python" && echo "$python" && return
+  done
+  install_packages python3 python3-venv
+  echo python3
+}
+
+is_new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 makes_venvs() { "$1" -c 'import ensurepip, venv' 2>/dev/null; }
 
 # Install a package of npm, by the Node.js that is in .venv, into .venv/node.

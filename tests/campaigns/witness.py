@@ -114,7 +114,10 @@ class Line(socketserver.StreamRequestHandler):
     server: Server
 
     def handle(self) -> None:
-        job_id, task_name, number = self.rfile.readline().decode().split()
+        words = self.rfile.readline().decode().split()
+        if not words:
+            return  # it was killed before it said who it is
+        job_id, task_name, number = words
         count, run = self.server.witness.begin(
             Subject(job_id, task_name, int(number)), self.connection
         )

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
@@ -192,32 +192,30 @@ def _serve(root: Path, *, lock: int, isolation: str, linger_s: float) -> None:
     try:
         groups.claim()
         _spare_what_stays()
-        pool = SpawnPool(keep=[lock])  # from here on: they are where this process is now
-        server = Server(
-            root,
-            isolation=found,
-            asked_isolation=isolation,
-            ledger=ledger,
-            pool=pool,
-            groups=groups,
-            containers=containers,
-            no_containers=no_containers,
-            linger_s=linger_s,
-            clock=now,
-            on_turn=keeper.look,
-        )
-        try:
-            server.watch_signals()
-            for ability, why in groups.missing.items():
-                log.warning("not_limited what=%s reason=%s", ability.value, why)
-            _report(EXIT_READY)
-            log.info("serving root=%s", root)
-            server.run()
-            nothing_runs = server.is_idle
-            ledger.close()
-        finally:
-            server.close()
-            pool.close()
+        # From here on: they are where this process is now.
+        with closing(SpawnPool(keep=[lock])) as pool:
+            server = Server(
+                root,
+                isolation=found,
+                asked_isolation=isolation,
+                ledger=ledger,
+                pool=pool,
+                groups=groups,
+                containers=containers,
+                no_containers=no_containers,
+                linger_s=linger_s,
+                clock=now,
+                on_turn=keeper.look,
+            )
+            with closing(server):
+                server.watch_signals()
+                for ability, why in groups.missing.items():
+                    log.warning("not_limited what=%s reason=%s", ability.value, why)
+                _report(EXIT_READY)
+                log.info("serving root=%s", root)
+                server.run()
+                nothing_runs = server.is_idle
+                ledger.close()
     finally:
         groups.close()  # before the keeper goes, who does it if we are killed meanwhile
         if nothing_runs:

@@ -189,9 +189,13 @@ class Group:
 
 def _groups_with_files_max() -> int:
     """How many groups may keep files open: they take half of what this process may open."""
+    return _files_kept_max(GROUPS_WITH_FILES_MAX * FILES_PER_GROUP) // FILES_PER_GROUP
+
+
+def _files_kept_max(most: int) -> int:
+    """So many, or half of what this process may open, if that is less."""
     files_max, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = GROUPS_WITH_FILES_MAX
-    return most if files_max < 0 else min(most, files_max // 2 // FILES_PER_GROUP)
+    return most if files_max < 0 else min(most, files_max // 2)
 
 
 @dataclass(slots=True)
@@ -357,6 +361,7 @@ class Visitor:
     def __init__(self) -> None:
         self._files = KeptFiles()
         self._seen: set[str] = set()
+        self._seen_max = _files_kept_max(VISITED_MAX)
         self._homes: tuple[str, ...] = ()  # the way out of the groups that this process is in
 
     def enter(self, doors: Collection[str], *, homes: tuple[str, ...]) -> None:
@@ -367,7 +372,7 @@ class Visitor:
         """
         if self._homes and self._homes != homes:
             self.leave()
-        if len(self._seen) > VISITED_MAX:
+        if len(self._seen) > self._seen_max:
             self._files.close()
             self._seen.clear()
         self._seen.update(doors)

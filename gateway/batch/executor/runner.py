@@ -1,4 +1,4 @@
-"""The runner: spawns commands, watches them, and kills whole trees of processes.
+"""The runner: has commands spawned, watches them, and kills whole trees of processes.
 
 An attempt is over only when nothing of it is left: its control group is empty, where there are
 control groups. The executor is the subreaper of all it spawns, too: a process whose parent dies
@@ -48,7 +48,7 @@ log = logging.getLogger("executor")
 
 
 @dataclass(slots=True)
-class Spawned:
+class Heard:
     """What became of attempts that were to be spawned."""
 
     running: list[Running] = field(default_factory=list)
@@ -58,7 +58,7 @@ class Spawned:
 class Runner:
     """All attempts that wait for their process or have one.
 
-    helpers: pids of children that are no attempts.
+    helpers: pids of children that are no spawn servers and belong to no attempt.
     """
 
     def __init__(
@@ -108,6 +108,11 @@ class Runner:
         """Whether `spawn` has something to do now."""
         has_room = self._ordered < ORDERED_MAX
         return has_room and bool(self._waiting) and self._monotonic() >= self._spawn_at
+
+    @property
+    def waits(self) -> bool:
+        """Whether any attempt is to be ordered yet."""
+        return bool(self._waiting)
 
     @property
     def lines(self) -> Sequence[socket]:
@@ -160,15 +165,15 @@ class Runner:
         self.running[running.attempt_id] = self._by_number[number] = running
 
     def flush(self) -> None:
-        """Send what is to be spawned and killed to who does it. Raises OSError, as `hear` does."""
+        """Send what is to be spawned and killed to who does it. Raises RuntimeError, as `hear`."""
         self._spawner.flush()
 
-    def hear(self) -> Spawned:
+    def hear(self) -> Heard:
         """Take in what has become of what was to be spawned, and whose main process has ended.
 
         Raises RuntimeError, which must end this process: who spawns and waits is gone.
         """
-        result = Spawned()
+        result = Heard()
         for report in self._spawner.hear():
             self._ordered -= len(report.spawned) + len(report.not_spawned)
             for number, pid in report.spawned:
@@ -201,13 +206,17 @@ class Runner:
     def _note_failed(self, running: Running, failed: NotSpawned) -> Ended:
         del self.running[running.attempt_id]
         self._spawner.take_back(running.ready)
+        if running.killed_for is not None:
+            cause, attempt_id = running.killed_for, running.attempt_id
+            return Ended(attempt_id, self._clock(), None, cause, started=False)
         error = OSError(failed.code, failed.why) if failed.code else ValueError(failed.why)
         return self._not_started(running.ready.launch, error)
 
     def _note_end(self, running: Running, status: int) -> None:
         """Note that the main process of an attempt has ended."""
-        self._by_pid.pop(running.pid, None)
-        self._new.pop(running.pid, None)
+        for known in (self._by_pid, self._new):
+            if known.get(running.pid) is running:  # the number may be a newer one's already
+                del known[running.pid]
         self._ending[running.attempt_id] = running
         running.status = status
         run_s = self._monotonic() - running.ordered_at
@@ -260,7 +269,8 @@ class Runner:
                 break
             del self._new[running.pid]
             process = processes.find_process(running.pid)
-            if process is not None and running.status is None:
+            is_ours = process is not None and process.parent in self._pool.pids
+            if process is not None and is_ours and running.status is None:
                 found.append((running.attempt_id, process))
         return found
 
@@ -273,7 +283,7 @@ class Runner:
             heapq.heapify(self._deadlines)
 
     def stop(self, attempt_id: str) -> Ended | None:
-        """Kill an attempt. The outcome comes from `reap`, or at once if it never ran."""
+        """Kill an attempt. The outcome comes from `hear` or `reap`, or at once if it waits."""
         if attempt_id in self.running:
             self._kill(self.running[attempt_id], Cause.TERMINATED)
             return None
@@ -358,7 +368,7 @@ class Runner:
         self._spawner.kill(running.number)
 
     def reap(self) -> list[Ended]:
-        """Collect every child that ended; return the attempts of which nothing is left.
+        """Collect helpers and adopted children; return the attempts of which nothing is left.
 
         Raises RuntimeError, as `hear` does.
         """
@@ -380,10 +390,15 @@ class Runner:
         for pid in processes.children():
             if pid in self._pool.pids or pid in self.helpers:
                 continue
-            owners = self._owners(pid)
-            if owners:
+            process = processes.find_process(pid)
+            if process is None:
+                continue
+            owner = self._owner(process)
+            owners = list(self._ending) if owner is None else self._if_ending(owner)
+            still_there.update(owners)
+            # Who leads a session that nobody has may not be told yet.
+            if owners and not (owner is None and self._ordered):
                 processes.kill(pid)
-                still_there.update(owners)
         over = [
             each
             for each in self._ending.values()
@@ -418,27 +433,24 @@ class Runner:
                 if status == 0:
                     running.remover = ()
 
-    def _owners(self, pid: int) -> list[str]:
-        """The ending attempts that an adopted process may belong to.
+    def _owner(self, process: processes.Process) -> Running | None:
+        """The attempt that an adopted process belongs to; None if it may be of any that ends.
 
-        Why more than one: a process that left its session, its home, its folder and its streams
-        shows nothing. Rather than let it outlive its attempt, it ends with the next one that ends.
-        Only one that can leave its control group, too, comes to that.
+        Why so: a process that left its session, its home, its folder and its streams shows nothing.
+        Rather than let it outlive its attempt, it ends with the next one that ends. Only one that
+        can leave its control group, too, comes to that.
         """
-        process = processes.find_process(pid)
-        if process is None:
-            return []
-        name = self.groups.name_of(pid)
+        name = self.groups.name_of(process.pid)
         for running in self.running.values() if name is not None else ():
             if running.group is not None and running.group.name == name:
-                return self._if_ending(running)
+                return running
         for running in (*self._ending.values(), *self._by_pid.values()):
             if running.pid == process.session:
-                return self._if_ending(running)
+                return running
         for running in self.running.values():
-            if processes.works_in(pid, running.folder):
-                return self._if_ending(running)
-        return list(self._ending)
+            if processes.works_in(process.pid, running.folder):
+                return running
+        return None
 
     def _if_ending(self, running: Running) -> list[str]:
         return [running.attempt_id] if running.attempt_id in self._ending else []

@@ -1,7 +1,8 @@
 """The server: one gateway at a time on a socket, and the loop that turns.
 
-Each turn takes in what the gateway said and which children ended, makes all of it durable with one
-write, and only then spawns and tells. A burst costs one write, not one per attempt.
+Each turn takes in what the gateway said and what spawn servers told, makes all of it durable with
+one write, and only then has commands spawned, and tells. A burst costs one write, not one per
+attempt. Where many attempts run it rests between turns, so that there are bursts.
 """
 
 import logging
@@ -51,8 +52,8 @@ takes, unless the gateway says something. Whoever is told of several ends at onc
 do than for one, and so have we.
 """
 STARTED_S_MAX: Final = 0.01
-"""How late a start is told, at most: of a command that ends sooner both are one message, and one
-change of its rows.
+"""How late a start is told, at most, but for a rest: of a command that ends sooner both are one
+message, and one change of its rows.
 """
 
 
@@ -222,7 +223,7 @@ class Server:
     def _rest(self) -> None:
         """Let facts come together where many are to be expected; the gateway need not wait."""
         line, runner = self._line, self._runner
-        if line is None or line.wants_writing or runner.has_waiting:
+        if line is None or line.wants_writing or runner.waits:
             return
         pause_s = rest_s(running=len(runner.running), mean_run_s=runner.mean_run_s)
         if runner.next_deadline is not None:
@@ -468,11 +469,12 @@ class Server:
         self._runner.stop_all()
         give_up_at = self._monotonic() + KILL_S_MAX
         while not self._runner.is_idle and self._monotonic() < give_up_at:
+            self._runner.flush()
             self._selector.select(TURN_S_MAX)
             with suppress(BlockingIOError):
                 self._wake.recv(4_096)
-            self._runner.flush()
             self._runner.hear()
+            self._runner.flush()
             self._runner.reap()
 
 

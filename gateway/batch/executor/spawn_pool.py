@@ -17,7 +17,7 @@ from gateway.batch.executor.spawn_server import (
     Asked,
     Order,
     Report,
-    Server,
+    SpawnServer,
     framed,
     read_report,
 )
@@ -73,14 +73,17 @@ class SpawnPool:
             line.kill.append(number)
 
     def flush(self) -> None:
-        """Send what was asked for. Raises OSError if a server is gone."""
+        """Send what was asked for. Raises RuntimeError if a server has ended."""
         for line in self._lines:
             while line.orders or line.kill:
                 orders = _portion(line.orders)
                 files = [file for _, files in orders for file in files]
                 asked = Asked([order for order, _ in orders], line.kill)
                 line.kill = []
-                _send(line.socket, framed(asked), files)
+                try:
+                    _send(line.socket, framed(asked), files)
+                except OSError as error:
+                    raise RuntimeError("a spawn server has ended") from error
 
     def hear(self) -> Iterator[Report]:
         """What they have told since. Raises RuntimeError if one has ended."""
@@ -102,7 +105,7 @@ class SpawnPool:
             self._by_number.pop(number, None)
 
     def close(self) -> None:
-        """Have them end, when nothing runs, and wait for it."""
+        """Have them end, and wait for it; what they spawned runs on, adopted by this process."""
         while self._lines:
             line = self._lines.pop()
             line.socket.close()
@@ -112,11 +115,11 @@ class SpawnPool:
 
 def _portion(orders: list[tuple[Order, Sequence[int]]]) -> list[tuple[Order, Sequence[int]]]:
     """Take the first orders out that fit one message, with their files, at least one."""
-    size = number = count = 0
+    size = files_count = count = 0
     for order, files in orders:
         size += order.size
-        number += len(files)
-        if count and (number > FILES_PER_MESSAGE or size > MESSAGE_BYTES_MAX):
+        files_count += len(files)
+        if count and (files_count > FILES_PER_MESSAGE or size > MESSAGE_BYTES_MAX):
             break
         count += 1
     found = orders[:count]
@@ -142,11 +145,10 @@ def _fork(*, keep: Collection[int]) -> _Line:
     try:
         _end_with(executor)
         _close_all_but({0, 1, 2, theirs.fileno(), *keep})
-        Server(theirs).run()
+        SpawnServer(theirs).run()
         code = 0
     except BaseException:
         log.exception("spawn_server_failed")
-        raise
     finally:
         os._exit(code)
 

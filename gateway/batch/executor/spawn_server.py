@@ -55,7 +55,7 @@ class Order(msgspec.Struct, array_like=True):
     work: the folder to begin in. argv, environment: words with a NUL between them. program: what to
     execute rather than `argv`, if that can be done: its name, to be found in PATH, and its
     arguments; b"" for none.
-    groups, homes: the doors of its control groups and the way out of them, see `Visitor`.
+    doors, homes: those of its control groups and the way out of them, see `Visitor`.
     """
 
     number: int
@@ -63,7 +63,7 @@ class Order(msgspec.Struct, array_like=True):
     argv: bytes
     environment: bytes
     program: bytes
-    groups: tuple[str, ...]
+    doors: tuple[str, ...]
     homes: tuple[str, ...]
     files: tuple[int, ...]
 
@@ -124,12 +124,13 @@ def joined(words: Sequence[str]) -> bytes:
     return os.fsencode(text)
 
 
-class Server:
+class SpawnServer:
     """One spawn server."""
 
     def __init__(self, line: socket.socket) -> None:
         self._line = line
         self._unframer = Unframer()
+        self._out = bytearray()
         self._files: deque[int] = deque()
         self._orders: deque[Order] = deque()
         self._numbers: dict[int, int] = {}  # by pid
@@ -150,16 +151,20 @@ class Server:
         for number in (signal.SIGCHLD, *LEFT_SIGNALS):
             signal.signal(number, lambda *_: None)
         with selectors.DefaultSelector() as selector:
-            selector.register(self._line, selectors.EVENT_READ)
+            line = selector.register(self._line, selectors.EVENT_READ)
             selector.register(wake, selectors.EVENT_READ)
             while True:
-                for key, _ in selector.select(0 if self._orders else None):
+                for key, mask in selector.select(0 if self._orders else None):
                     if key.fileobj is wake:
                         with suppress(BlockingIOError):
                             wake.recv(4_096)
-                    elif not self._hear():
+                    elif mask & selectors.EVENT_READ and not self._hear():
                         return
                 self._tell(self._spawn_some(), self._reap())
+                # Never waiting: the executor may wait itself until it is heard.
+                events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._out else 0)
+                if events != line.events:
+                    line = selector.modify(self._line, events)
 
     def _hear(self) -> bool:
         """Take in what is asked for; False at the end of the line."""
@@ -204,15 +209,15 @@ class Server:
 
     def _spawn(self, order: Order, files: Sequence[int]) -> int:
         os.chdir(order.work)
-        self._visitor.enter(order.groups, homes=order.homes)
+        self._visitor.enter(order.doors, homes=order.homes)
         wanted = [(self._null, 0), *zip(files, order.files, strict=True)]
         actions = [(os.POSIX_SPAWN_DUP2, ours, theirs) for ours, theirs in wanted]
         pairs = (pair.split(b"=", 1) for pair in order.environment.split(b"\0") if pair)
         environment = {name: value for name, value in pairs}  # noqa: C416  # of two words each
         if order.program:
             with suppress(OSError):  # there is none, say: the shell tells of that
-                return _spawn(os.posix_spawnp, order.program, environment, actions)
-        return _spawn(os.posix_spawn, order.argv, environment, actions)
+                return _execute(os.posix_spawnp, order.program, environment, actions)
+        return _execute(os.posix_spawn, order.argv, environment, actions)
 
     def _reap(self) -> list[tuple[int, int]]:
         """The commands whose main process has ended; their process groups are killed."""
@@ -229,10 +234,14 @@ class Server:
     def _tell(self, report: Report, ended: list[tuple[int, int]]) -> None:
         report.ended = ended
         if report.spawned or report.not_spawned or ended:
-            self._line.sendall(framed(report))
+            self._out += framed(report)
+        with suppress(BlockingIOError):
+            while self._out:
+                sent = self._line.send(self._out, socket.MSG_DONTWAIT)
+                del self._out[:sent]
 
 
-def _spawn(
+def _execute(
     spawn: Callable[..., int],
     words: bytes,
     environment: Mapping[bytes, bytes],

@@ -124,7 +124,7 @@ class Spawner:
                 argv=joined(command.argv),
                 environment=joined(pairs) if pairs else b"",
                 program=joined(command.program) if command.program else b"",
-                groups=() if group is None else group.doors,
+                doors=() if group is None else group.doors,
                 homes=() if group is None else self._groups.homes_of(group),
                 files=FILES[: len(ready.files)],
             )
@@ -139,8 +139,8 @@ class Spawner:
         self._ordered += ready.files
 
     def flush(self) -> None:
-        """Send what was ordered, and what is to be killed. Raises OSError, which must end this
-        process: a spawn server is gone.
+        """Send what was ordered, and what is to be killed. Raises RuntimeError, which must end
+        this process: a spawn server is gone.
         """
         self._pool.flush()
         while self._ordered:

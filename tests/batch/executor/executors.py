@@ -57,7 +57,7 @@ def is_gone(pid: int) -> bool:
     process = find_process(pid)
     try:
         return process is None or (process.is_zombie and len(os.listdir(f"/proc/{pid}/task")) == 1)
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return True
 
 

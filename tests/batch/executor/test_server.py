@@ -35,12 +35,12 @@ server.TURN_S_MAX = 1_000.0
 sys.exit(__main__.main())
 """
 
-# An executor whose loop rests until the gateway says something, once its attempts take a while.
+# An executor whose loop rests until the gateway says something, where many run.
 RESTING = """
 import sys
 from gateway.batch.executor import __main__, server
 
-server.REST_OF_RUN = server.REST_S_MAX = 1_000.0
+server.rest_s = lambda *, running, mean_run_s: 1_000.0 * (running >= server.RESTS_FROM)
 sys.exit(__main__.main())
 """
 
@@ -178,10 +178,6 @@ async def test_what_the_gateway_says_is_heard_while_the_loop_rests(root: Path) -
         executor_of(RESTING, root),
         open_local_engine(root, isolation="none", capacity=16) as engine,
     ):
-        first = launch("exit 0")
-        await engine.start([first])  # alone: from now on it is known how long one takes
-        watch = Watch(engine)
-        await watch.ended([first])
         await engine.start(sleepers)
         await until(lambda: all(processes_that_say(each.command) for each in sleepers))
         await engine.stop([sleepers[0].attempt_id])

@@ -4,6 +4,9 @@ import errno
 import os
 import select
 import signal
+import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -40,6 +43,63 @@ from tests.batch.executor.executors import (
 from tests.support.attempts import Watch, launch
 
 WAIT_S_MAX = 10
+UNHEARD = 500
+"""So many reports of one end each are more than a line holds."""
+
+# A runner that has told an end and not yet heard of the process that leads a daemon's session.
+ADOPTING = """
+import sys, time
+from pathlib import Path
+from gateway.batch.executor import processes
+from gateway.batch.executor.control_groups import open_control_groups
+from gateway.batch.executor.folders import ATTEMPTS
+from gateway.batch.executor.isolation import Isolation
+from gateway.batch.executor.runner import Runner
+from gateway.batch.executor.spawn_pool import SpawnPool
+from gateway.clock import now
+from tests.batch.executor.executors import processes_that_say
+from tests.support.attempts import launch
+
+root, command = Path(sys.argv[1]), input()
+(root / ATTEMPTS).mkdir()
+processes.become_subreaper()
+pool = SpawnPool(1)
+groups = open_control_groups(root)
+runner = Runner(root, isolation=Isolation("none"), pool=pool, groups=groups, clock=now)
+
+def order(words):
+    attempt = launch(words)
+    runner.enqueue([attempt])
+    assert runner.spawn(count_max=1) == []
+    runner.flush()
+    return attempt.attempt_id
+
+ending = order("true")
+while not runner._ending:
+    runner.hear()
+daemon = order(
+    f"( (cd /; exec env -i {command} </dev/null >/dev/null 2>&1) & ); exec sleep 1000"
+)
+
+def has_settled(pid):
+    return Path(f"/proc/{pid}/comm").read_text() == "sleep\\n"
+
+while not any(has_settled(pid) for pid in processes.children() if pid not in pool.pids):
+    time.sleep(0.001)
+# Here the daemon's session is nobody's whose process was told.
+print(runner.reap(), len(processes_that_say(command)))
+while not runner.running[daemon].pid:
+    runner.hear()
+print([each.attempt_id == ending for each in runner.reap()], len(processes_that_say(command)))
+runner.stop_all()
+runner.flush()
+ended = []
+while not ended:
+    runner.hear()
+    ended = runner.reap()
+print([each.attempt_id == daemon for each in ended], len(processes_that_say(command)))
+pool.close()
+"""
 
 
 @pytest.fixture
@@ -55,7 +115,7 @@ def order(number: int, command: str, *, work: Path, files: Sequence[int] = ()) -
         argv=joined(["/bin/sh", "-c", command]),
         environment=joined(["PATH=/usr/bin:/bin", "A=b=c\nd"]),
         program=b"",
-        groups=(),
+        doors=(),
         homes=(),
         files=tuple(files),
     )
@@ -167,6 +227,26 @@ def test_a_server_that_ends_is_heard_of() -> None:
         hear(pool, lambda _: False)
 
 
+def test_a_server_that_nobody_hears_goes_on_hearing(pool: SpawnPool, tmp_path: Path) -> None:
+    for number in range(UNHEARD):
+        pool.order(order(number, "exec sleep 1000", work=tmp_path), ())
+    pool.flush()
+    spawned = hear(pool, lambda heard: len(heard.spawned) == UNHEARD).spawned
+    for _, pid in spawned:
+        kill_process(pid)
+        while not is_gone(pid):  # so that each is told of by itself
+            pass
+    pool.order(order(UNHEARD, f"exit 3 # {'x' * 100_000}", work=tmp_path), ())
+    pool.order(order(UNHEARD + 1, f"exit 4 # {'x' * 100_000}", work=tmp_path), ())
+    pool.order(order(UNHEARD + 2, f"exit 5 # {'x' * 100_000}", work=tmp_path), ())
+    flushing = threading.Thread(target=pool.flush, daemon=True)
+    flushing.start()
+    flushing.join(WAIT_S_MAX)
+    assert not flushing.is_alive()
+    codes = exit_codes(hear(pool, lambda heard: len(heard.ended) == UNHEARD + 3))
+    assert [codes[UNHEARD + each] for each in range(3)] == [3, 4, 5]
+
+
 # Under the runner ---------------------------------------------------------------------------------
 
 
@@ -198,6 +278,33 @@ def test_no_more_is_ordered_than_can_have_its_files_open(runner: Runner) -> None
         assert runner.hear().ended == []
     assert runner.spawn(count_max=1) == []
     runner.stop_all()
+
+
+def test_what_is_stopped_before_its_process_is_told_was_stopped_if_there_was_none(
+    runner: Runner, tmp_path: Path
+) -> None:
+    attempt = launch("true")
+    runner.enqueue([attempt])
+    assert runner.spawn(count_max=1) == []
+    (tmp_path / ATTEMPTS / attempt.folder / "work").rmdir()
+    assert runner.stop(attempt.attempt_id) is None
+    runner.flush()
+    while not (ended := runner.hear().ended):
+        pass
+    assert [(each.cause, each.started) for each in ended] == [(Cause.TERMINATED, False)]
+    assert runner.is_idle
+
+
+def test_what_shows_nothing_may_be_of_an_attempt_whose_process_is_not_told(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ADOPTING, str(tmp_path)],
+        input=sleeper(),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=WAIT_S_MAX,
+    )
+    assert done.stdout.splitlines() == ["[] 1", "[True] 1", "[True] 0"]
 
 
 # Of a container ---------------------------------------------------------------------------------

@@ -213,7 +213,12 @@ def _serve(root: Path, *, lock: int, isolation: str, linger_s: float) -> None:
                     log.warning("not_limited what=%s reason=%s", ability.value, why)
                 _report(EXIT_READY)
                 log.info("serving root=%s", root)
-                server.run()
+                try:
+                    server.run()
+                except BaseException:
+                    with suppress(OSError):
+                        server.give_up()
+                    raise
                 nothing_runs = server.is_idle
                 ledger.close()
     finally:

@@ -42,6 +42,8 @@ ORDERED_MAX: Final = 64  # whoever spawns has their files open
 DEADLINES_KEPT: Final = 1_000
 RUNS_IN_MEAN: Final = 16
 ROOM_S: Final = 1.0  # between two looks for room on the disk
+GIVE_UP_S: Final = 5.0
+GIVE_UP_LOOK_S: Final = 0.001
 BEGUN_S: Final = 0.1  # between two looks for containers that have begun
 
 log = logging.getLogger("executor")
@@ -86,6 +88,7 @@ class Runner:
         self._numbers = count(1)
         self._by_number: dict[int, Running] = {}  # ordered, and not over
         self._ordered = 0  # of these, those that have no process yet
+        self._dying: set[int] = set()  # of these, those that were killed
         self._by_pid: dict[int, Running] = {}
         self._new: dict[int, Running] = {}
         self._ending: dict[str, Running] = {}
@@ -110,9 +113,9 @@ class Runner:
         return has_room and bool(self._waiting) and self._monotonic() >= self._spawn_at
 
     @property
-    def waits(self) -> bool:
-        """Whether any attempt is to be ordered yet."""
-        return bool(self._waiting)
+    def is_pressed(self) -> bool:
+        """Whether any attempt is to be ordered yet, or to die."""
+        return bool(self._waiting or self._dying)
 
     @property
     def lines(self) -> Sequence[socket]:
@@ -205,6 +208,7 @@ class Runner:
 
     def _note_failed(self, running: Running, failed: NotSpawned) -> Ended:
         del self.running[running.attempt_id]
+        self._dying.discard(running.number)
         self._spawner.take_back(running.ready)
         if running.killed_for is not None:
             cause, attempt_id = running.killed_for, running.attempt_id
@@ -218,6 +222,7 @@ class Runner:
             if known.get(running.pid) is running:  # the number may be a newer one's already
                 del known[running.pid]
         self._ending[running.attempt_id] = running
+        self._dying.discard(running.number)
         running.status = status
         run_s = self._monotonic() - running.ordered_at
         self.mean_run_s += (run_s - self.mean_run_s) / RUNS_IN_MEAN
@@ -336,6 +341,24 @@ class Runner:
                 running.killed_for = Cause.STORAGE
                 self._note_hog(running)
 
+    def give_up(self) -> None:
+        """Kill whatever attempts have, as far as it can be seen, for this process cannot go on.
+
+        What spawn servers spawned becomes our children; what is left is for who sweeps up after us.
+        Raises OSError.
+        """
+        self._pool.close()
+        give_up_at = self._monotonic() + GIVE_UP_S
+        while self._monotonic() < give_up_at:
+            left = [pid for pid in processes.children() if pid not in self.helpers]
+            if not left:
+                return
+            for pid in left:
+                processes.kill(pid)
+            while (ended := processes.ended_child()) is not None:
+                os.waitpid(ended, 0)
+            time.sleep(GIVE_UP_LOOK_S)
+
     def remove_work(self, folders: Iterable[str]) -> None:
         """Remove the work folders of attempts of which nothing is left, whatever is in them."""
         self._spawner.remove_work(folders)
@@ -353,17 +376,15 @@ class Runner:
             self._sampler.forget(attempt_id)
 
     def _kill(self, running: Running, cause: Cause) -> None:
-        """Kill all that is known to be of it; if there is more, it follows when it is reaped.
-
-        Why not before it is told that it is spawned: until then who spawns it is in its group.
-        """
+        """Kill all that is known to be of it; if there is more, it follows when it is reaped."""
         if running.status is None and running.killed_for is None:
             running.killed_for = cause
-            if running.pid:
-                self._kill_processes(running)
+            self._dying.add(running.number)
+            self._kill_processes(running)
 
     def _kill_processes(self, running: Running) -> None:
-        if running.group is not None:
+        """Why not its group before its process is told: until then who spawns it may be in it."""
+        if running.group is not None and running.pid:
             running.group.kill()
         self._spawner.kill(running.number)
 

@@ -207,6 +207,10 @@ class Server:
         log.warning("folder_gone root=%s", self._root)
         self._kill_all()
 
+    def give_up(self) -> None:
+        """Leave nothing running, for this process cannot go on. Raises OSError."""
+        self._runner.give_up()
+
     @property
     def is_idle(self) -> bool:
         """Whether no attempt waits or has a process."""
@@ -223,7 +227,7 @@ class Server:
     def _rest(self) -> None:
         """Let facts come together where many are to be expected; the gateway need not wait."""
         line, runner = self._line, self._runner
-        if line is None or line.wants_writing or runner.waits:
+        if line is None or line.wants_writing or runner.is_pressed:
             return
         pause_s = rest_s(running=len(runner.running), mean_run_s=runner.mean_run_s)
         if runner.next_deadline is not None:

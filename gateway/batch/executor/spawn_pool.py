@@ -5,11 +5,14 @@ import logging
 import os
 import signal
 import socket
+import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from struct import pack
 from typing import Final
 
+from gateway.batch.executor import processes
 from gateway.batch.executor.frames import Unframer
 from gateway.batch.executor.spawn_server import (
     FILES_PER_MESSAGE,
@@ -25,13 +28,19 @@ from gateway.batch.executor.spawn_server import (
 log = logging.getLogger("executor")
 
 SERVERS: Final = 2
+ANSWER_S_MAX: Final = 30.0
+"""A server that says nothing for so long, or takes nothing, is stopped or stuck."""
 MESSAGE_BYTES_MAX: Final = 1_048_576  # unless one order alone has more
 _PR_SET_PDEATHSIG: Final = 1
 
 
 @dataclass(slots=True)
 class _Line:
-    """The executor's end of the line to one server. busy: how many orders are not answered."""
+    """The executor's end of the line to one server.
+
+    busy: how many orders are not answered. heard_at: when it said something last, or was asked for
+    something after it had answered all; monotonic seconds.
+    """
 
     pid: int
     socket: socket.socket
@@ -40,6 +49,7 @@ class _Line:
     kill: list[int] = field(default_factory=list)
     numbers: set[int] = field(default_factory=set)
     busy: int = 0
+    heard_at: float = 0.0
 
 
 class SpawnPool:
@@ -61,13 +71,18 @@ class SpawnPool:
     def order(self, order: Order, files: Sequence[int]) -> None:
         """Have a command spawned once `flush` is called; its files are to be open until then."""
         line = min(self._lines, key=lambda each: (each.busy, len(each.numbers)))
+        if not line.busy:
+            line.heard_at = time.monotonic()
         line.busy += 1
         line.numbers.add(order.number)
         line.orders.append((order, files))
         self._by_number[order.number] = line
 
     def kill(self, number: int) -> None:
-        """Have a command killed that was spawned, and its process group, once `flush` is called."""
+        """Have a command and its process group killed, once `flush` is called.
+
+        If it is not spawned yet, it is not to be.
+        """
         line = self._by_number.get(number)
         if line is not None:
             line.kill.append(number)
@@ -83,15 +98,19 @@ class SpawnPool:
                 try:
                     _send(line.socket, framed(asked), files)
                 except OSError as error:
-                    raise RuntimeError("a spawn server has ended") from error
+                    raise RuntimeError("a spawn server takes nothing") from error
 
     def hear(self) -> Iterator[Report]:
         """What they have told since. Raises RuntimeError if one has ended."""
+        now = time.monotonic()
         for line in self._lines:
+            if line.busy and now - line.heard_at > ANSWER_S_MAX:
+                raise RuntimeError("a spawn server does not answer")
             with suppress(BlockingIOError):
                 data = line.socket.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT)
                 if not data:
                     raise RuntimeError("a spawn server has ended")
+                line.heard_at = now
                 for body in line.unframer.feed(data):
                     report = read_report(body)
                     self._note(line, report)
@@ -105,10 +124,11 @@ class SpawnPool:
             self._by_number.pop(number, None)
 
     def close(self) -> None:
-        """Have them end, and wait for it; what they spawned runs on, adopted by this process."""
+        """End them; what they spawned runs on, adopted by this process."""
         while self._lines:
             line = self._lines.pop()
             line.socket.close()
+            processes.kill(line.pid)  # it may be stopped, and has nothing to lose
             with suppress(ChildProcessError):
                 os.waitpid(line.pid, 0)
 
@@ -140,6 +160,8 @@ def _fork(*, keep: Collection[int]) -> _Line:
     pid = os.fork()
     if pid:
         theirs.close()
+        # Not `settimeout`, which would have every look for a report wait, too.
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, pack("@ll", int(ANSWER_S_MAX), 0))
         return _Line(pid, ours)
     code = 1
     try:

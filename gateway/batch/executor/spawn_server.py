@@ -5,14 +5,16 @@ until that is over, for it runs first where it was made. Meanwhile the loop coul
 another processor nothing either.
 
 Why it enters the control group of an attempt rather than the executor: it has one thread to move
-and nothing to lose but what runs. Were all memory of the group used up before it has left, some
-0.05 ms, the kernel could choose to kill it; then the executor ends, too, as if it were killed.
+and nothing to lose but what runs. Were all memory of the group used up before it has left, in
+less than a millisecond or, on a machine that is overloaded, some, the kernel could choose to kill
+it; then the executor ends, too, as if it were killed.
 
 It knows nothing of attempts: only numbers, words and files. What it spawns is its child, so that
 the pid is nobody else's until it has waited for it. That is why it is asked to kill, and nobody
 else does so by pid. What the spawned processes leave behind is adopted by the executor.
 """
 
+import errno
 import logging
 import os
 import selectors
@@ -43,8 +45,8 @@ WORDS_BYTES_MAX: Final = 8_388_608
 """The most that the words of a command may have: more than Linux gives to any process."""
 FILE_MAX: Final = 9
 """The highest number that a file of a command has."""
-# Python ignores these; a command expects them as the system has them.
-RESET_SIGNALS: Final = (signal.SIGPIPE, signal.SIGXFSZ)
+# Python ignores some, and whoever started us may ignore others; a command expects none ignored.
+RESET_SIGNALS: Final = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 # What a signal to all processes of the executor's session is to leave to the executor.
 LEFT_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -133,6 +135,7 @@ class SpawnServer:
         self._out = bytearray()
         self._files: deque[int] = deque()
         self._orders: deque[Order] = deque()
+        self._cancelled: set[int] = set()  # of these
         self._numbers: dict[int, int] = {}  # by pid
         self._pids: dict[int, int] = {}  # by number
         self._visitor = Visitor()
@@ -169,9 +172,11 @@ class SpawnServer:
     def _hear(self) -> bool:
         """Take in what is asked for; False at the end of the line."""
         # Why not `socket.recv_fds`: it passes the flag over, and commands would have the files.
-        data, sent, _, _ = self._line.recvmsg(
+        data, sent, flags, _ = self._line.recvmsg(
             RECEIVE_BYTES, FILES_BYTES_MAX, socket.MSG_CMSG_CLOEXEC
         )
+        if flags & socket.MSG_CTRUNC:  # whose files came could not be told any more
+            raise RuntimeError("no file of a command can be opened here")
         for _, _, files in sent:
             self._files += array("i", files)
         for body in self._unframer.feed(data):
@@ -181,6 +186,8 @@ class SpawnServer:
                 if number in self._pids:
                     processes.kill(self._pids[number])
                     processes.kill_group(self._pids[number])
+                elif any(order.number == number for order in self._orders):
+                    self._cancelled.add(number)
         return bool(data)
 
     def _spawn_some(self) -> Report:
@@ -192,6 +199,9 @@ class SpawnServer:
             order = self._orders.popleft()
             files = [self._files.popleft() for _ in order.files]
             try:
+                if order.number in self._cancelled:
+                    self._cancelled.remove(order.number)
+                    raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
                 pid = self._spawn(order, files)
             except (OSError, ValueError) as error:
                 code = error.errno or 0 if isinstance(error, OSError) else 0

@@ -74,6 +74,17 @@ def processes_that_say(mark: str) -> list[int]:
     return found
 
 
+def servers_of(engine: LocalEngine) -> list[int]:
+    """The spawn servers of an executor: its children that are what it is."""
+    words = Path(f"/proc/{engine.executor_pid}/cmdline").read_bytes()
+    return [
+        each.pid
+        for each in all_processes()
+        if each.parent == engine.executor_pid
+        and Path(f"/proc/{each.pid}/cmdline").read_bytes() == words
+    ]
+
+
 def sleeper() -> str:
     """A command that no other process on this machine has: its own number of seconds."""
     return f"sleep {100_000 + time.monotonic_ns() / 1e9:.9f}"

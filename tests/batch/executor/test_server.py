@@ -19,8 +19,10 @@ from gateway.batch.executor.spawn_pool import SpawnPool
 from gateway.clock import now
 from tests.batch.executor.executors import (
     is_gone,
+    kill_process,
     local_engine,
     processes_that_say,
+    servers_of,
     sleeper,
     until,
 )
@@ -41,6 +43,15 @@ import sys
 from gateway.batch.executor import __main__, server
 
 server.rest_s = lambda *, running, mean_run_s: 1_000.0 * (running >= server.RESTS_FROM)
+sys.exit(__main__.main())
+"""
+
+# An executor on a machine without control groups.
+NO_GROUPS = """
+import sys
+from gateway.batch.executor import __main__, control_groups
+
+control_groups.ControlGroups.claim = lambda self: None
 sys.exit(__main__.main())
 """
 
@@ -202,6 +213,32 @@ async def test_an_executor_that_cannot_go_on_leaves_nothing_running(root: Path) 
     async with local_engine(root, isolation="none") as engine:
         ended = await Watch(engine).ended([running, last])
         assert {each.cause for each in ended} == {Cause.INFRA_LOST}
+
+
+@pytest.mark.anyio
+async def test_nothing_outlives_a_spawn_server_where_there_are_no_control_groups(
+    root: Path,
+) -> None:
+    command = sleeper()
+    shows_nothing = f"cd /; exec setsid env -i {command} </dev/null >/dev/null 2>&1"
+    running = launch(f"( ({shows_nothing}) & ); exec sleep 1000")
+
+    def has_settled() -> bool:
+        found = processes_that_say(command)
+        return [Path(f"/proc/{pid}/comm").read_text() for pid in found] == ["sleep\n"]
+
+    async with (
+        executor_of(NO_GROUPS, root),
+        open_local_engine(root, isolation="none", capacity=4, linger_s=0) as engine,
+    ):
+        watch = Watch(engine)
+        await engine.start([running])
+        await watch.started([running])
+        await until(has_settled)
+        for server_pid in servers_of(engine):
+            kill_process(server_pid)
+        assert [each.cause for each in await watch.ended([running])] == [Cause.INFRA_LOST]
+        assert processes_that_say(command) == []
 
 
 def test_what_is_stopped_while_it_waits_for_its_process_never_started(tmp_path: Path) -> None:

@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from gateway.batch.engines import Cause, Container, Launch, Limits
-from gateway.batch.engines.local import LocalEngine
+from gateway.batch.executor import spawn_pool
 from gateway.batch.executor.containers import Containers
 from gateway.batch.executor.control_groups import open_control_groups
 from gateway.batch.executor.folders import ATTEMPTS, SCRATCH
 from gateway.batch.executor.isolation import Isolation
-from gateway.batch.executor.processes import all_processes, find_process
+from gateway.batch.executor.processes import find_process
 from gateway.batch.executor.runner import ORDERED_MAX, Runner
 from gateway.batch.executor.spawn_pool import SpawnPool
 from gateway.batch.executor.spawn_server import (
@@ -37,6 +37,7 @@ from tests.batch.executor.executors import (
     kill_process,
     local_engine,
     processes_that_say,
+    servers_of,
     sleeper,
     until,
 )
@@ -51,6 +52,7 @@ ADOPTING = """
 import sys, time
 from pathlib import Path
 from gateway.batch.executor import processes
+from gateway.batch.executor import spawn_pool
 from gateway.batch.executor.control_groups import open_control_groups
 from gateway.batch.executor.folders import ATTEMPTS
 from gateway.batch.executor.isolation import Isolation
@@ -247,6 +249,37 @@ def test_a_server_that_nobody_hears_goes_on_hearing(pool: SpawnPool, tmp_path: P
     assert [codes[UNHEARD + each] for each in range(3)] == [3, 4, 5]
 
 
+def test_what_is_killed_before_it_is_spawned_never_begins(pool: SpawnPool, tmp_path: Path) -> None:
+    for server in pool.pids:
+        os.kill(server, signal.SIGSTOP)
+    for number in (1, 2, 3):
+        files = [os.open(tmp_path / str(number), os.O_RDWR | os.O_CREAT)]
+        pool.order(order(number, f"echo {number}", work=tmp_path, files=(1,)), files)
+    pool.kill(2)
+    pool.flush()
+    for server in pool.pids:
+        os.kill(server, signal.SIGCONT)
+    heard = hear(pool, lambda heard: len(heard.ended) == 2)
+    assert exit_codes(heard) == {1: 0, 3: 0}
+    assert [(each.number, each.code) for each in heard.not_spawned] == [(2, errno.ECANCELED)]
+    assert [(tmp_path / str(each)).read_text() for each in (1, 2, 3)] == ["1\n", "", "3\n"]
+
+
+def test_a_server_that_is_stopped_is_ended(
+    pool: SpawnPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for server in pool.pids:
+        os.kill(server, signal.SIGSTOP)
+    pool.order(order(1, "true", work=tmp_path), ())
+    pool.flush()
+    assert list(pool.hear()) == []
+    monkeypatch.setattr(spawn_pool, "ANSWER_S_MAX", 0.0)
+    with pytest.raises(RuntimeError, match="does not answer"):
+        list(pool.hear())
+    pool.close()
+    assert all(is_gone(server) for server in pool.pids)
+
+
 # Under the runner ---------------------------------------------------------------------------------
 
 
@@ -352,17 +385,6 @@ def test_no_variable_is_left_of_a_container_that_could_not_be_spawned(
 
 
 # In an executor -----------------------------------------------------------------------------------
-
-
-def servers_of(engine: LocalEngine) -> list[int]:
-    """The spawn servers of an executor: its children that are what it is."""
-    words = Path(f"/proc/{engine.executor_pid}/cmdline").read_bytes()
-    return [
-        each.pid
-        for each in all_processes()
-        if each.parent == engine.executor_pid
-        and Path(f"/proc/{each.pid}/cmdline").read_bytes() == words
-    ]
 
 
 def groups_of(pid: int) -> str:

@@ -196,8 +196,10 @@ class Campaign:
 
         None if it has died already, while it took in what the one before had left.
         """
-        self._kill_executor()
         root = self._gateway.data.absolute() / "engine"
+        former = processes_that_say(f"--detach --root {root}")
+        self._kill_executor()
+        self._await_death(point, partial(_are_gone, former))  # they hold its folder until then
         arguments = ["--detach", "--root", str(root), "--isolation", self._plan.isolation]
         command = crash_points.command(point, times=times, arguments=arguments)
         done = subprocess.run(

@@ -52,7 +52,7 @@ PLACES = {
     "confirm": Around("gateway", "gateway.events.marker", "Marker._mark"),
     "journal": Around("executor", "gateway.batch.executor.journal", "Journal.write"),
     "order": Around("executor", "gateway.batch.executor.spawn_pool", "_send"),
-    "spawn": Around("executor", "gateway.batch.executor.spawn_server", "_spawn"),
+    "spawn": Around("executor", "gateway.batch.executor.spawn_server", "_execute"),
     "outcome": Around("executor", "gateway.batch.executor.ledger", "Ledger.end"),
 }
 POINTS = tuple(f"{moment} {place}" for place in PLACES for moment in ("before", "after"))

@@ -5,7 +5,6 @@ way are answered, then the loops end. Running commands go on; the next start fin
 """
 
 import fcntl
-import gc
 import os
 import resource
 import signal
@@ -57,6 +56,7 @@ from gateway.cmq.push import pusher
 from gateway.cmq.push.addresses import Reach
 from gateway.cmq.push.secrets import Secrets
 from gateway.cmq.tdmq.api import build_service
+from gateway.collector import spare_what_stays
 from gateway.config import Settings, SettingsError
 from gateway.context import Edge
 from gateway.events import relay
@@ -445,18 +445,6 @@ def copies_of(listener: socket.socket) -> list[socket.socket]:
     return [listener, *(listener.dup() for _ in range(ACCEPTED_AT_ONCE - 1))]
 
 
-def _spare_what_stays() -> None:
-    """Have the garbage collector leave alone what was made until now, most of all the policies.
-
-    Why: with ten thousand statements a full collection takes a tenth of a second, every few
-    seconds, and finds nothing; meanwhile nobody is answered. And of 64 calls under way each has
-    hundreds of objects, which stay until it is answered: they are looked for less often.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 20)
-
-
 async def _serve_until_signal(
     health: Health, apps: list[tuple[Any, list[socket.socket]]], *, drain: Callable[[], None]
 ) -> None:
@@ -484,7 +472,7 @@ async def _serve_until_signal(
         async with anyio.create_task_group() as tasks:
             for server, listeners in servers:
                 tasks.start_soon(partial(server.serve, sockets=listeners))
-            _spare_what_stays()
+            spare_what_stays()
             health.ready()
             host, port = apps[0][1][0].getsockname()[:2]
             management_port = apps[1][1][0].getsockname()[1]

@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from gateway.batch.executor.processes import all_processes
+from tests.batch.executor.executors import servers_of
 from tests.bench.measure import Result, in_turn, peak_mb, private_mb, show, used_seconds
 from tests.support import raw_client
 from tests.support.classic import NO_MESSAGE, ClassicClient, ClassicRefused
@@ -144,7 +144,7 @@ def job_runner(gateway: Gateway, env_id: str, count: int) -> Callable[[], Result
 
     def run() -> Result:
         executor = executor_of(gateway)
-        servers = spawn_servers_of(executor)
+        servers = servers_of(executor)
         pids = {"gateway": [gateway.pid], "executor": [executor, *servers]}
         used = {name: sum(map(used_seconds, each)) for name, each in pids.items()}
         began = time.monotonic()
@@ -203,13 +203,6 @@ def executor_of(gateway: Gateway) -> int:
     """The pid of the executor, as the gateway logged it last."""
     lines = [line for line in gateway.log.splitlines() if "executor_connected" in line]
     return int(lines[-1].partition('"pid": ')[2].partition(",")[0])
-
-
-def spawn_servers_of(executor: int) -> list[int]:
-    """The pids of the children that spawn for an executor: they were begun with the same words."""
-    words = Path(f"/proc/{executor}/cmdline").read_bytes()
-    children = [each.pid for each in all_processes() if each.parent == executor]
-    return [pid for pid in children if Path(f"/proc/{pid}/cmdline").read_bytes() == words]
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import argparse
 import fcntl
-import gc
 import logging
 import os
 import signal
@@ -26,6 +25,7 @@ from gateway.batch.executor.runner import Runner
 from gateway.batch.executor.server import Server
 from gateway.batch.executor.spawn_pool import SpawnPool
 from gateway.clock import now
+from gateway.collector import spare_what_stays
 
 log = logging.getLogger("executor")
 
@@ -165,13 +165,6 @@ def _open_ledger(root: Path) -> Ledger:
     return Ledger(journal, boot_id=processes.boot_id(), clock=now)
 
 
-def _spare_what_stays() -> None:
-    """Have the garbage collector leave alone what was made until now, and look less often."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 20)
-
-
 def _serve(root: Path, *, lock: int, isolation: str, linger_s: float) -> None:
     """Serve until there is nothing to stay for. Raises IsolationUnavailable or OSError.
 
@@ -191,7 +184,7 @@ def _serve(root: Path, *, lock: int, isolation: str, linger_s: float) -> None:
     nothing_runs = False
     try:
         groups.claim()
-        _spare_what_stays()
+        spare_what_stays()
         # From here on: they are where this process is now.
         with closing(SpawnPool(keep=[lock])) as pool:
             server = Server(

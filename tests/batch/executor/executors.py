@@ -74,15 +74,11 @@ def processes_that_say(mark: str) -> list[int]:
     return found
 
 
-def servers_of(engine: LocalEngine) -> list[int]:
-    """The spawn servers of an executor: its children that are what it is."""
-    words = Path(f"/proc/{engine.executor_pid}/cmdline").read_bytes()
-    return [
-        each.pid
-        for each in all_processes()
-        if each.parent == engine.executor_pid
-        and Path(f"/proc/{each.pid}/cmdline").read_bytes() == words
-    ]
+def servers_of(executor: int) -> list[int]:
+    """The pids of an executor's spawn servers: its children that are what it is."""
+    words = Path(f"/proc/{executor}/cmdline").read_bytes()
+    children = [each.pid for each in all_processes() if each.parent == executor]
+    return [pid for pid in children if Path(f"/proc/{pid}/cmdline").read_bytes() == words]
 
 
 def sleeper() -> str:

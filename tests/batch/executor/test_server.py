@@ -75,7 +75,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from gateway.batch.engines import Ended
 from gateway.batch.executor import server
-from gateway.batch.executor import server
 from gateway.batch.executor.control_groups import open_control_groups
 from gateway.batch.executor.isolation import Isolation
 from gateway.batch.executor.journal import Journal
@@ -235,7 +234,7 @@ async def test_nothing_outlives_a_spawn_server_where_there_are_no_control_groups
         await engine.start([running])
         await watch.started([running])
         await until(has_settled)
-        for server_pid in servers_of(engine):
+        for server_pid in servers_of(engine.executor_pid):
             kill_process(server_pid)
         assert [each.cause for each in await watch.ended([running])] == [Cause.INFRA_LOST]
         assert processes_that_say(command) == []

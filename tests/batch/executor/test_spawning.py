@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -52,7 +53,6 @@ ADOPTING = """
 import sys, time
 from pathlib import Path
 from gateway.batch.executor import processes
-from gateway.batch.executor import spawn_pool
 from gateway.batch.executor.control_groups import open_control_groups
 from gateway.batch.executor.folders import ATTEMPTS
 from gateway.batch.executor.isolation import Isolation
@@ -77,7 +77,7 @@ def order(words):
     return attempt.attempt_id
 
 ending = order("true")
-while not runner._ending:
+while runner.running[ending].status is None:
     runner.hear()
 daemon = order(
     f"( (cd /; exec env -i {command} </dev/null >/dev/null 2>&1) & ); exec sleep 1000"
@@ -265,6 +265,34 @@ def test_what_is_killed_before_it_is_spawned_never_begins(pool: SpawnPool, tmp_p
     assert [(tmp_path / str(each)).read_text() for each in (1, 2, 3)] == ["1\n", "", "3\n"]
 
 
+def test_a_command_ignores_no_signal_although_we_do(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGQUIT, signal.SIG_IGN)
+    try:
+        with closing(SpawnPool(1)) as pool:
+            words = "sed -n s/SigIgn://p /proc/self/status > ignored"
+            pool.order(order(1, words, work=tmp_path), ())
+            pool.flush()
+            assert exit_codes(hear(pool, lambda heard: bool(heard.ended))) == {1: 0}
+    finally:
+        signal.signal(signal.SIGQUIT, before)
+    ignored = int((tmp_path / "ignored").read_text(), base=16)
+    assert [each for each in signal.valid_signals() if ignored >> (each - 1) & 1] == []
+
+
+def test_a_server_that_can_open_no_more_files_mixes_none_up(
+    pool: SpawnPool, tmp_path: Path
+) -> None:
+    for server in pool.pids:
+        resource.prlimit(server, resource.RLIMIT_NOFILE, (20, 20))
+    for number in range(20):
+        files = [os.open(tmp_path / str(number), os.O_RDWR | os.O_CREAT)]
+        pool.order(order(number, f"echo {number}", work=tmp_path, files=(1,)), files)
+    pool.flush()
+    with pytest.raises(RuntimeError, match="spawn server"):
+        hear(pool, lambda _: False)
+    assert all(not each.read_bytes() for each in tmp_path.iterdir())
+
+
 def test_a_server_that_is_stopped_is_ended(
     pool: SpawnPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -399,7 +427,7 @@ async def test_an_executor_whose_spawn_server_ends_is_followed_by_another(tmp_pa
         watch, first = Watch(engine), engine.executor_pid
         await engine.start(running)
         await watch.started(running)
-        server = servers_of(engine)[0]
+        server = servers_of(engine.executor_pid)[0]
         kill_process(server)
         await watch.reconnected()
         assert {each.cause for each in await watch.ended(running)} == {Cause.INFRA_LOST}
@@ -415,7 +443,7 @@ async def test_spawn_servers_end_with_their_executor_and_hold_its_lock_until_the
     tmp_path: Path,
 ) -> None:
     async with local_engine(tmp_path / "engine", isolation="none") as engine:
-        servers = servers_of(engine)
+        servers = servers_of(engine.executor_pid)
         lock = os.stat(tmp_path / "engine" / "executor.lock")
         for server in servers:
             held = [os.stat(f"/proc/{server}/fd/{fd}") for fd in os.listdir(f"/proc/{server}/fd")]
@@ -433,12 +461,12 @@ async def test_no_spawn_server_stays_in_a_group_of_an_attempt(tmp_path: Path) ->
         watch = Watch(engine)
         await engine.start(attempts)
         await watch.started(attempts)
-        homes = {groups_of(pid) for pid in servers_of(engine)}
+        homes = {groups_of(pid) for pid in servers_of(engine.executor_pid)}
         assert homes == {groups_of(engine.executor_pid)}
         await engine.stop([each.attempt_id for each in attempts])
         ended = await watch.ended(attempts)
         assert {each.cause for each in ended} == {Cause.TERMINATED}
-        assert all(find_process(pid) is not None for pid in servers_of(engine))
+        assert all(find_process(pid) is not None for pid in servers_of(engine.executor_pid))
 
 
 @pytest.mark.anyio

@@ -44,6 +44,7 @@ FILES_PER_GROUP: Final = 8
 GROUPS_WITH_FILES_MAX: Final = 1_024
 VISITED_MAX: Final = 512
 V2: Final = 2
+DOORS: Final = {1: "tasks", V2: "cgroup.procs"}
 NOBODY_COUNTED: Final = "0\n"
 Reader = Callable[[str], str]
 
@@ -78,8 +79,13 @@ class Group:
 
     @property
     def doors(self) -> tuple[str, ...]:
-        """The files by which a process that writes "0" into each puts itself into it."""
-        return tuple(f"{folder}/cgroup.procs" for folder in self.folders)
+        """The files by which a process of one thread puts itself into it: it writes "0" into each.
+
+        Why `tasks` where there is one: whoever moves but itself does not hold up every fork and end
+        on the machine meanwhile, as a move of processes does.
+        """
+        trees = zip(self.trees, self.folders, strict=True)
+        return tuple(f"{folder}/{DOORS[tree.version]}" for tree, folder in trees)
 
     def kill(self) -> None:
         """Send SIGKILL to every process in it; no other can be started meanwhile.

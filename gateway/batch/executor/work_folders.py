@@ -8,7 +8,8 @@ thread of their own.
 
 The whole folder of an attempt that wrote nothing, logs and all, serves another attempt too, if
 nobody else has files in it: in large jobs most are such, and to make a folder and two files costs a
-file system more than to run a small command.
+file system more than to run a small command. Of one that did so before it is known when it was
+changed last. If that was not since, it is as it was; no look into it could tell more.
 
 The folder `tmp` beside a work folder is what a sandboxed command has as its /tmp. It is moved aside
 and removed with all that is in it.
@@ -18,8 +19,10 @@ import os
 import queue
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from subprocess import SubprocessError
@@ -31,6 +34,18 @@ from gateway.batch.executor.removal import remove_empty, remove_trees
 SPARE_MAX: Final = 256
 _PASSABLE: Final = 0o711
 _OWN: Final = 0o700
+TICK_NS: Final = 20_000_000
+"""Two changes within this time may bear the same time: a kernel's clock for files is a coarse one."""
+_Changed = tuple[int, ...]
+"""When each part of an attempt's folder was changed last, in nanoseconds; () if nobody knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """The folder of an attempt, as new with all that is in it."""
+
+    path: str
+    changed: _Changed
 
 
 class WorkFolders:
@@ -40,7 +55,8 @@ class WorkFolders:
         self._aside = f"{root}/{SPARE}"
         self._names: Iterator[int] = count(1)
         self._spare: dict[int | None, list[str]] = {}  # work folders, by their users
-        self._whole: dict[int | None, list[str]] = {}  # attempts' folders with all that is in them
+        self._whole: dict[int | None, list[_Whole]] = {}
+        self._changed: dict[str, _Changed] = {}  # by the attempt's folder that it is now
         self._spare_count = 0
         self._to_remove: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._remover: threading.Thread | None = None
@@ -62,13 +78,14 @@ class WorkFolders:
         """
         work = f"{folder}/{WORK}"
         if not is_shut:
-            if whole := self._whole.get(user):
-                aside = whole.pop()
-                if self._move_whole(aside, folder):
+            if spare_wholes := self._whole.get(user):
+                whole = spare_wholes.pop()
+                if self._move_whole(whole.path, folder):
                     self._spare_count -= 1
+                    self._changed[folder] = whole.changed
                     return work
-                if os.path.exists(aside):  # something stood in its way
-                    whole.append(aside)
+                if os.path.exists(whole.path):  # something stood in its way
+                    spare_wholes.append(whole)
                 else:
                     self._spare_count -= 1
             spare = self._spare.get(user)
@@ -100,23 +117,36 @@ class WorkFolders:
         folder may go. Returns whether the work folder is gone.
         """
         work = f"{folder}/{WORK}"
+        known = self._changed.pop(folder, ())
+        may_serve = not is_shut and self._spare_count < SPARE_MAX
         try:
+            changed = _last_changes(folder) if may_serve and not has_files else ()
+            if changed and changed == known:
+                self._put_aside(_Whole(folder, known), user=user)
+                return True
             is_empty, is_new = _look_at(work, user=user)
             if not is_empty:
                 return False
-            serves_again = is_new and not is_shut and self._spare_count < SPARE_MAX
-            is_whole = serves_again and not has_files and _wrote_nothing(folder, user=user)
+            if is_new and changed and _wrote_nothing(folder, user=user):
+                self._put_aside(_Whole(folder, _as_known(changed)), user=user)
+                return True
             aside = f"{self._aside}/{next(self._names)}"
-            os.rename(folder if is_whole else work, aside)
+            os.rename(work, aside)
         except OSError:
             return remove_empty(work)
-        if serves_again:
-            spare = self._whole if is_whole else self._spare
-            spare.setdefault(user, []).append(aside)
+        if is_new and may_serve:
+            self._spare.setdefault(user, []).append(aside)
             self._spare_count += 1
         else:
             self._remove_empty(aside)
         return True
+
+    def _put_aside(self, whole: _Whole, *, user: int | None) -> None:
+        """Put the folder of an attempt where it waits for another. Raises OSError."""
+        aside = f"{self._aside}/{next(self._names)}"
+        os.rename(whole.path, aside)
+        self._whole.setdefault(user, []).append(replace(whole, path=aside))
+        self._spare_count += 1
 
     def end_tmp(self, folder: str) -> None:
         """Take the folder `tmp` of an attempt that is over, with all that is in it."""
@@ -161,6 +191,22 @@ def _look_at(work: str, *, user: int | None) -> tuple[bool, bool]:
         return True, is_new
     finally:
         os.close(folder)
+
+
+def _last_changes(folder: str) -> _Changed:
+    """When the names in an attempt's folder changed last, its work folder and its logs.
+
+    Of what is in it the kernel's own time is meant, which nobody can set: it tells of what was
+    written, of rights and owners, of other names. The folder itself bears that of its last move,
+    too; so it is the time that its owner could set. Raises OSError.
+    """
+    parts = [os.lstat(f"{folder}/{name}").st_ctime_ns for name in (WORK, *STREAMS)]
+    return (os.lstat(folder).st_mtime_ns, *parts)
+
+
+def _as_known(changed: _Changed) -> _Changed:
+    """Times by which a later change can be told; () if a later one could bear the same."""
+    return changed if max(changed) + TICK_NS < time.time_ns() else ()
 
 
 def _wrote_nothing(folder: str, *, user: int | None) -> bool:

@@ -9,6 +9,7 @@ import pytest
 
 from gateway.batch.engines import Cause
 from gateway.batch.engines.local import LocalEngine
+from gateway.batch.executor import work_folders
 from gateway.batch.executor.command import open_logs
 from gateway.batch.executor.folders import SPARE
 from gateway.batch.executor.isolation import NOBODY
@@ -135,6 +136,23 @@ def end_bare(folders: WorkFolders, folder: Path) -> bool:
     return folders.end(str(folder), user=None, is_shut=False, has_files=False)
 
 
+def with_known_logs(folders: WorkFolders, folder: Path) -> Path:
+    """A folder for an attempt, of which it is known how it was when it was looked at last."""
+    first = with_logs(folders, folder.parent / "before")
+    wait_for_a_later_file(folder.parent, than=first / "stderr")
+    assert end_bare(folders, first)
+    return with_logs(folders, folder)
+
+
+def wait_for_a_later_file(parent: Path, *, than: Path) -> None:
+    """Wait until a file that is made now is certainly told to be newer than another."""
+    newer = parent / "newer"
+    newer.touch()
+    while newer.stat().st_ctime_ns <= than.stat().st_ctime_ns + work_folders.TICK_NS:
+        newer.touch()
+    newer.unlink()
+
+
 def test_a_whole_folder_in_which_nothing_was_written_serves_again(
     folders: WorkFolders, tmp_path: Path
 ) -> None:
@@ -146,6 +164,20 @@ def test_a_whole_folder_in_which_nothing_was_written_serves_again(
     assert [identity(path) for path in [second, *sorted(second.iterdir())]] == numbers
 
 
+def test_a_whole_folder_is_looked_into_once(
+    folders: WorkFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = with_known_logs(folders, tmp_path / "a" / "1")
+    number = identity(folder)
+    monkeypatch.delattr(work_folders, "_look_at")
+    monkeypatch.delattr(work_folders, "_wrote_nothing")
+    for name in ("2", "3"):
+        assert end_bare(folders, folder)
+        folder = with_logs(folders, tmp_path / "a" / name)
+        assert identity(folder) == number
+
+
+@pytest.mark.parametrize("with_new", [with_logs, with_known_logs], ids=["new", "known"])
 @pytest.mark.parametrize(
     "change",
     [
@@ -161,22 +193,46 @@ def test_a_whole_folder_in_which_nothing_was_written_serves_again(
     ids=["stdout", "stderr", "mode", "owner", "link", "attribute", "more", "less"],
 )
 def test_a_folder_whose_logs_were_touched_stays(
-    folders: WorkFolders, tmp_path: Path, change: Callable[[Path], None]
+    folders: WorkFolders,
+    tmp_path: Path,
+    change: Callable[[Path], None],
+    with_new: Callable[[WorkFolders, Path], Path],
 ) -> None:
-    folder = with_logs(folders, tmp_path / "a" / "1")
+    folder = with_new(folders, tmp_path / "a" / "1")
     change(folder)
     there = {each.name for each in folder.iterdir()}
     assert end_bare(folders, folder)
     assert {each.name for each in folder.iterdir()} == there - {"work"}
 
 
+@pytest.mark.parametrize("with_new", [with_logs, with_known_logs], ids=["new", "known"])
 def test_a_folder_that_holds_what_the_command_left_stays(
-    folders: WorkFolders, tmp_path: Path
+    folders: WorkFolders, tmp_path: Path, with_new: Callable[[WorkFolders, Path], Path]
 ) -> None:
-    folder = with_logs(folders, tmp_path / "a" / "1")
+    folder = with_new(folders, tmp_path / "a" / "1")
     (folder / "work" / "left").touch()
     assert not end_bare(folders, folder)
     assert (folder / "work" / "left").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda work: work.chmod(0o755),
+        lambda work: os.setxattr(work, "user.mark", b"1"),
+        lambda work: os.chown(work, NOBODY, NOBODY),
+    ],
+    ids=["mode", "attribute", "owner"],
+)
+def test_a_known_folder_whose_work_folder_was_changed_never_serves_again(
+    folders: WorkFolders, tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    folder = with_known_logs(folders, tmp_path / "a" / "1")
+    change(folder / "work")
+    assert end_bare(folders, folder)
+    assert {each.name for each in folder.iterdir()} == {"stdout", "stderr"}
+    second = with_logs(folders, tmp_path / "a" / "2")
+    assert (second / "work").stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.anyio

@@ -40,7 +40,7 @@ PREFIX: Final = "attempt-"
 KEPT_MAX: Final = 64
 # What a group may still hold, cached files mostly, and yet serve another attempt.
 KEPT_BYTES_MAX: Final = 16_777_216
-FILES_PER_GROUP: Final = 8
+FILES_PER_GROUP: Final = 4
 GROUPS_WITH_FILES_MAX: Final = 1_024
 VISITED_MAX: Final = 512
 V2: Final = 2

@@ -278,7 +278,7 @@ def read(path: str) -> str:
 
 
 class KeptFiles:
-    """A group's kernel files, each opened when it is first used and then kept open.
+    """Files of groups, each opened when it is first used and then kept open.
 
     Not to read `cgroup.procs` by: v1 shows the same list to one opening for up to a second.
     """

@@ -1,9 +1,7 @@
 """The pool of spawn servers, as the executor sees it."""
 
-import ctypes
 import logging
 import os
-import signal
 import socket
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -31,7 +29,6 @@ SERVERS: Final = 2
 ANSWER_S_MAX: Final = 30.0
 """A server that says nothing for so long, or takes nothing, is stopped or stuck."""
 MESSAGE_BYTES_MAX: Final = 1_048_576  # unless one order alone has more
-_PR_SET_PDEATHSIG: Final = 1
 
 
 @dataclass(slots=True)
@@ -165,7 +162,7 @@ def _fork(*, keep: Collection[int]) -> _Line:
         return _Line(pid, ours)
     code = 1
     try:
-        _end_with(executor)
+        processes.die_with(executor)
         _close_all_but({0, 1, 2, theirs.fileno(), *keep})
         SpawnServer(theirs).run()
         code = 0
@@ -173,13 +170,6 @@ def _fork(*, keep: Collection[int]) -> _Line:
         log.exception("spawn_server_failed")
     finally:
         os._exit(code)
-
-
-def _end_with(executor: int) -> None:
-    """Be killed when the executor is."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0 or os.getppid() != executor:
-        os._exit(1)
 
 
 def _close_all_but(keep: Collection[int]) -> None:

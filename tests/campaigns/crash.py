@@ -196,11 +196,10 @@ class Campaign:
 
         None if it has died already, while it took in what the one before had left.
         """
-        root = self._gateway.data.absolute() / "engine"
-        former = processes_that_say(f"--detach --root {root}")
         self._kill_executor()
-        self._await_death(point, partial(_are_gone, former))  # they hold its folder until then
-        arguments = ["--detach", "--root", str(root), "--isolation", self._plan.isolation]
+        self._await_death(point, self._no_executor_is_left)  # they hold its folder until then
+        root = self._executor_root
+        arguments = ["--detach", "--root", root, "--isolation", self._plan.isolation]
         command = crash_points.command(point, times=times, arguments=arguments)
         done = subprocess.run(
             command,
@@ -236,11 +235,24 @@ class Campaign:
 
     def _kill_executor(self) -> None:
         """Kill one of its processes, and so all: itself, or one that spawns for it."""
-        root = self._gateway.data.absolute() / "engine"
-        if pids := processes_that_say(f"--detach --root {root}"):
+        if pids := self._executors():
             kill_process(self._random.choice(sorted(pids)))
             self.report.executor_kills += 1
         self._pause(EXECUTOR_GONE_S)
+
+    @property
+    def _executor_root(self) -> str:
+        return str(self._gateway.data.absolute() / "engine")
+
+    def _executors(self) -> list[int]:
+        return processes_that_say(f"--detach --root {self._executor_root}")
+
+    def _no_executor_is_left(self) -> bool:
+        """Kill what there is; whether there was nothing: a gateway may have died starting one."""
+        pids = self._executors()
+        for pid in pids:
+            kill_process(pid)
+        return not pids
 
     def audit_rows(self, books: audit.Books) -> None:
         """Hold what the users and the witness know against what the gateway has written."""

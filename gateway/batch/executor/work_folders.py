@@ -35,7 +35,7 @@ SPARE_MAX: Final = 256
 _PASSABLE: Final = 0o711
 _OWN: Final = 0o700
 TICK_NS: Final = 20_000_000
-"""Two changes within this time may bear the same time: a kernel's clock for files is a coarse one."""
+"""Two changes within this time may bear the same time: a kernel's clock for files is coarse."""
 _Changed = tuple[int, ...]
 """When each part of an attempt's folder was changed last, in nanoseconds; () if nobody knows."""
 

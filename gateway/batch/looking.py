@@ -17,7 +17,7 @@ A round whose transactions may have brought about more than this is followed by 
 """
 
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from gateway.batch.slots import FreeNodes, QueuedTask
@@ -49,11 +49,12 @@ NOTHING_NEW = Outlook((), frozenset(), (), {}, (), (), saw_all=True, only_task=F
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """The last look. waiting: the jobs that may wait for room by now."""
+    """The last look. waiting: the jobs that may wait for room by now. only_task: see `Outlook`."""
 
     at: datetime
     calls: int
     waiting: frozenset[str]
+    only_task: bool
 
 
 class Lookout:
@@ -83,18 +84,24 @@ class Lookout:
             return False
         return not known.waiting or (len(job_ids) == 1 and known.waiting == job_ids)
 
+    @property
+    def is_only_task(self) -> bool:
+        """Whether the last round did without a look, and one task is all that waits."""
+        return self.skipped and self._known is not None and self._known.only_task
+
     def note_look(self, outlook: Outlook, *, calls: int, now: datetime) -> None:
         """Note what a look found. calls, now: as they were before it."""
         self._known = None
         in_order = outlook.only_task or all(task.env_id is None for task in outlook.waiting)
         if outlook.saw_all and in_order and not (outlook.due or outlook.sick):
-            self._known = _Known(now, calls, frozenset(task.job_id for task in outlook.waiting))
+            waiting = frozenset(task.job_id for task in outlook.waiting)
+            self._known = _Known(now, calls, waiting, outlook.only_task)
 
     def note_waiting(self, job_ids: Iterable[str]) -> None:
         """Note that these jobs, too, may wait for room now."""
         known = self._known
         if known is not None:
-            self._known = _Known(known.at, known.calls, known.waiting.union(job_ids))
+            self._known = replace(known, waiting=known.waiting.union(job_ids))
 
     def forget(self) -> None:
         """Have the next round look, whatever it hears."""

@@ -25,16 +25,40 @@ class Placed(NamedTuple):
 
 
 def place(
-    changes: JobChanges, room: Room, *, catalogue: Catalogue, sick: Sequence[str]
+    changes: JobChanges,
+    room: Room,
+    *,
+    catalogue: Catalogue,
+    sick: Sequence[str],
+    is_only_task: bool = False,
 ) -> list[Placed]:
     """Put runnable instances on nodes as far as there is room, which they use up.
 
     sick: jobs that are left alone for now; the nodes that they wait for are not kept for them.
+    is_only_task: whether one open task of this job is all that waits.
     """
     if changes.terminating or changes.state in OVER or room.places <= 0:
         return []
-    changes.save()
     placed: list[Placed] = []
+    for task in _tasks_to_place(changes, room, sick=sick, is_only_task=is_only_task):
+        if task.env_id is None and not _can_be_made(changes, task, catalogue=catalogue):
+            continue
+        wanted = _wanted(task)
+        on_nodes = _place_task(changes, task, room, wanted=wanted)
+        placed += on_nodes
+        if room.places <= 0 or (task.env_id is None and len(on_nodes) < wanted):
+            break  # what comes behind does not overtake a large one
+    return placed
+
+
+def _tasks_to_place(
+    changes: JobChanges, room: Room, *, sick: Sequence[str], is_only_task: bool
+) -> Sequence[Task]:
+    """The tasks that may have something to place, in their order."""
+    known = [*changes.tasks.values()]
+    if is_only_task and len(known) == 1 and known[0].env_id is not None:
+        return known  # for an elastic one it may not be time yet
+    changes.save()
     keys = {
         "urgency": changes.job.priority,
         "since": changes.job.created_at,
@@ -44,16 +68,7 @@ def place(
     }
     positions = changes.positions(TASKS_TO_PLACE, **keys)
     changes.load_tasks(positions)
-    for position in positions:
-        task = changes.tasks[position]
-        if task.env_id is None and not _can_be_made(changes, task, catalogue=catalogue):
-            continue
-        wanted = _wanted(task)
-        on_nodes = _place_task(changes, task, room, wanted=wanted)
-        placed += on_nodes
-        if room.places <= 0 or (task.env_id is None and len(on_nodes) < wanted):
-            break  # what comes behind does not overtake a large one
-    return placed
+    return [changes.tasks[position] for position in positions]
 
 
 def _wanted(task: Task) -> int:

@@ -288,6 +288,7 @@ class Scheduler:
                 reserved=reserved.get(job_id),
                 slots=slots,
                 sick=outlook.sick,
+                is_only_task=self._lookout.is_only_task,
             )
             try:
                 moved[job_id] = await self._store.write(function)
@@ -300,10 +301,14 @@ class Scheduler:
                 self._note_sick(job_id)
 
         now = self._clock()
+        job_ids = dict.fromkeys([*others, *by_job])
+        to_move = [job_id for job_id in job_ids if not self._is_sick(job_id, now=now)]
+        if len(to_move) == 1:  # most rounds under load, and a group costs as much as a statement
+            await move(to_move[0])
+            return moved
         async with anyio.create_task_group() as tasks:
-            for job_id in dict.fromkeys([*others, *by_job]):
-                if not self._is_sick(job_id, now=now):
-                    tasks.start_soon(move, job_id)
+            for job_id in to_move:
+                tasks.start_soon(move, job_id)
         return moved
 
     def _move_job(
@@ -315,6 +320,7 @@ class Scheduler:
         reserved: Room | None,
         slots: Slots,
         sick: Sequence[str],
+        is_only_task: bool,
     ) -> Moved:
         changes = open_job(tx, job_id, now=self._clock(), new_id=self._new_id, append=self._append)
         if changes is None:
@@ -330,7 +336,9 @@ class Scheduler:
         if reserved is not None:
             room.add(reserved)
         try:
-            placed = place(changes, room, catalogue=self._catalogue, sick=sick)
+            placed = place(
+                changes, room, catalogue=self._catalogue, sick=sick, is_only_task=is_only_task
+            )
             changes.close()
         except BaseException:  # the store may run this again, with what is reserved
             slots.give_back(owner_uin, rest)

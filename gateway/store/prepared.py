@@ -21,6 +21,9 @@ from sqlalchemy.engine import IteratorResult
 from sqlalchemy.engine.result import SimpleResultMetaData
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.types import TypeEngine
+
+from gateway.store.schema import Moment, to_microseconds, to_moment
 
 Converters = tuple[tuple[int, Callable[[Any], Any]], ...]
 Row = Mapping[str, Any]
@@ -241,9 +244,7 @@ def prepare(statement: Executable, names: tuple[str, ...], *, dialect: Dialect) 
         return None
     order = tuple(compiled.positiontup or ())
     binds = {name: bind for bind, name in compiled.bind_names.items()}
-    converters = _converters(
-        binds[name].type.dialect_impl(dialect).bind_processor(dialect) for name in order
-    )
+    converters = _converters(_to_stored(binds[name].type, dialect=dialect) for name in order)
     lists = {compiled.bind_names[bind] for bind in compiled.post_compile_params}
     places = tuple((index, name) for index, name in enumerate(order) if name in lists)
     converted = {index for index, _ in converters}
@@ -285,9 +286,25 @@ def _found(statement: Select[Any] | Insert | Update | Delete, *, dialect: Dialec
     columns = statement.exported_columns
     if not len(columns):
         return None
-    kinds = [column.type.dialect_impl(dialect) for column in columns]
-    processors = [kind.result_processor(dialect, None) for kind in kinds]
+    processors = [_from_stored(column.type, dialect=dialect) for column in columns]
     return Found([str(column.key) for column in columns], processors)
+
+
+def _to_stored(kind: TypeEngine[Any], *, dialect: Dialect) -> Callable[[Any], Any] | None:
+    """What makes a value of a column as it is stored; None if it is stored as it is.
+
+    Why times are told apart: a row has many, and for each SQLAlchemy's way takes two calls more.
+    """
+    if isinstance(kind, Moment):
+        return to_microseconds
+    return kind.dialect_impl(dialect).bind_processor(dialect)
+
+
+def _from_stored(kind: TypeEngine[Any], *, dialect: Dialect) -> Callable[[Any], Any] | None:
+    """The way back from `_to_stored`."""
+    if isinstance(kind, Moment):
+        return to_moment
+    return kind.dialect_impl(dialect).result_processor(dialect, None)
 
 
 def _values_sql(statement: Executable, sql: str, *, count: int) -> str:

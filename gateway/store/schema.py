@@ -45,13 +45,15 @@ TIMES_KEPT = 4_096
 
 
 @lru_cache(maxsize=TIMES_KEPT)
-def _microseconds(moment: datetime) -> int:
-    return (moment - _EPOCH) // _MICROSECOND
+def to_microseconds(moment: datetime | None) -> int | None:
+    """An aware time as a `Moment` is kept."""
+    return None if moment is None else (moment - _EPOCH) // _MICROSECOND
 
 
 @lru_cache(maxsize=TIMES_KEPT)
-def _moment(microseconds: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=microseconds)
+def to_moment(microseconds: int | None) -> datetime | None:
+    """What is kept of a `Moment` as an aware time."""
+    return None if microseconds is None else _EPOCH + timedelta(microseconds=microseconds)
 
 
 class Moment(TypeDecorator[datetime]):
@@ -66,11 +68,11 @@ class Moment(TypeDecorator[datetime]):
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
         """Turn an aware time into microseconds."""
-        return None if value is None else _microseconds(value)
+        return to_microseconds(value)
 
     def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
         """Turn microseconds into an aware time."""
-        return None if value is None else _moment(value)
+        return to_moment(value)
 
 
 def escape_like(text: str) -> str:

@@ -80,6 +80,27 @@ def test_a_job_of_one_task_may_wait_for_nodes_of_an_environment() -> None:
     assert not lookout.may_skip({"job-b"}, calls=7, now=SOON)
 
 
+@pytest.mark.parametrize(
+    ("only_task", "reported", "since"),
+    [(False, {"job-a"}, []), (True, {"job-b"}, []), (True, {"job-a"}, ["job-b"])],
+    ids=["others were open", "another is told of", "another waits since"],
+)
+def test_one_task_is_not_all_that_waits(
+    *, only_task: bool, reported: Set[str], since: Sequence[str]
+) -> None:
+    lookout = looked(a_task("job-a"), only_task=only_task)
+    lookout.note_waiting(since)
+    lookout.may_skip(reported, calls=7, now=SOON)
+    assert not lookout.is_only_task
+
+
+def test_one_task_is_all_that_waits_if_it_was_and_no_look_was_needed_since() -> None:
+    lookout = looked(a_task("job-a", env_id="env-1"), only_task=True)
+    assert not lookout.is_only_task, "that was the look"
+    lookout.may_skip({"job-a"}, calls=7, now=SOON)
+    assert lookout.is_only_task
+
+
 def test_whoever_else_calls_is_heard() -> None:
     assert not looked().may_skip({"job-a"}, calls=8, now=SOON)
 

@@ -19,7 +19,6 @@ import os
 import queue
 import stat
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -30,10 +29,12 @@ from typing import Final
 
 from gateway.batch.executor.folders import LOG_MODE, SCRATCH, SPARE, STREAMS, TMP, WORK
 from gateway.batch.executor.removal import remove_empty, remove_trees
+from gateway.clock import Clock, now
 
 SPARE_MAX: Final = 256
 _PASSABLE: Final = 0o711
 _OWN: Final = 0o700
+NS_PER_S: Final = 1_000_000_000
 TICK_NS: Final = 20_000_000
 """Two changes within this time may bear the same time: a kernel's clock for files is coarse."""
 _Changed = tuple[int, ...]
@@ -51,7 +52,8 @@ class _Whole:
 class WorkFolders:
     """The work folders below one executor's root. `open` must have been called."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, clock: Clock = now) -> None:
+        self._clock = clock
         self._aside = f"{root}/{SPARE}"
         self._names: Iterator[int] = count(1)
         self._spare: dict[int | None, list[str]] = {}  # work folders, by their users
@@ -128,7 +130,8 @@ class WorkFolders:
             if not is_empty:
                 return False
             if is_new and changed and _wrote_nothing(folder, user=user):
-                self._put_aside(_Whole(folder, _as_known(changed)), user=user)
+                known = changed if self._are_old(changed) else ()
+                self._put_aside(_Whole(folder, known), user=user)
                 return True
             aside = f"{self._aside}/{next(self._names)}"
             os.rename(work, aside)
@@ -140,6 +143,10 @@ class WorkFolders:
         else:
             self._remove_empty(aside)
         return True
+
+    def _are_old(self, changed: _Changed) -> bool:
+        """Whether no later change can bear one of these times."""
+        return max(changed) + TICK_NS < self._clock().timestamp() * NS_PER_S
 
     def _put_aside(self, whole: _Whole, *, user: int | None) -> None:
         """Put the folder of an attempt where it waits for another. Raises OSError."""
@@ -202,11 +209,6 @@ def _last_changes(folder: str) -> _Changed:
     """
     parts = [os.lstat(f"{folder}/{name}").st_ctime_ns for name in (WORK, *STREAMS)]
     return (os.lstat(folder).st_mtime_ns, *parts)
-
-
-def _as_known(changed: _Changed) -> _Changed:
-    """Times by which a later change can be told; () if a later one could bear the same."""
-    return changed if max(changed) + TICK_NS < time.time_ns() else ()
 
 
 def _wrote_nothing(folder: str, *, user: int | None) -> bool:

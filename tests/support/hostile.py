@@ -171,17 +171,15 @@ class Hostile:
     async def run(self) -> None:
         """Listen for ever, but for the moments in which connections are refused."""
         while True:
-            self._shut = anyio.Event()
-            listener = await anyio.create_tcp_listener(local_host=LOOPBACK, local_port=self.port)
-            if self._next != REFUSES or self.friendly:
-                async with listener, anyio.create_task_group() as tasks:
-                    tasks.start_soon(listener.serve, self._serve)
-                    await self._shut.wait()
-                    tasks.cancel_scope.cancel()
-            await listener.aclose()
-            if self._next == REFUSES and not self.friendly:
+            while self._next == REFUSES and not self.friendly:
                 await anyio.sleep(REFUSE_S)
                 self._use()
+            self._shut = anyio.Event()
+            listener = await anyio.create_tcp_listener(local_host=LOOPBACK, local_port=self.port)
+            async with listener, anyio.create_task_group() as tasks:
+                tasks.start_soon(listener.serve, self._serve)
+                await self._shut.wait()
+                tasks.cancel_scope.cancel()
 
     def _use(self) -> str:
         """The way whose turn it is; the next one comes after it."""

@@ -202,9 +202,13 @@ async def _until_settled(batch: Batch, *, within_s: float, is_blocked: IsBlocked
     """Wait for the confirms of a batch, until they are late.
 
     Why a blocked broker is waited for: it has what was written, and takes it when it can. To write
-    it again would only give its subscribers everything twice.
+    it again would only give its subscribers everything twice. Once it is blocked no longer it has
+    the whole time: who looks now and then does not know when that was.
     """
+    was_blocked = False
     while True:
         done, _ = await asyncio.wait([batch.settled], timeout=within_s)
-        if done or not await is_blocked():
+        blocked = not done and await is_blocked()
+        if done or not (blocked or was_blocked):
             return
+        was_blocked = blocked

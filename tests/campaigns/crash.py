@@ -197,7 +197,7 @@ class Campaign:
         None if it has died already, while it took in what the one before had left.
         """
         self._kill_executor()
-        self._await_death(point, self._no_executor_is_left)  # they hold its folder until then
+        self._await_death(point, self._kill_all_executors)  # they hold its folder until then
         root = self._executor_root
         arguments = ["--detach", "--root", root, "--isolation", self._plan.isolation]
         command = crash_points.command(point, times=times, arguments=arguments)
@@ -247,8 +247,8 @@ class Campaign:
     def _executors(self) -> list[int]:
         return processes_that_say(f"--detach --root {self._executor_root}")
 
-    def _no_executor_is_left(self) -> bool:
-        """Kill what there is; whether there was nothing: a gateway may have died starting one."""
+    def _kill_all_executors(self) -> bool:
+        """Kill what there is; True if there was nothing: a gateway may have died starting one."""
         pids = self._executors()
         for pid in pids:
             kill_process(pid)

@@ -21,7 +21,7 @@ import stat
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from subprocess import SubprocessError
@@ -29,31 +29,26 @@ from typing import Final
 
 from gateway.batch.executor.folders import LOG_MODE, SCRATCH, SPARE, STREAMS, TMP, WORK
 from gateway.batch.executor.removal import remove_empty, remove_trees
-from gateway.clock import Clock, now
 
 SPARE_MAX: Final = 256
 _PASSABLE: Final = 0o711
 _OWN: Final = 0o700
-NS_PER_S: Final = 1_000_000_000
-TICK_NS: Final = 20_000_000
-"""Two changes within this time may bear the same time: a kernel's clock for files is coarse."""
 _Changed = tuple[int, ...]
 """When each part of an attempt's folder was changed last, in nanoseconds; () if nobody knows."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Whole:
     """The folder of an attempt, as new with all that is in it."""
 
     path: str
-    changed: _Changed
+    changed: _Changed = ()
 
 
 class WorkFolders:
     """The work folders below one executor's root. `open` must have been called."""
 
-    def __init__(self, root: Path, *, clock: Clock = now) -> None:
-        self._clock = clock
+    def __init__(self, root: Path) -> None:
         self._aside = f"{root}/{SPARE}"
         self._names: Iterator[int] = count(1)
         self._spare: dict[int | None, list[str]] = {}  # work folders, by their users
@@ -124,14 +119,15 @@ class WorkFolders:
         try:
             changed = _last_changes(folder) if may_serve and not has_files else ()
             if changed and changed == known:
-                self._put_aside(_Whole(folder, known), user=user)
+                self._put_aside(folder, user=user).changed = known
                 return True
             is_empty, is_new = _look_at(work, user=user)
             if not is_empty:
                 return False
             if is_new and changed and _wrote_nothing(folder, user=user):
-                known = changed if self._are_old(changed) else ()
-                self._put_aside(_Whole(folder, known), user=user)
+                whole = self._put_aside(folder, user=user)
+                if max(changed) < os.lstat(whole.path).st_ctime_ns:  # no later one bears these
+                    whole.changed = changed
                 return True
             aside = f"{self._aside}/{next(self._names)}"
             os.rename(work, aside)
@@ -144,16 +140,13 @@ class WorkFolders:
             self._remove_empty(aside)
         return True
 
-    def _are_old(self, changed: _Changed) -> bool:
-        """Whether no later change can bear one of these times."""
-        return max(changed) + TICK_NS < self._clock().timestamp() * NS_PER_S
-
-    def _put_aside(self, whole: _Whole, *, user: int | None) -> None:
+    def _put_aside(self, folder: str, *, user: int | None) -> _Whole:
         """Put the folder of an attempt where it waits for another. Raises OSError."""
-        aside = f"{self._aside}/{next(self._names)}"
-        os.rename(whole.path, aside)
-        self._whole.setdefault(user, []).append(replace(whole, path=aside))
+        whole = _Whole(f"{self._aside}/{next(self._names)}")
+        os.rename(folder, whole.path)
+        self._whole.setdefault(user, []).append(whole)
         self._spare_count += 1
+        return whole
 
     def end_tmp(self, folder: str) -> None:
         """Take the folder `tmp` of an attempt that is over, with all that is in it."""

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import ip_network
-from pathlib import Path
 from random import Random
 
 import anyio
@@ -33,8 +32,8 @@ REQUEST = b"POST /x HTTP/1.1\r\nHost: h\r\nx-cmq-message-id: %b\r\nContent-Lengt
 ENOUGH = 60_000
 AT_ONCE = 16
 LOOK_S = 0.8
+END_S = 10.0  # for what does end
 ANSWER_S = 2.0
-LISTENS = "0A"  # as /proc/net/tcp says it
 TLS = ssl.create_default_context()
 
 
@@ -135,7 +134,7 @@ async def hostile(*ways: str) -> AsyncIterator[Hostile]:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(made.run)
         if ways[0] != REFUSES:
-            await until(lambda: is_listening(made.port))
+            await until(lambda: made.is_listening)
         yield made
         tasks.cancel_scope.cancel()
 
@@ -146,24 +145,15 @@ async def until(condition: Callable[[], bool]) -> None:
             await anyio.sleep(0.01)
 
 
-def is_listening(port: int) -> bool:
-    """Whether a port is listened on, found out without a connection, which would count as one.
-
-    Not by whether it can be bound: a connection that another test makes may come from it.
-    """
-    rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
-    return any(
-        state == LISTENS and local.endswith(f":{port:04X}") for _, local, _, state, *_ in rows
-    )
-
-
-async def ask(port: int, message_id: bytes = b"m") -> tuple[bytes, End]:
+async def ask(
+    port: int, message_id: bytes = b"m", *, within_s: float = LOOK_S
+) -> tuple[bytes, End]:
     """Send a request; what came back until the end, or within a while."""
     data = b""
     try:
         async with await anyio.connect_tcp(LOOPBACK, port) as line:
             await line.send(REQUEST % message_id)
-            with anyio.move_on_after(LOOK_S):
+            with anyio.move_on_after(within_s):
                 while len(data) < ENOUGH:
                     data += await line.receive()
     except anyio.EndOfStream:
@@ -182,8 +172,9 @@ async def push(port: int) -> str | None:
 
 
 async def look_at(way: str, seen: dict[str, Seen], limiter: anyio.CapacityLimiter) -> None:
+    within_s = LOOK_S if SIGNS[way][1] is End.OPEN else END_S
     async with limiter, hostile(way) as subscriber:
-        data, end = await ask(subscriber.port)
+        data, end = await ask(subscriber.port, within_s=within_s)
         used = subscriber.used[way]
     async with limiter, hostile(way) as subscriber:
         seen[way] = Seen(data, end, used, await push(subscriber.port))
@@ -230,7 +221,7 @@ async def test_a_connection_is_refused_and_later_taken() -> None:
     async with hostile(REFUSES, "is broken") as subscriber:
         with pytest.raises(OSError, match="connect"):
             await ask(subscriber.port)
-        await until(lambda: is_listening(subscriber.port))
+        await until(lambda: subscriber.is_listening)
         assert (await ask(subscriber.port))[0].startswith(b"HTTP/1.1 500 ")
     assert subscriber.used == {REFUSES: 1, "is broken": 1}
 

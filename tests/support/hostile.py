@@ -147,7 +147,8 @@ class Hostile:
     """Answers a message wrongly the first time, now and then the second, and then well.
 
     ways: what is done, one after the other, again and again. note: told of every whole request.
-    used: how often each way was. friendly: answer well from now on.
+    used: how often each way was. friendly: answer well from now on. is_listening: whether it takes
+    connections now.
     """
 
     def __init__(
@@ -156,6 +157,7 @@ class Hostile:
         self.port = port
         self.used: Counter[str] = Counter()
         self.friendly = False
+        self.is_listening = False
         self._ways = _for_ever(ways)
         self._next = next(self._ways)
         self._random = random
@@ -177,8 +179,10 @@ class Hostile:
             self._shut = anyio.Event()
             listener = await anyio.create_tcp_listener(local_host=LOOPBACK, local_port=self.port)
             async with listener, anyio.create_task_group() as tasks:
+                self.is_listening = True
                 tasks.start_soon(listener.serve, self._serve)
                 await self._shut.wait()
+                self.is_listening = False
                 tasks.cancel_scope.cancel()
 
     def _use(self) -> str:

@@ -14,8 +14,7 @@ from gateway.batch.engines.local import LocalEngine, open_local_engine
 from gateway.batch.executor.command import SCRIPT_FD, Command, open_script
 from gateway.batch.executor.control_groups import ControlGroups, Group, Visitor
 from gateway.batch.executor.processes import all_processes, find_process
-
-WAIT_S_MAX = 10
+from tests.support.attempts import WAIT_S_MAX
 
 
 @asynccontextmanager

@@ -22,7 +22,6 @@ from gateway.batch.executor.processes import find_process
 from gateway.batch.executor.recovery import Leftover, kill_leftovers, recover
 from gateway.clock import now
 from tests.batch.executor.executors import (
-    WAIT_S_MAX,
     is_gone,
     kill_process,
     local_engine,
@@ -30,7 +29,7 @@ from tests.batch.executor.executors import (
     sleeper,
     until,
 )
-from tests.support.attempts import Watch, launch
+from tests.support.attempts import WAIT_S_MAX, Watch, launch
 from tests.support.disks import fill
 
 LIMITS = Limits(cores=1, mem_bytes=1 << 28, processes=100)

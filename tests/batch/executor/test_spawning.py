@@ -42,9 +42,8 @@ from tests.batch.executor.executors import (
     sleeper,
     until,
 )
-from tests.support.attempts import Watch, launch
+from tests.support.attempts import WAIT_S_MAX, Watch, launch
 
-WAIT_S_MAX = 10
 UNHEARD = 500
 """So many reports of one end each are more than a line holds."""
 
@@ -84,7 +83,7 @@ daemon = order(
 )
 
 def has_settled(pid):
-    return Path(f"/proc/{pid}/comm").read_text() == "sleep\\n"
+    return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"sleep\\0")
 
 while not any(has_settled(pid) for pid in processes.children() if pid not in pool.pids):
     time.sleep(0.001)

@@ -173,13 +173,19 @@ def audit_runs(
         if any(run.overlapped for run in found):
             findings.runs_at_once.append(str(subject))
         fewest = 0 if row.job_id in terminated else row.attempt - row.losses
-        if not fewest <= len(found) <= row.attempt:
+        if not fewest <= len(found) <= attempts_begun(row):
             findings.runs_uncounted.append(f"{subject}: {len(found)} runs, {row.attempt} attempts")
         if row.state == "SUCCEED" and not found[-1].finished:
             findings.runs_uncounted.append(f"{subject}: SUCCEED, but its last run was cut off")
         if any(run.alive for run in found):
             findings.orphans.append(str(subject))
     findings.runs_uncounted += [f"{subject}: runs of no instance" for subject in seen]
+
+
+def attempts_begun(instance: Row[Any]) -> int:
+    """How many attempts at an instance have run: one that was ended on request may never have."""
+    never_began = instance.cause == "TERMINATED" and instance.running_at is None
+    return max(0, instance.attempt - never_began)
 
 
 def audit_events(books: Books, findings: Findings) -> None:
@@ -201,14 +207,15 @@ def expected_events(books: Books) -> dict[str, Counter[str]]:
     expected: dict[str, Counter[str]] = {row.id: Counter() for row in books.jobs()}
     began: set[str | tuple[str, int]] = set()
     for row in books.instances():
-        names = expected[row.job_id]
-        names["TASK_INSTANCE_RUNNING"] += row.attempt
+        names, begun = expected[row.job_id], attempts_begun(row)
+        names["TASK_INSTANCE_RUNNING"] += begun
         names[f"TASK_INSTANCE_{row.state}"] += 1
-        if row.attempt:
+        if begun:
             began |= {row.job_id, (row.job_id, row.position)}
         if row.env_id is None:
-            for state in ("CREATED", "RUNNING", "DELETING"):
-                names[f"COMPUTE_NODE_{state}"] += row.attempt
+            names["COMPUTE_NODE_CREATED"] += row.attempt
+            names["COMPUTE_NODE_RUNNING"] += begun
+            names["COMPUTE_NODE_DELETING"] += row.attempt
             names["COMPUTE_NODE_ABNORMAL"] += row.losses
     for row in books.tasks():
         expected[row.job_id][f"TASK_{row.state}"] += 1

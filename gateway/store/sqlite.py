@@ -187,8 +187,9 @@ class SqliteStore:
         woken: set[str] = set()
         try:
             line.say("BEGIN IMMEDIATE")
+            run = self._run_one if len(group) > 1 else self._run_alone
             for request in group:
-                woken |= self._run_one(connection, line, request)
+                woken |= run(connection, line, request)
             line.say("COMMIT")
         except Exception as error:
             log.exception("commit_failed", transactions=len(group))
@@ -212,6 +213,23 @@ class SqliteStore:
             request.error = _as_raisable(error)
             tx.woken.clear()
         line.say("RELEASE one")
+        return tx.woken
+
+    def _run_alone(self, connection: Connection, line: PreparedLine, request: _Request) -> set[str]:
+        """Run the only function of a group, which can be undone with all there is.
+
+        Why: below a savepoint SQLite keeps a copy of every page that is changed.
+        """
+        tx = Tx(connection, line)
+        try:
+            request.result = request.function(tx)
+        except Exception as error:
+            if _is_outage(error):
+                raise
+            line.say("ROLLBACK")
+            line.say("BEGIN")  # for the commit that follows
+            request.error = _as_raisable(error)
+            return set()
         return tx.woken
 
     @staticmethod

@@ -65,8 +65,7 @@ class TaskFacts:
     stored_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Assignment:
+class Assignment(msgspec.Struct, frozen=True):
     """One attempt, with all that was submitted and created for it, secrets apart.
 
     node: where it runs; without an id if it is an elastic one.

@@ -9,6 +9,7 @@ from datetime import datetime
 from operator import itemgetter
 from typing import Any, Protocol
 
+from msgspec.structs import replace
 from sqlalchemy import Row
 
 from gateway.batch import statements as sql
@@ -82,7 +83,7 @@ class JobChanges:
     def move(self, instance: Instance, trigger: Trigger, **values: Any) -> Instance:
         """Move one instance on, with other columns of its row; returns it as it is now."""
         state, event = advance(Kind.INSTANCE, instance.state, trigger)
-        after = instance._replace(state=state, **values)
+        after = replace(instance, state=state, **values)
         task = self.tasks[instance.position]
         task.changes[instance.state] -= 1
         task.changes[state] += 1

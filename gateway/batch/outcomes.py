@@ -83,8 +83,7 @@ def read_retry_rules(spec: bytes) -> RetryRules:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """What becomes of an instance whose attempt ended."""
 
     trigger: Trigger

@@ -7,6 +7,7 @@ from datetime import datetime
 from operator import attrgetter
 from typing import Any, NamedTuple
 
+import msgspec
 from sqlalchemy import Row
 
 from gateway.batch.attempts import Attempt
@@ -51,8 +52,8 @@ class Task:
         return read_retry_rules(self.spec)
 
 
-class Instance(NamedTuple):
-    """A task instance as its row stands; a tuple, for many thousands are made in a second."""
+class Instance(msgspec.Struct, frozen=True):
+    """A task instance as its row stands; a struct, for many thousands are made in a second."""
 
     job_id: str
     position: int

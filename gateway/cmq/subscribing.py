@@ -5,10 +5,11 @@ published meanwhile waits in the outbox until the relay has declared the queue.
 """
 
 from contextlib import suppress
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
 
 import anyio
+from msgspec.structs import replace
 
 from gateway.clock import Clock
 from gateway.cmq import queues, subscribers, subscriptions, topics

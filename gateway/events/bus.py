@@ -6,6 +6,8 @@ from datetime import datetime
 from enum import Enum
 from typing import Protocol
 
+import msgspec
+
 from gateway.events.routing import matches
 
 
@@ -109,8 +111,7 @@ class Route:
         return self.exchange, key, self.reaches_anyone(key)
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(msgspec.Struct, frozen=True):
     """One message, ready to be sent; `position` orders the messages of a stream.
 
     id, body: never change, so that a duplicate is seen to be one. tags: for filtering by tag.

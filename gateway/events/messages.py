@@ -16,8 +16,7 @@ EventVars = tuple[tuple[str, str], ...]
 _encoder = msgspec.json.Encoder()
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(msgspec.Struct, frozen=True):
     """Something that happened to a job, an environment or a part of one.
 
     subject_id: the job's id for a job, a task or an instance; the environment's; the node's.

@@ -1,12 +1,12 @@
 """What an attempt's end means."""
 
-from dataclasses import replace
 from datetime import timedelta
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from gateway.batch.attempts import Attempt, parse_attempt
 from gateway.batch.engines import Cause, Ended

@@ -1,11 +1,11 @@
 """Jobs moved on transaction by transaction, on every kind of database."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from random import Random
 
 import anyio
 import pytest
+from msgspec.structs import replace
 from sqlalchemy import update
 
 from gateway import ids

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import anyio
 import pytest
+from msgspec import structs
 
 from gateway.events.bus import Binding, Bus, BusRefused, Message, Outcome, Route
 from tests.support.events import message
@@ -80,7 +81,7 @@ class BusConformance:
         queue = route.bindings[0].queue
         unbound = Route(route.exchange, (), {"first": queue})
         await bus.declare(unbound)
-        again = replace(message(2), replay=1, only_subscription_id="first")
+        again = structs.replace(message(2), replay=1, only_subscription_id="first")
         assert await bus.publish(unbound, [message(1), again]) == [Outcome.CONFIRMED] * 2
         assert read_ids(queue) == [message(2).id]
 
@@ -90,7 +91,7 @@ class BusConformance:
     ) -> None:
         both = with_another_queue(route)
         await bus.declare(both)
-        again = replace(message(1), replay=1, only_subscription_id="second")
+        again = structs.replace(message(1), replay=1, only_subscription_id="second")
         outcomes = await bus.publish(both, [message(1), again])
         assert outcomes == [Outcome.CONFIRMED] * 2
         assert read_ids(both.queues["first"]) == [message(1).id]
@@ -103,7 +104,7 @@ class BusConformance:
         queue = route.bindings[0].queue
         narrow = Route(route.exchange, (Binding(queue, "batch.task.#"),), {"first": queue})
         await bus.declare(narrow)
-        again = replace(message(1), replay=1, only_subscription_id="first")
+        again = structs.replace(message(1), replay=1, only_subscription_id="first")
         assert await bus.publish(narrow, [message(1), again]) == [Outcome.CONFIRMED] * 2
         assert read_ids(queue) == [message(1).id]
 
@@ -113,7 +114,7 @@ class BusConformance:
     ) -> None:
         await bus.declare(route)
         route = replace(route, queues={"first": route.bindings[0].queue, "gone": "cmq.no.such"})
-        again = replace(message(1), replay=1, only_subscription_id="gone")
+        again = structs.replace(message(1), replay=1, only_subscription_id="gone")
         outcomes = await bus.publish(route, [message(1), again, message(2)])
         assert outcomes == [Outcome.CONFIRMED, Outcome.RETURNED, Outcome.CONFIRMED]
         assert read_ids(route.queues["first"]) == [message(1).id, message(2).id]

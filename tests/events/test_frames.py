@@ -1,11 +1,11 @@
 """The bytes of a publish, read back by pamqp."""
 
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from pamqp import body, commands, frame, header
 
 from gateway.events.bus import Message

@@ -1,12 +1,12 @@
 """Telling again: which messages, to whom, how they are marked, and that nothing else changes."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import anyio
 import pytest
+from msgspec.structs import replace
 from sqlalchemy import select
 
 from gateway import clock

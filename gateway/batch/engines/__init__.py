@@ -2,6 +2,8 @@
 
 Every engine passes the conformance suite in `tests/conformance/`. It may report one fact more
 than once, and never forgets an outcome before it is acknowledged.
+
+What is made for every attempt is a struct: a frozen dataclass takes ten times as long to make.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,6 +12,8 @@ from datetime import datetime
 from enum import Enum
 from pathlib import Path
 from typing import Protocol
+
+import msgspec
 
 
 class Cause(Enum):
@@ -36,8 +40,7 @@ class Ability(Enum):
     CONTAINERS = "containers"
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(msgspec.Struct, frozen=True):
     """A file or folder of the engine's machine that a command sees elsewhere.
 
     source, target: absolute paths. The source exists; the target must not hide the system's own.
@@ -48,8 +51,7 @@ class Mount:
     writable: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """What a command may use: its node's size."""
 
     cores: int
@@ -72,8 +74,7 @@ class Container:
     options: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Launch:
+class Launch(msgspec.Struct, frozen=True):
     """One attempt at one task instance, ready to be started.
 
     command: a shell command line. environment: the only variables the command sees, besides PATH,
@@ -98,16 +99,14 @@ class Launch:
     folders: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(msgspec.Struct, frozen=True):
     """The command of an attempt is running."""
 
     attempt_id: str
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(msgspec.Struct, frozen=True):
     """An attempt is over, with everything it started; nothing of it runs any more.
 
     cause: None for exit code 0. exit_code: None if the command never ended by itself. detail: more

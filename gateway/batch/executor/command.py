@@ -4,9 +4,10 @@ import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from gateway.batch.engines import Cause, Launch
 from gateway.batch.executor import mounts
@@ -27,8 +28,7 @@ _SETTABLE: Final = re.compile(
 VERDICT_FD: Final = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(msgspec.Struct, frozen=True):
     """What to spawn. program: what to execute rather than `argv`, if that can be done: the name of
     a program of the system, and its arguments; () for nothing. script: what the process reads on
     SCRIPT_FD; None for nothing.

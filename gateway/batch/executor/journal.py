@@ -2,10 +2,14 @@
 
 A line is durable when `write` returns. Whoever reads the file after a crash finds whole lines and
 at most a torn end, which is dropped: what it would have said was neither acted on nor told.
+
+Behind the lines are zeros. Why: where a file system need not make a file longer, it makes what is
+written durable in less than half the time, and without all else that waits to be written.
 """
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -15,6 +19,8 @@ import msgspec
 from gateway.batch.engines import Ended
 
 COMPACT_BYTES_MIN: Final = 4_194_304
+AHEAD_BYTES: Final = 32_768
+"""So many zeros are written at once."""
 
 
 class Line(msgspec.Struct, tag_field="line", tag=str.lower):
@@ -77,7 +83,6 @@ class Journal:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self.dropped_bytes = 0
         self.found = self._read()
-        self._size = os.lseek(self._file, 0, os.SEEK_END)
         self._live_size = self._size
 
     def _read(self) -> list[AnyLine]:
@@ -87,6 +92,8 @@ class Journal:
         may have holes anywhere. Nothing in it had been acted on.
         """
         data = self._path.read_bytes()
+        self._length = len(data)
+        data = data.rstrip(b"\0")
         lines: list[AnyLine] = []
         begin = 0
         while (end := data.find(b"\n", begin)) >= 0:
@@ -95,22 +102,40 @@ class Journal:
             except msgspec.DecodeError:
                 break
             begin = end + 1
+        self._size = begin
         self.dropped_bytes = len(data) - begin
         if self.dropped_bytes:
-            os.ftruncate(self._file, begin)
+            self._cut()
         return lines
 
     def write(self, lines: Sequence[AnyLine], *, durable: bool = True) -> None:
         """Append lines, all or none. Raises OSError, and then none of them is in the file."""
         data = b"".join(_encoder.encode(line) + b"\n" for line in lines)
+        end = self._size + len(data)
         try:
+            if end > self._length:
+                self._lengthen(end + AHEAD_BYTES)
             _write_all(self._file, data, offset=self._size)
             if durable:
                 os.fdatasync(self._file)
         except OSError:
-            os.ftruncate(self._file, self._size)
+            self._cut()
             raise
-        self._size += len(data)
+        self._size, self._length = end, max(end, self._length)
+
+    def _lengthen(self, length: int) -> None:
+        """Write zeros up to this length, if there is room."""
+        try:
+            _write_all(self._file, bytes(length - self._length), offset=self._length)
+        except OSError:
+            self._cut()  # what is to be written may still have room
+        else:
+            self._length = length
+
+    def _cut(self) -> None:
+        """Have the file end with its last line. Raises OSError."""
+        os.ftruncate(self._file, self._size)
+        self._length = self._size
 
     @property
     def wants_compacting(self) -> bool:
@@ -135,10 +160,13 @@ class Journal:
             raise
         os.close(self._file)
         self._file, self._size, self._live_size = new, len(data), len(data)
+        self._length = len(data)
         _sync_folder(self._path.parent)
 
     def close(self) -> None:
-        """Close the file. What was written stays."""
+        """Close the file. The lines stay."""
+        with suppress(OSError):
+            self._cut()
         os.close(self._file)
 
 

@@ -12,12 +12,14 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import count
 from pathlib import Path
 from socket import socket
 from typing import Final
+
+from msgspec.structs import replace
 
 from gateway.batch.engines import Cause, Ended, Launch, Started
 from gateway.batch.executor import processes

@@ -2,8 +2,10 @@
 
 import os
 import signal
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
+
+from msgspec.structs import replace
 
 from gateway.batch.engines import Cause, Ended, Started
 from gateway.batch.executor.control_groups import Group

@@ -137,8 +137,7 @@ class Watched:
     cpu_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class EndedFiles:
+class EndedFiles(msgspec.Struct, frozen=True):
     """The files of an attempt that ended, until that is acknowledged.
 
     folder: its own, absolute. name: the same as its launch says it. failed: whether nothing of its

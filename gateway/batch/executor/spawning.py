@@ -3,9 +3,10 @@
 import errno
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from gateway.batch.engines import Launch
 from gateway.batch.executor.command import (
@@ -38,8 +39,7 @@ TREES_PER_REMOVAL: Final = 200
 FILES: Final = (1, 2, SCRIPT_FD, VERDICT_FD)  # where a process has them
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
+class Ready(msgspec.Struct, frozen=True):
     """An attempt that only has to be spawned. folder: its own, absolute. files: open, in the order
     of FILES.
     """

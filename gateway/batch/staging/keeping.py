@@ -14,7 +14,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -22,6 +22,7 @@ from typing import Final, NamedTuple
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
+from msgspec.structs import replace
 
 from gateway.batch import datatypes
 from gateway.batch.attempts import Attempt

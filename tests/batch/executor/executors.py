@@ -13,8 +13,12 @@ import anyio
 from gateway.batch.engines.local import LocalEngine, open_local_engine
 from gateway.batch.executor.command import SCRIPT_FD, Command, open_script
 from gateway.batch.executor.control_groups import ControlGroups, Group, Visitor
+from gateway.batch.executor.journal import AHEAD_BYTES
 from gateway.batch.executor.processes import all_processes, find_process
 from tests.support.attempts import WAIT_S_MAX
+
+UNJOURNALLED = AHEAD_BYTES // 100
+"""For so many attempts there is no room ahead: a journal notes of each more than 100 bytes."""
 
 
 @asynccontextmanager

@@ -1,10 +1,10 @@
 """What a command sees, what it may do, and how its end is told."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.batch.engines import Cause, Ended
 from gateway.batch.engines.local import LocalEngine

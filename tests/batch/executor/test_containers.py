@@ -4,11 +4,11 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.batch.engines import Ability, Cause, Container, Ended, Launch, Limits, Mount
 from gateway.batch.engines.local import LocalEngine

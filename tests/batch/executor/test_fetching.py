@@ -2,12 +2,12 @@
 
 import os
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from gateway.batch.engines import Cause, Container, Launch, Started
 from gateway.batch.engines.line import Line, dial

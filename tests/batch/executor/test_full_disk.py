@@ -15,7 +15,7 @@ from gateway.batch.engines.local import LocalEngine
 from gateway.batch.executor.held import HOG_LOG_BYTES_MAX
 from gateway.batch.executor.runner import hog_remover
 from gateway.batch.executor.running import FILLED_THE_DISK
-from tests.batch.executor.executors import kill_process, until
+from tests.batch.executor.executors import UNJOURNALLED, kill_process, until
 from tests.support.attempts import Watch, launch
 from tests.support.disks import fill, small_disk
 
@@ -49,8 +49,7 @@ async def test_an_end_that_cannot_be_remembered_makes_its_own_room(
     folder = engine.attempt_path(attempt.folder)
     await until((folder / "work" / "begun").exists)
     fill(root / "filler")
-    # These use up what is left of the journal's last block.
-    others = [launch("true") for _ in range(60)]
+    others = [launch("true") for _ in range(UNJOURNALLED)]
     await engine.start(others)
     await until(lambda: b"not_journalled" in (root / "executor.log").read_bytes())
     (folder / "work" / "go").touch()

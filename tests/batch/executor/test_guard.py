@@ -3,11 +3,11 @@
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.batch.engines import Launch, Mount
 from gateway.batch.executor.folders import ATTEMPTS

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from gateway.batch.engines import Cause, Container
 from gateway.batch.engines.local import LocalEngine
@@ -37,7 +38,7 @@ def served(store: ImageStore) -> Iterator[Registry]:
 
 
 async def outcome(engine: LocalEngine, container: Container) -> tuple[Cause | None, str]:
-    ended, out, _ = await run(engine, replace(launch("echo ran"), container=container))
+    ended, out, _ = await run(engine, structs.replace(launch("echo ran"), container=container))
     assert (out == "ran\n") is (ended.cause is None)
     return ended.cause, ended.detail
 

@@ -4,14 +4,14 @@ import itertools
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.batch.engines import Cause, Ended, Launch
-from gateway.batch.executor.journal import COMPACT_BYTES_MIN, Boot, Journal
+from gateway.batch.executor.journal import AHEAD_BYTES, COMPACT_BYTES_MIN, Boot, Journal
 from gateway.batch.executor.ledger import EXECUTOR_ENDED, Ledger
 from tests.support.attempts import launch
 
@@ -26,11 +26,16 @@ def over(attempt: Launch) -> Ended:
     return Ended(attempt.attempt_id, NOW, exit_code=0, cause=None)
 
 
+def lines_of(path: Path) -> bytes:
+    """What a journal says, without the zeros behind it."""
+    return path.read_bytes().rstrip(b"\0")
+
+
 @contextmanager
-def no_room_in(path: Path) -> Iterator[None]:
-    """No file of this process may grow beyond what `path` has now."""
+def no_room_in(path: Path, *, but: int = 10) -> Iterator[None]:
+    """No file of this process may be written to beyond the lines of `path`, but for some bytes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 10, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(lines_of(path)) + but, hard))
     try:
         yield
     finally:
@@ -83,7 +88,9 @@ def test_the_boot_a_journal_was_written_on_is_told_from_this_one(tmp_path: Path)
     assert open_ledger(tmp_path).previous_boot_id == "this-boot"
 
 
-@pytest.mark.parametrize("rubbish", [b'{"line":"beg', b"\0" * 100, b'{"line":"x"}\n{"line":"boot"'])
+@pytest.mark.parametrize(
+    "rubbish", [b'{"line":"beg', b"\0" * 100 + b"x", b'{"line":"x"}\n{"line":"boot"']
+)
 def test_a_torn_end_is_dropped_for_good(tmp_path: Path, rubbish: bytes) -> None:
     ledger, attempt = open_ledger(tmp_path), launch("a")
     ledger.end(over(attempt))
@@ -100,18 +107,43 @@ def test_a_torn_end_is_dropped_for_good(tmp_path: Path, rubbish: bytes) -> None:
     assert open_ledger(tmp_path).outcomes == {attempt.attempt_id: over(attempt)}
 
 
+def test_what_is_written_ahead_is_no_torn_end_and_the_lines_have_no_gap(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    crashed = Journal(path)
+    crashed.write([Boot(boot_id="first")])
+    assert len(lines_of(path)) + AHEAD_BYTES <= path.stat().st_size
+    after = Journal(path)
+    assert (after.found, after.dropped_bytes) == ([Boot(boot_id="first")], 0)
+    after.write([Boot(boot_id="second")])
+    assert lines_of(path).count(b"\0") == 0
+    after.write([Boot(boot_id="x" * 2 * AHEAD_BYTES)])
+    assert Journal(path).found[1:] == [Boot(boot_id="second"), Boot(boot_id="x" * 2 * AHEAD_BYTES)]
+    after.close()
+    assert path.read_bytes() == lines_of(path)
+
+
+def test_where_there_is_no_room_ahead_a_line_is_written_all_the_same(tmp_path: Path) -> None:
+    Journal(tmp_path / "journal").write([Boot(boot_id="first")])
+    Journal(tmp_path / "journal").close()
+    journal, size = Journal(tmp_path / "journal"), (tmp_path / "journal").stat().st_size
+    with no_room_in(tmp_path / "journal", but=2 * size):
+        journal.write([Boot(boot_id="again")])
+        assert (tmp_path / "journal").stat().st_size == 2 * size
+    assert Journal(tmp_path / "journal").found[1:] == [Boot(boot_id="again")]
+
+
 def test_on_a_full_disk_nothing_starts_and_no_outcome_is_lost(tmp_path: Path) -> None:
     ledger, running, refused = open_ledger(tmp_path), launch("a"), launch("b")
     ledger.begin([running])
     ledger.commit()
-    size = (tmp_path / "journal").stat().st_size
+    lines = lines_of(tmp_path / "journal")
     ledger.begin([refused])
     ledger.end(over(running))
     with no_room_in(tmp_path / "journal"):
         for _ in range(2):
             with pytest.raises(OSError, match="too large"):
                 ledger.commit()
-    assert (tmp_path / "journal").stat().st_size == size
+    assert (tmp_path / "journal").read_bytes() == lines
     committed = ledger.commit()
     assert committed.launches == []
     assert [(each.attempt_id, each.cause, each.started) for each in committed.ended] == [

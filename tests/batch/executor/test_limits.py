@@ -4,10 +4,10 @@ import os
 import re
 import signal
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.batch.engines import Ability, Cause, Launch, Limits
 from gateway.batch.engines.local import LocalEngine

@@ -4,13 +4,13 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
-from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.batch.engines import Cause, Ended, Launch, Mount, view
 from gateway.batch.engines.local import LocalEngine

@@ -5,11 +5,11 @@ import random
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from gateway.batch.engines import Ended, Launch, Limits, Started
 from gateway.batch.engines.local import LocalEngine, open_local_engine
@@ -22,6 +22,7 @@ from gateway.batch.executor.processes import find_process
 from gateway.batch.executor.recovery import Leftover, kill_leftovers, recover
 from gateway.clock import now
 from tests.batch.executor.executors import (
+    UNJOURNALLED,
     is_gone,
     kill_process,
     local_engine,
@@ -191,9 +192,9 @@ def test_the_control_groups_of_a_container_that_died_with_its_executor_go(root: 
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[Path]:
-    """A file system of one megabyte, in a folder of its own."""
+    """A file system of four megabytes, in a folder of its own."""
     folder.mkdir(mode=0o711)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=711", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m,mode=711", "tmpfs", str(folder)]
     assert os.waitpid(os.posix_spawnp("mount", mount, os.environ), 0)[1] == 0
     try:
         yield folder
@@ -218,7 +219,7 @@ async def test_on_a_full_disk_nothing_runs_or_is_told_that_is_not_journalled_yet
 ) -> None:
     running = launch("sleep 1000")
     over = launch("until test -e go; do sleep 0.01; done; exit 3")
-    waiting = [launch("echo ran") for _ in range(60)]  # more than the journal's last block holds
+    waiting = [launch("echo ran") for _ in range(UNJOURNALLED)]
     with small_disk(root):
         async with local_engine(root, isolation="none") as engine:
             watch = Watch(engine)

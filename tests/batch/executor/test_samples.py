@@ -5,13 +5,13 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.batch.engines import Container, Launch, Limits, Mount
 from gateway.batch.engines.local import LocalEngine, open_local_engine

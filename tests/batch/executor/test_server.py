@@ -108,7 +108,8 @@ def on_turn(runner):
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
 
 resource.setrlimit(
-    resource.RLIMIT_FSIZE, ((root / "journal").stat().st_size, resource.RLIM_INFINITY)
+    resource.RLIMIT_FSIZE,
+    (len((root / "journal").read_bytes().rstrip(b"\\0")), resource.RLIM_INFINITY),
 )
 server.Server(
     root,

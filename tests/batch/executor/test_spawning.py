@@ -10,10 +10,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.batch.engines import Cause, Container, Launch, Limits
 from gateway.batch.executor import spawn_pool

@@ -1,9 +1,9 @@
 """A sandboxed command's /tmp: its own, on the disk, and gone when it ends."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.batch.engines import Limits, Mount, view
 from gateway.batch.engines.local import LocalEngine

@@ -7,11 +7,11 @@ import pytest
 
 from gateway.batch.engines import Cause
 from gateway.batch.engines.local import LocalEngine
-from tests.batch.executor.executors import until
+from tests.batch.executor.executors import UNJOURNALLED, until
 from tests.support.attempts import Watch, launch
 from tests.support.disks import fill, small_disk
 
-INODES = 400
+INODES = 2_000
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ async def test_what_cannot_be_journalled_for_want_of_room_is_started_later(
     engine: LocalEngine, root: Path
 ) -> None:
     fill(root / "filler")
-    attempts = [launch("echo ran") for _ in range(60)]  # more than the journal's last block holds
+    attempts = [launch("echo ran") for _ in range(UNJOURNALLED)]
     stopped = attempts.pop()
     watch = Watch(engine)
     await engine.start([*attempts, stopped])

@@ -1,10 +1,10 @@
 """The folders that a command finds made, under each isolation, and what becomes of them."""
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.batch.engines import Mount
 from gateway.batch.engines.local import LocalEngine

@@ -137,6 +137,26 @@ class StoreConformance:
         assert ids == {f"note-{number}" for number in range(0, 100, 2)}
 
     @pytest.mark.anyio
+    async def test_a_function_that_raises_with_nobody_beside_it_undoes_what_it_did(
+        self, store: Store
+    ) -> None:
+        def refused(tx: Tx) -> None:
+            add_note("note-1")(tx)
+            tx.execute(text("INSERT INTO conformance_counter VALUES (1, 1)"))
+
+        def caught(tx: Tx) -> None:
+            with contextlib.suppress(DBAPIError):
+                refused(tx)
+            raise ResourceNotFound("x")
+
+        for function, kind in ((refused, DBAPIError), (caught, ResourceNotFound)):
+            with pytest.raises(kind):
+                await store.write(function)
+            assert await store.read_list(count_notes) == 0
+        await store.write(add_note("note-2"))
+        assert await store.read_list(count_notes) == 1
+
+    @pytest.mark.anyio
     @pytest.mark.parametrize("error", [ValueError("x"), StopIteration(), ResourceNotFound("x")])
     async def test_the_error_of_a_function_reaches_its_caller_alone(
         self, store: Store, error: Exception

@@ -16,7 +16,7 @@ import msgspec
 
 
 class Value(msgspec.Struct, frozen=True):
-    """A value of which one is made for every call.
+    """A value of which one is made for every call, attempt or event.
 
     Why no dataclass: a frozen one takes ten times as long to make, longer than a decision takes to
     find.

@@ -17,6 +17,7 @@ from gateway.batch.staging.places import EnvStorage, Order, needs_staging, outpu
 from gateway.batch.storage import Keys
 from gateway.batch.tables import compute_env, compute_node, job, task
 from gateway.batch.validation import TIMEOUT_DEFAULT_S
+from gateway.call import Value
 from gateway.store import Conflict, Store, Tx
 
 TASKS_MAX: Final = 10_000
@@ -65,7 +66,7 @@ class TaskFacts:
     stored_bytes: int
 
 
-class Assignment(msgspec.Struct, frozen=True):
+class Assignment(Value, frozen=True):
     """One attempt, with all that was submitted and created for it, secrets apart.
 
     node: where it runs; without an id if it is an elastic one.

@@ -7,6 +7,7 @@ import msgspec
 from gateway.batch.engines import Cause, Ended
 from gateway.batch.states import Trigger
 from gateway.batch.validation import TIMEOUT_DEFAULT_S
+from gateway.call import Value
 
 LOSSES_MAX = 3
 """How many lost attempts an instance may have and still be tried again."""
@@ -83,7 +84,7 @@ def read_retry_rules(spec: bytes) -> RetryRules:
     )
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class Verdict(Value, frozen=True):
     """What becomes of an instance whose attempt ended."""
 
     trigger: Trigger

@@ -7,12 +7,12 @@ from datetime import datetime
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-import msgspec
 from sqlalchemy import Row
 
 from gateway.batch.attempts import Attempt
 from gateway.batch.outcomes import RetryRules, read_retry_rules
 from gateway.batch.states import COUNTERS, HOLDING, Counts, State
+from gateway.call import Value
 
 
 @dataclass(slots=True)
@@ -52,8 +52,8 @@ class Task:
         return read_retry_rules(self.spec)
 
 
-class Instance(msgspec.Struct, frozen=True):
-    """A task instance as its row stands; a struct, for many thousands are made in a second."""
+class Instance(Value, frozen=True):
+    """A task instance as its row stands."""
 
     job_id: str
     position: int

@@ -6,8 +6,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Protocol
 
-import msgspec
-
+from gateway.call import Value
 from gateway.events.routing import matches
 
 
@@ -111,7 +110,7 @@ class Route:
         return self.exchange, key, self.reaches_anyone(key)
 
 
-class Message(msgspec.Struct, frozen=True):
+class Message(Value, frozen=True):
     """One message, ready to be sent; `position` orders the messages of a stream.
 
     id, body: never change, so that a duplicate is seen to be one. tags: for filtering by tag.

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import Protocol
 
 from aiormq import Channel
 from aiormq.abc import AbstractConnection, ChannelFrame, ConfirmationFrameType
@@ -155,8 +156,16 @@ class PublishingChannel(Channel):
                 batch.note_return(tag)
 
 
+class Writer(Protocol):
+    """What publishes a batch of messages, such as a `PublishingChannel`."""
+
+    async def write(self, route: Route, messages: Sequence[Message]) -> Batch:
+        """Write messages; returns what becomes of them."""
+        ...
+
+
 async def publish(
-    channel: PublishingChannel,
+    channel: Writer,
     route: Route,
     messages: Sequence[Message],
     *,
@@ -168,8 +177,8 @@ async def publish(
     """Publish in this order, and say for each message what became of it.
 
     first_s, then_s: how long the confirms of the first batch, and of each later one, may take;
-    while the broker is blocked, no time runs. written: called once all are on their way. After a
-    LOST message nothing more is published, and nothing waited for.
+    while the broker is seen to be blocked, no time runs. written: called once all are on their way.
+    After a LOST message nothing more is published, and nothing waited for.
     """
     outcomes: list[Outcome] = []
     on_their_way: list[Batch] = []
@@ -202,13 +211,11 @@ async def _until_settled(batch: Batch, *, within_s: float, is_blocked: IsBlocked
     """Wait for the confirms of a batch, until they are late.
 
     Why a blocked broker is waited for: it has what was written, and takes it when it can. To write
-    it again would only give its subscribers everything twice. Once it is blocked no longer it has
-    the whole time: who looks now and then does not know when that was.
+    it again would only give its subscribers everything twice. Once it is no longer blocked it has
+    the whole time again: we look only now and then, and do not know since when.
     """
-    was_blocked = False
-    while True:
-        done, _ = await asyncio.wait([batch.settled], timeout=within_s)
-        blocked = not done and await is_blocked()
-        if done or not (blocked or was_blocked):
+    blocked = False
+    while not (await asyncio.wait([batch.settled], timeout=within_s))[0]:
+        was_blocked, blocked = blocked, await is_blocked()
+        if not (blocked or was_blocked):
             return
-        was_blocked = blocked

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.call import Value
 from gateway.clock import wire_time
 from gateway.events.names import EventName
 
@@ -16,7 +17,7 @@ EventVars = tuple[tuple[str, str], ...]
 _encoder = msgspec.json.Encoder()
 
 
-class Event(msgspec.Struct, frozen=True):
+class Event(Value, frozen=True):
     """Something that happened to a job, an environment or a part of one.
 
     subject_id: the job's id for a job, a task or an instance; the environment's; the node's.

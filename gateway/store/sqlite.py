@@ -1,8 +1,8 @@
 """SQLite: one writing thread with group commit, reads beside it.
 
 Why: SQLite has one writer at a time, and a durable commit costs one fsync. Whatever is waiting
-is put into one transaction, each function under a savepoint of its own, so that a hundred callers
-share one fsync and one failing function undoes only itself.
+is put into one transaction, each of several functions under a savepoint of its own, so that a
+hundred callers share one fsync and one failing function undoes only itself.
 """
 
 import asyncio
@@ -187,10 +187,10 @@ class SqliteStore:
         woken: set[str] = set()
         try:
             line.say("BEGIN IMMEDIATE")
-            run = self._run_one if len(group) > 1 else self._run_alone
+            alone = len(group) == 1
             for request in group:
-                woken |= run(connection, line, request)
-            line.say("COMMIT")
+                woken |= (self._run if alone else self._run_saved)(connection, line, request)
+            line.say("ROLLBACK" if alone and group[0].error else "COMMIT")
         except Exception as error:
             log.exception("commit_failed", transactions=len(group))
             self._roll_back(connection)
@@ -200,34 +200,27 @@ class SqliteStore:
             return set()
         return woken
 
-    def _run_one(self, connection: Connection, line: PreparedLine, request: _Request) -> set[str]:
-        """Run one function under its savepoint. A full disk or a broken file fails the group."""
-        tx = Tx(connection, line)
-        line.say("SAVEPOINT one")
-        try:
-            request.result = request.function(tx)
-        except Exception as error:
-            if _is_outage(error):
-                raise
-            line.say("ROLLBACK TO one")
-            request.error = _as_raisable(error)
-            tx.woken.clear()
-        line.say("RELEASE one")
-        return tx.woken
+    def _run_saved(self, connection: Connection, line: PreparedLine, request: _Request) -> set[str]:
+        """Run one function of several under a savepoint, so that it is undone by itself.
 
-    def _run_alone(self, connection: Connection, line: PreparedLine, request: _Request) -> set[str]:
-        """Run the only function of a group, which can be undone with all there is.
-
-        Why: below a savepoint SQLite keeps a copy of every page that is changed.
+        Why not always: below a savepoint SQLite keeps a copy of every page that is changed.
         """
+        line.say("SAVEPOINT one")
+        woken = self._run(connection, line, request)
+        if request.error is not None:
+            line.say("ROLLBACK TO one")
+        line.say("RELEASE one")
+        return woken
+
+    @staticmethod
+    def _run(connection: Connection, line: PreparedLine, request: _Request) -> set[str]:
+        """Run one function. A full disk or a broken file fails the group."""
         tx = Tx(connection, line)
         try:
             request.result = request.function(tx)
         except Exception as error:
             if _is_outage(error):
                 raise
-            line.say("ROLLBACK")
-            line.say("BEGIN")  # for the commit that follows
             request.error = _as_raisable(error)
             return set()
         return tx.woken

@@ -173,8 +173,9 @@ def audit_runs(
         if any(run.overlapped for run in found):
             findings.runs_at_once.append(str(subject))
         fewest = 0 if row.job_id in terminated else row.attempt - row.losses
-        if not fewest <= len(found) <= attempts_begun(row):
-            findings.runs_uncounted.append(f"{subject}: {len(found)} runs, {row.attempt} attempts")
+        most = attempts_begun(row)
+        if not fewest <= len(found) <= most:
+            findings.runs_uncounted.append(f"{subject}: {len(found)} runs, not {fewest} to {most}")
         if row.state == "SUCCEED" and not found[-1].finished:
             findings.runs_uncounted.append(f"{subject}: SUCCEED, but its last run was cut off")
         if any(run.alive for run in found):
@@ -183,9 +184,14 @@ def audit_runs(
 
 
 def attempts_begun(instance: Row[Any]) -> int:
-    """How many attempts at an instance have run: one that was ended on request may never have."""
-    never_began = instance.cause == "TERMINATED" and instance.running_at is None
-    return max(0, instance.attempt - never_began)
+    """How many attempts at an instance have run: the last may have been ended before it could.
+
+    `running_at` is the last one's; it is emptied when that is placed.
+    """
+    attempts: int = instance.attempt
+    if attempts and instance.cause == "TERMINATED" and instance.running_at is None:
+        return attempts - 1
+    return attempts
 
 
 def audit_events(books: Books, findings: Findings) -> None:
@@ -207,14 +213,15 @@ def expected_events(books: Books) -> dict[str, Counter[str]]:
     expected: dict[str, Counter[str]] = {row.id: Counter() for row in books.jobs()}
     began: set[str | tuple[str, int]] = set()
     for row in books.instances():
-        names, begun = expected[row.job_id], attempts_begun(row)
-        names["TASK_INSTANCE_RUNNING"] += begun
+        names = expected[row.job_id]
+        attempts = attempts_begun(row)
+        names["TASK_INSTANCE_RUNNING"] += attempts
         names[f"TASK_INSTANCE_{row.state}"] += 1
-        if begun:
+        if attempts:
             began |= {row.job_id, (row.job_id, row.position)}
         if row.env_id is None:
             names["COMPUTE_NODE_CREATED"] += row.attempt
-            names["COMPUTE_NODE_RUNNING"] += begun
+            names["COMPUTE_NODE_RUNNING"] += attempts
             names["COMPUTE_NODE_DELETING"] += row.attempt
             names["COMPUTE_NODE_ABNORMAL"] += row.losses
     for row in books.tasks():

@@ -2,12 +2,11 @@
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from typing import cast
 
 import pytest
 
 from gateway.events.bus import Message, Outcome, Route
-from gateway.events.confirms import Batch, PublishingChannel, publish
+from gateway.events.confirms import Batch, publish
 from tests.support.events import message
 
 pytestmark = pytest.mark.anyio
@@ -45,7 +44,7 @@ async def outcome(answers: Iterator[bool], *, confirmed_after: int | None) -> Ou
         return next(answers)
 
     published = await publish(
-        cast("PublishingChannel", channel),
+        channel,
         ROUTE,
         [message(1)],
         first_s=WITHIN_S,
@@ -57,7 +56,7 @@ async def outcome(answers: Iterator[bool], *, confirmed_after: int | None) -> Ou
     return published.outcomes[0]
 
 
-async def test_a_broker_that_is_blocked_no_longer_has_the_whole_time_again() -> None:
+async def test_a_broker_has_the_whole_time_again_once_it_is_no_longer_blocked() -> None:
     assert await outcome(iter([True, True, False]), confirmed_after=3) is Outcome.CONFIRMED
 
 

@@ -63,25 +63,23 @@ END $$
 tables until they are vacuumed would make later tests read more.
 """
 _DATABASE_NUMBERS = itertools.count(1)
-_ports_given: set[int] = set()
+_ports = iter(secrets.SystemRandom().sample(PORTS, len(PORTS)))
 
 
 def free_port() -> int:
     """A port that nobody listens on now, nor is likely to take before its server does.
 
-    None is given twice: of a hundred that wait for their servers, two would soon be the same.
+    One process gives none twice: of a hundred that wait for their servers, two would soon be the
+    same.
 
     Why not one of the system's choice: it gives the same ones to every outgoing connection, and
     there are many of those, of this run and of the ones beside it.
     """
-    while True:
-        port = secrets.choice(PORTS)
-        if port in _ports_given:
-            continue
+    for port in _ports:
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.bind((LOOPBACK, port))
-            _ports_given.add(port)
             return port
+    raise OSError("every port has been given")
 
 
 def find_program(name: str, *, pattern: str) -> Path:

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
 from gateway.batch.engines import Cause, Launch
 from gateway.batch.executor import mounts
 from gateway.batch.executor.containers import Containers, container_command
@@ -18,6 +16,7 @@ from gateway.batch.executor.mounts import MOUNT_REPLACED, CannotLaunch, CheckedM
 from gateway.batch.executor.notes import VERDICT, Verdict
 from gateway.batch.executor.programs import program_of
 from gateway.batch.executor.work_folders import make_folder, make_tmp
+from gateway.call import Value
 
 LANGUAGE: Final = "C.UTF-8"
 SCRIPT_FD: Final = 3
@@ -28,7 +27,7 @@ _SETTABLE: Final = re.compile(
 VERDICT_FD: Final = 4
 
 
-class Command(msgspec.Struct, frozen=True):
+class Command(Value, frozen=True):
     """What to spawn. program: what to execute rather than `argv`, if that can be done: the name of
     a program of the system, and its arguments; () for nothing. script: what the process reads on
     SCRIPT_FD; None for nothing.

@@ -9,7 +9,6 @@ written durable in less than half the time, and without all else that waits to b
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -91,9 +90,7 @@ class Journal:
         Why the rest and not only the last line: after a power cut the last batch, many lines long,
         may have holes anywhere. Nothing in it had been acted on.
         """
-        data = self._path.read_bytes()
-        self._length = len(data)
-        data = data.rstrip(b"\0")
+        data = self._path.read_bytes().rstrip(b"\0")
         lines: list[AnyLine] = []
         begin = 0
         while (end := data.find(b"\n", begin)) >= 0:
@@ -113,29 +110,26 @@ class Journal:
         data = b"".join(_encoder.encode(line) + b"\n" for line in lines)
         end = self._size + len(data)
         try:
-            if end > self._length:
-                self._lengthen(end + AHEAD_BYTES)
             _write_all(self._file, data, offset=self._size)
+            if os.fstat(self._file).st_size == end:
+                self._write_ahead(end)
             if durable:
                 os.fdatasync(self._file)
         except OSError:
             self._cut()
             raise
-        self._size, self._length = end, max(end, self._length)
+        self._size = end
 
-    def _lengthen(self, length: int) -> None:
-        """Write zeros up to this length, if there is room."""
+    def _write_ahead(self, end: int) -> None:
+        """Write zeros behind the last line, if there is room. Raises OSError."""
         try:
-            _write_all(self._file, bytes(length - self._length), offset=self._length)
+            _write_all(self._file, bytes(AHEAD_BYTES), offset=end)
         except OSError:
-            self._cut()  # what is to be written may still have room
-        else:
-            self._length = length
+            os.ftruncate(self._file, end)
 
     def _cut(self) -> None:
         """Have the file end with its last line. Raises OSError."""
         os.ftruncate(self._file, self._size)
-        self._length = self._size
 
     @property
     def wants_compacting(self) -> bool:
@@ -160,13 +154,10 @@ class Journal:
             raise
         os.close(self._file)
         self._file, self._size, self._live_size = new, len(data), len(data)
-        self._length = len(data)
         _sync_folder(self._path.parent)
 
     def close(self) -> None:
-        """Close the file. The lines stay."""
-        with suppress(OSError):
-            self._cut()
+        """Close the file. What was written stays."""
         os.close(self._file)
 
 

@@ -39,6 +39,7 @@ from gateway.batch.executor.held import (
     taken_below,
 )
 from gateway.batch.executor.left_files import read_left
+from gateway.call import Value
 from gateway.clock import Clock
 from gateway.errors import InvalidParameterValue
 
@@ -137,7 +138,7 @@ class Watched:
     cpu_s: float = 0.0
 
 
-class EndedFiles(msgspec.Struct, frozen=True):
+class EndedFiles(Value, frozen=True):
     """The files of an attempt that ended, until that is acknowledged.
 
     folder: its own, absolute. name: the same as its launch says it. failed: whether nothing of its

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
 from gateway.batch.engines import Launch
 from gateway.batch.executor.command import (
     SCRIPT_FD,
@@ -34,12 +32,13 @@ from gateway.batch.executor.spawn_server import (
 )
 from gateway.batch.executor.wanted_folders import make_wanted, remove_wanted
 from gateway.batch.executor.work_folders import WorkFolders, make_tmp, remove_scratch
+from gateway.call import Value
 
 TREES_PER_REMOVAL: Final = 200
 FILES: Final = (1, 2, SCRIPT_FD, VERDICT_FD)  # where a process has them
 
 
-class Ready(msgspec.Struct, frozen=True):
+class Ready(Value, frozen=True):
     """An attempt that only has to be spawned. folder: its own, absolute. files: open, in the order
     of FILES.
     """

@@ -37,12 +37,12 @@ _Changed = tuple[int, ...]
 """When each part of an attempt's folder was changed last, in nanoseconds; () if nobody knows."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Whole:
     """The folder of an attempt, as new with all that is in it."""
 
     path: str
-    changed: _Changed = ()
+    changed: _Changed
 
 
 class WorkFolders:
@@ -119,15 +119,13 @@ class WorkFolders:
         try:
             changed = _last_changes(folder) if may_serve and not has_files else ()
             if changed and changed == known:
-                self._put_aside(folder, user=user).changed = known
+                self._put_aside(folder, changed, user=user)
                 return True
             is_empty, is_new = _look_at(work, user=user)
             if not is_empty:
                 return False
             if is_new and changed and _wrote_nothing(folder, user=user):
-                whole = self._put_aside(folder, user=user)
-                if max(changed) < os.lstat(whole.path).st_ctime_ns:  # no later one bears these
-                    whole.changed = changed
+                self._put_aside(folder, changed, user=user)
                 return True
             aside = f"{self._aside}/{next(self._names)}"
             os.rename(work, aside)
@@ -140,13 +138,17 @@ class WorkFolders:
             self._remove_empty(aside)
         return True
 
-    def _put_aside(self, folder: str, *, user: int | None) -> _Whole:
-        """Put the folder of an attempt where it waits for another. Raises OSError."""
-        whole = _Whole(f"{self._aside}/{next(self._names)}")
-        os.rename(folder, whole.path)
+    def _put_aside(self, folder: str, changed: _Changed, *, user: int | None) -> None:
+        """Put the folder of an attempt where it waits for another. Raises OSError.
+
+        changed: is kept if no change from now on can bear the same time.
+        """
+        aside = f"{self._aside}/{next(self._names)}"
+        os.rename(folder, aside)
+        moved_at = os.lstat(aside).st_ctime_ns
+        whole = _Whole(aside, changed if max(changed) < moved_at else ())
         self._whole.setdefault(user, []).append(whole)
         self._spare_count += 1
-        return whole
 
     def end_tmp(self, folder: str) -> None:
         """Take the folder `tmp` of an attempt that is over, with all that is in it."""

@@ -17,8 +17,10 @@ from gateway.batch.executor.journal import AHEAD_BYTES
 from gateway.batch.executor.processes import all_processes, find_process
 from tests.support.attempts import WAIT_S_MAX
 
-UNJOURNALLED = AHEAD_BYTES // 100
-"""For so many attempts there is no room ahead: a journal notes of each more than 100 bytes."""
+UNJOURNALLED = (AHEAD_BYTES + 4_096) // 100
+"""For so many attempts there is no room ahead, nor in the last block: a journal notes of each more
+than 100 bytes.
+"""
 
 
 @asynccontextmanager

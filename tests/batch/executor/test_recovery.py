@@ -3,8 +3,7 @@
 import os
 import random
 import signal
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import anyio
@@ -31,7 +30,7 @@ from tests.batch.executor.executors import (
     until,
 )
 from tests.support.attempts import WAIT_S_MAX, Watch, launch
-from tests.support.disks import fill
+from tests.support.disks import fill, small_disk
 
 LIMITS = Limits(cores=1, mem_bytes=1 << 28, processes=100)
 Moment = Callable[["Cycle"], Awaitable[None]]
@@ -190,19 +189,6 @@ def test_the_control_groups_of_a_container_that_died_with_its_executor_go(root: 
     assert not scratch.exists()
 
 
-@contextmanager
-def small_disk(folder: Path) -> Iterator[Path]:
-    """A file system of four megabytes, in a folder of its own."""
-    folder.mkdir(mode=0o711)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m,mode=711", "tmpfs", str(folder)]
-    assert os.waitpid(os.posix_spawnp("mount", mount, os.environ), 0)[1] == 0
-    try:
-        yield folder
-    finally:
-        unmount = ["umount", "--lazy", str(folder)]
-        assert os.waitpid(os.posix_spawnp("umount", unmount, os.environ), 0)[1] == 0
-
-
 async def settled(engine: LocalEngine, watch: Watch, running: Launch) -> None:
     """Wait until the executor has done with everything it was told and saw before."""
     with anyio.fail_after(WAIT_S_MAX):
@@ -220,7 +206,7 @@ async def test_on_a_full_disk_nothing_runs_or_is_told_that_is_not_journalled_yet
     running = launch("sleep 1000")
     over = launch("until test -e go; do sleep 0.01; done; exit 3")
     waiting = [launch("echo ran") for _ in range(UNJOURNALLED)]
-    with small_disk(root):
+    with small_disk(root, kib=4_096, mode="711"):
         async with local_engine(root, isolation="none") as engine:
             watch = Watch(engine)
             await engine.start([running, over])

@@ -1,6 +1,7 @@
 """What becomes of the folders of attempts that are over, and which of them serve again."""
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -180,6 +181,18 @@ def test_a_whole_folder_is_looked_into_once(
         assert identity(folder) == number
 
 
+def test_a_whole_folder_is_looked_into_again_if_a_later_change_could_bear_its_times(
+    folders: WorkFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = with_logs(folders, tmp_path / "a" / "1")
+    os.utime(folder, (time.time() + 1_000,) * 2)
+    assert end_bare(folders, folder)
+    folder = with_logs(folders, tmp_path / "a" / "2")
+    monkeypatch.delattr(work_folders, "_look_at")
+    with pytest.raises(NameError, match="_look_at"):
+        end_bare(folders, folder)
+
+
 @pytest.mark.parametrize("with_new", [with_logs, with_known_logs], ids=["new", "known"])
 @pytest.mark.parametrize(
     "change",
@@ -219,13 +232,17 @@ def test_a_folder_that_holds_what_the_command_left_stays(
 
 
 @changes_of_a_work_folder
-def test_a_known_folder_whose_work_folder_was_changed_stays(
+def test_a_known_folder_whose_work_folder_was_changed_stays_with_its_logs(
     folders: WorkFolders, tmp_path: Path, change: Callable[[Path], None]
 ) -> None:
     folder = with_known_logs(folders, tmp_path / "a" / "1")
     change(folder / "work")
-    assert end_bare(folders, folder)
-    assert {each.name for each in folder.iterdir()} == {"stdout", "stderr"}
+    with os.scandir(folder / "work"):  # it is open, so that no other gets its number
+        number = identity(folder / "work")
+        assert end_bare(folders, folder)
+        assert {each.name for each in folder.iterdir()} == {"stdout", "stderr"}
+        second = with_logs(folders, tmp_path / "a" / "2")
+        assert identity(second / "work") != number
 
 
 @pytest.mark.anyio

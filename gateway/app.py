@@ -133,7 +133,7 @@ async def _run(settings: Settings) -> None:
         management_socket = stack.enter_context(listen(settings.host, settings.management_port))
         store = await stack.enter_async_context(open_store(settings.resolved_database_url))
         engine = await stack.enter_async_context(_open_engine(settings))
-        bus = await _open_bus(settings, stack)
+        bus = await _open_bus(settings, stack, store=store)
         folder = identities.PolicyFolder.of(settings)
         folder.check_model()
         loaded = folder.fingerprint()
@@ -203,8 +203,14 @@ async def _open_engine(settings: Settings) -> AsyncIterator[Engine]:
         yield engine
 
 
-async def _open_bus(settings: Settings, stack: AsyncExitStack) -> Bus | None:
+async def _open_bus(settings: Settings, stack: AsyncExitStack, *, store: Store) -> Bus | None:
+    """The broker; None without one. Raises SettingsError if it is wanted: nobody would be told."""
     if not settings.amqp_url:
+        if bound := await store.read_list(subscribers.list_bound_topics):
+            raise SettingsError(
+                f"`amqp_url` is empty, and {len(bound)} topics have `amqp` subscriptions: set it, "
+                "and their messages wait for that broker; or delete those subscriptions before"
+            )
         return None
     bus: Bus = await stack.enter_async_context(
         open_rabbitmq(

@@ -236,6 +236,24 @@ def test_a_running_command_survives_the_end_and_its_events_come_after_the_next_s
         assert rabbitmq.url.split("@")[0].rpartition(":")[2] not in secrets_in(gateway.log)
 
 
+def test_without_the_broker_that_subscribers_are_reached_by_it_does_not_start(
+    tmp_path: Path, rabbitmq: RabbitMQ
+) -> None:
+    feed = {"TopicName": "told", "SubscriptionName": "a"}
+    with running_gateway(tmp_path, QCS_GATEWAY_AMQP_URL=rabbitmq.url) as gateway:
+        sdk = Sdk(gateway, gateway.root)
+        sdk("CreateCmqTopic", TopicName="told")
+        sdk("CreateCmqSubscribe", **feed, Protocol="amqp", Endpoint="told")
+        gateway.stop()
+        without = Gateway(tmp_path, settings={})
+        assert "`amqp_url` is empty" in assert_does_not_start(without)
+        gateway.start()
+        sdk("DeleteCmqSubscribe", **feed)
+        gateway.stop()
+        without.start()
+        without.stop()
+
+
 def secrets_in(log: str) -> list[str]:
     """The passwords of all addresses in a log that are not hidden."""
     addresses = [word for word in log.split() if "amqp://" in word]

@@ -216,12 +216,16 @@ class Assignments:
             environment={**assignment.facts.variables, **number},
             folder=attempt.folder,
             timeout_s=TIMEOUT_DEFAULT_S if spec.timeout is None else spec.timeout,
-            limits=Limits(node.cpu, node.mem_gib * GIB, self._processes_max),
+            limits=Limits(node.cpu, self._mem_bytes(node), self._processes_max),
             mounts=tuple(mounts),
             container=container,
             has_files=assignment.facts.needs_staging,
             folders=output_folders(spec),
         )
+
+    def _mem_bytes(self, node: Node) -> int:
+        """The memory that a node really has: one larger than the engine has all of that."""
+        return min(node.mem_gib, self._engine.mem_gib) * GIB
 
     async def _container(self, assignment: Assignment, docker: datatypes.Docker) -> Container:
         secrets = await self._secrets(assignment) if docker.password else Secrets()

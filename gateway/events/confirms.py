@@ -156,6 +156,10 @@ class PublishingChannel(Channel):
                 batch.note_return(tag)
 
 
+LOOKS = 10
+"""So often it is looked whether the broker is blocked while confirms are waited for."""
+
+
 class Writer(Protocol):
     """What publishes a batch of messages, such as a `PublishingChannel`."""
 
@@ -212,10 +216,8 @@ async def _until_settled(batch: Batch, *, within_s: float, is_blocked: IsBlocked
 
     Why a blocked broker is waited for: it has what was written, and takes it when it can. To write
     it again would only give its subscribers everything twice. Once it is no longer blocked it has
-    the whole time again: we look only now and then, and do not know since when.
+    the whole time again.
     """
-    blocked = False
-    while not (await asyncio.wait([batch.settled], timeout=within_s))[0]:
-        was_blocked, blocked = blocked, await is_blocked()
-        if not (blocked or was_blocked):
-            return
+    looks_left = LOOKS
+    while looks_left and not (await asyncio.wait([batch.settled], timeout=within_s / LOOKS))[0]:
+        looks_left = LOOKS if await is_blocked() else looks_left - 1

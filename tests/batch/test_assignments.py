@@ -53,6 +53,18 @@ async def test_an_attempt_that_is_told_again_is_the_same_on_the_same_node(
     ]
 
 
+async def test_a_node_larger_than_the_engine_has_no_more_memory_than_that(
+    store: Store, tmp_path: Path
+) -> None:
+    engine = FakeEngine(tmp_path, mem_gib=3)
+    batch = Batch(store, engine, folder=tmp_path)
+    async with batch.scheduling():
+        env_id = await batch.create_env(1, EnvData={"InstanceType": "S2.MEDIUM4"})
+        await batch.submit(a_task(EnvId=env_id))
+        [launch] = await told(engine, 1)
+    assert launch.limits == Limits(2, 3 * GIB, PROCESSES_MAX)
+
+
 def assignments(batch: Batch) -> Assignments:
     return Assignments(batch.store, batch.engine, VAULT, processes_max=PROCESSES_MAX)
 

@@ -19,6 +19,7 @@ import os
 import queue
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from typing import Final
 from gateway.batch.executor.folders import LOG_MODE, SCRATCH, SPARE, STREAMS, TMP, WORK
 from gateway.batch.executor.removal import remove_empty, remove_trees
 
+CLOCK_REALTIME_COARSE: Final = 5
+"""Linux's clock that changes of files are timed by, in ticks; Python has no name for it."""
 SPARE_MAX: Final = 256
 _PASSABLE: Final = 0o711
 _OWN: Final = 0o700
@@ -116,16 +119,19 @@ class WorkFolders:
         work = f"{folder}/{WORK}"
         known = self._changed.pop(folder, ())
         may_serve = not is_shut and self._spare_count < SPARE_MAX
+        looked_at = time.clock_gettime_ns(CLOCK_REALTIME_COARSE)
         try:
             changed = _last_changes(folder) if may_serve and not has_files else ()
             if changed and changed == known:
-                self._put_aside(folder, changed, user=user)
+                self._put_aside(_Whole(folder, known), user=user)
                 return True
             is_empty, is_new = _look_at(work, user=user)
             if not is_empty:
                 return False
             if is_new and changed and _wrote_nothing(folder, user=user):
-                self._put_aside(folder, changed, user=user)
+                # What changes after the look must not bear a time that it saw.
+                known = changed if max(changed) < looked_at else ()
+                self._put_aside(_Whole(folder, known), user=user)
                 return True
             aside = f"{self._aside}/{next(self._names)}"
             os.rename(work, aside)
@@ -138,16 +144,11 @@ class WorkFolders:
             self._remove_empty(aside)
         return True
 
-    def _put_aside(self, folder: str, changed: _Changed, *, user: int | None) -> None:
-        """Put the folder of an attempt where it waits for another. Raises OSError.
-
-        changed: is kept if no change from now on can bear the same time.
-        """
+    def _put_aside(self, whole: _Whole, *, user: int | None) -> None:
+        """Put the folder of an attempt where it waits for another. Raises OSError."""
         aside = f"{self._aside}/{next(self._names)}"
-        os.rename(folder, aside)
-        moved_at = os.lstat(aside).st_ctime_ns
-        whole = _Whole(aside, changed if max(changed) < moved_at else ())
-        self._whole.setdefault(user, []).append(whole)
+        os.rename(whole.path, aside)
+        self._whole.setdefault(user, []).append(_Whole(aside, whole.changed))
         self._spare_count += 1
 
     def end_tmp(self, folder: str) -> None:

@@ -17,6 +17,7 @@ from gateway.batch.executor.isolation import NOBODY
 from gateway.batch.executor.work_folders import WorkFolders, make_folder, make_passable
 from tests.batch.executor.executors import until
 from tests.support.attempts import Watch, launch
+from tests.support.disks import mounted
 
 
 @pytest.fixture
@@ -143,18 +144,15 @@ def end_bare(folders: WorkFolders, folder: Path) -> bool:
 def with_known_logs(folders: WorkFolders, folder: Path) -> Path:
     """A folder for an attempt, of which it is known how it was when it was looked at last."""
     first = with_logs(folders, folder.parent / "before")
-    wait_for_a_later_file(folder.parent, than=first / "stderr")
+    wait_for_a_tick(after=first / "stderr")
     assert end_bare(folders, first)
     return with_logs(folders, folder)
 
 
-def wait_for_a_later_file(parent: Path, *, than: Path) -> None:
-    """Wait until a file that is made now is certainly told to be newer than another."""
-    newer = parent / "newer"
-    newer.touch()
-    while newer.stat().st_ctime_ns <= than.stat().st_ctime_ns:
-        newer.touch()
-    newer.unlink()
+def wait_for_a_tick(*, after: Path) -> None:
+    """Wait until whatever is changed now bears a later time than a file's last change."""
+    while time.clock_gettime_ns(work_folders.CLOCK_REALTIME_COARSE) <= after.stat().st_ctime_ns:
+        pass
 
 
 def test_a_whole_folder_in_which_nothing_was_written_serves_again(
@@ -191,6 +189,34 @@ def test_a_whole_folder_is_looked_into_again_if_a_later_change_could_bear_its_ti
     monkeypatch.delattr(work_folders, "_look_at")
     with pytest.raises(NameError, match="_look_at"):
         end_bare(folders, folder)
+
+
+def test_a_change_between_the_look_and_the_move_is_seen_at_the_next_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = work_folders._wrote_nothing  # noqa: SLF001
+
+    def look_too_soon(folder: str, *, user: int | None) -> bool:
+        found = look(folder, user=user)
+        work = Path(folder, "work")
+        work.chmod(0)
+        wait_for_a_tick(after=work)
+        return found
+
+    # Times are coarse here, whatever the kernel: two changes within a tick bear the same one.
+    with mounted(tmp_path, kind="ramfs", options="mode=755"):
+        folders = WorkFolders(tmp_path)
+        folders.open()
+        wait_for_a_tick(after=tmp_path)
+        first = with_logs(folders, tmp_path / "a" / "1")
+        with monkeypatch.context() as patch:
+            patch.setattr(work_folders, "_wrote_nothing", look_too_soon)
+            assert end_bare(folders, first)
+        second = with_logs(folders, tmp_path / "a" / "2")
+        assert (second / "work").stat().st_mode & 0o777 == 0
+        end_bare(folders, second)
+        third = with_logs(folders, tmp_path / "a" / "3")
+        assert (third / "work").stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.parametrize("with_new", [with_logs, with_known_logs], ids=["new", "known"])

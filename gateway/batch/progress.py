@@ -184,13 +184,20 @@ class Progress:
             self._fail(instance, cause)
 
     def _fail(self, instance: Instance, cause: Cause, *, detail: str = "") -> None:
-        """Fail an instance that the engine does not have."""
+        """Fail an instance that the engine does not have.
+
+        One that failed before, and kept its node, goes on to say why.
+        """
+        name: str | None = cause.value
+        words = reason_of(cause, exit_code=None, detail=detail)
+        if instance.state is State.FAILED_INTERRUPTED:
+            name, words = instance.cause, f"{instance.reason} {words}"
         self._changes.move(
             instance,
             Trigger.FAILED,
             terminating=False,
-            cause=cause.value,
-            reason=reason_of(cause, exit_code=None, detail=detail),
+            cause=name,
+            reason=words,
             ended_at=self._changes.now,
         )
         if instance.machine:

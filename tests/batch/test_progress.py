@@ -197,6 +197,28 @@ async def test_an_interrupted_instance_keeps_its_elastic_node_until_terminated(
     ]
 
 
+@pytest.mark.parametrize("of_the_job", [True, False], ids=["TerminateJob", "TerminateTaskInstance"])
+async def test_an_interrupted_instance_that_is_terminated_goes_on_to_say_why_it_failed(
+    store: Store, batch: Batch, of_the_job: bool
+) -> None:
+    job = Turns(store, await batch.submit(a_task(**KEEPS)))
+    [placed] = await job.turn(slots=1)
+    await job.turn(job.ended(placed, 5))
+    if of_the_job:
+        await batch.call("TerminateJob", JobId=job.job_id)
+    else:
+        await batch.call(
+            "TerminateTaskInstance", JobId=job.job_id, TaskName="a", TaskInstanceIndex=0
+        )
+    await job.turn()
+    answer = await batch.call("DescribeTask", JobId=job.job_id, TaskName="a")
+    [instance] = answer["TaskInstanceSet"]
+    assert (instance["TaskInstanceState"], instance["ExitCode"]) == ("FAILED", 5)
+    assert instance["StateReason"] == "USER_EXIT"
+    words = "The command ended with exit code 5. It was terminated on request."
+    assert instance["StateDetailedReason"] == words
+
+
 async def test_what_would_be_interrupted_is_tried_again_first(store: Store, batch: Batch) -> None:
     job = Turns(store, await batch.submit(a_task(MaxRetryCount=1, **KEEPS)))
     [first] = await job.turn(slots=1)

@@ -190,7 +190,7 @@ class Progress:
         """
         name: str | None = cause.value
         words = reason_of(cause, exit_code=None, detail=detail)
-        if instance.state is State.FAILED_INTERRUPTED:
+        if instance.state in OVER:
             name, words = instance.cause, f"{instance.reason} {words}"
         self._changes.move(
             instance,

@@ -20,6 +20,8 @@ from gateway.events.frames import FRAME_OVERHEAD, publish_frames
 
 BATCH = 64  # messages to a write
 BATCHES_ON_THEIR_WAY = 4
+LOOKS = 10
+"""So often it is looked whether the broker is blocked while confirms are waited for."""
 
 IsBlocked = Callable[[], Awaitable[bool]]
 
@@ -154,10 +156,6 @@ class PublishingChannel(Channel):
             message = batch.messages[tag - batch.first]
             if (message.id, message.replay) == returned:
                 batch.note_return(tag)
-
-
-LOOKS = 10
-"""So often it is looked whether the broker is blocked while confirms are waited for."""
 
 
 class Writer(Protocol):

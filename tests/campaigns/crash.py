@@ -192,9 +192,9 @@ class Campaign:
             click.echo(f"{point}, pass {times}", err=True)
 
     def _start_executor_that_dies(self, point: str, *, times: int) -> list[int]:
-        """Start an executor in the place of the one there is; returns its pid.
+        """Start an executor in the place of the one there is; returns the pids of its processes.
 
-        None if it has died already, while it took in what the one before had left.
+        There are none if it has died already, while it took in what the one before had left.
         """
         self._kill_executor()
         self._await_death(point, self._kill_all_executors)  # they hold its folder until then

@@ -32,7 +32,6 @@ REQUEST = b"POST /x HTTP/1.1\r\nHost: h\r\nx-cmq-message-id: %b\r\nContent-Lengt
 ENOUGH = 60_000
 AT_ONCE = 16
 LOOK_S = 0.8
-END_S = 10.0  # for what does end
 ANSWER_S = 2.0
 TLS = ssl.create_default_context()
 
@@ -145,15 +144,13 @@ async def until(condition: Callable[[], bool]) -> None:
             await anyio.sleep(0.01)
 
 
-async def ask(
-    port: int, message_id: bytes = b"m", *, within_s: float = LOOK_S
-) -> tuple[bytes, End]:
+async def ask(port: int, message_id: bytes = b"m") -> tuple[bytes, End]:
     """Send a request; what came back until the end, or within a while."""
     data = b""
     try:
         async with await anyio.connect_tcp(LOOPBACK, port) as line:
             await line.send(REQUEST % message_id)
-            with anyio.move_on_after(within_s):
+            with anyio.move_on_after(LOOK_S):
                 while len(data) < ENOUGH:
                     data += await line.receive()
     except anyio.EndOfStream:
@@ -172,9 +169,8 @@ async def push(port: int) -> str | None:
 
 
 async def look_at(way: str, seen: dict[str, Seen], limiter: anyio.CapacityLimiter) -> None:
-    within_s = LOOK_S if SIGNS[way][1] is End.OPEN else END_S
     async with limiter, hostile(way) as subscriber:
-        data, end = await ask(subscriber.port, within_s=within_s)
+        data, end = await ask(subscriber.port)
         used = subscriber.used[way]
     async with limiter, hostile(way) as subscriber:
         seen[way] = Seen(data, end, used, await push(subscriber.port))

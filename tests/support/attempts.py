@@ -7,8 +7,7 @@ import anyio
 
 from gateway.batch.engines import Ended, Engine, Launch, Reconnected, Report, Started
 
-WAIT_S_MAX = 30
-"""Only what hangs is waited for so long: a virtual machine may stand still for many seconds."""
+WAIT_S_MAX = 20
 numbers = itertools.count(1)
 
 

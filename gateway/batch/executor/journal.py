@@ -4,7 +4,7 @@ A line is durable when `write` returns. Whoever reads the file after a crash fin
 at most a torn end, which is dropped: what it would have said was neither acted on nor told.
 
 Behind the lines are zeros. Why: where a file system need not make a file longer, it makes what is
-written durable in less than half the time, and without all else that waits to be written.
+written durable sooner: an ext4 that has nothing else to do takes half the time.
 """
 
 import os

@@ -123,7 +123,7 @@ class WorkFolders:
         try:
             changed = _last_changes(folder) if may_serve and not has_files else ()
             if changed and changed == known:
-                self._put_aside(_Whole(folder, known), user=user)
+                self._put_aside(folder, known, user=user)
                 return True
             is_empty, is_new = _look_at(work, user=user)
             if not is_empty:
@@ -131,7 +131,7 @@ class WorkFolders:
             if is_new and changed and _wrote_nothing(folder, user=user):
                 # What changes after the look must not bear a time that it saw.
                 known = changed if max(changed) < looked_at else ()
-                self._put_aside(_Whole(folder, known), user=user)
+                self._put_aside(folder, known, user=user)
                 return True
             aside = f"{self._aside}/{next(self._names)}"
             os.rename(work, aside)
@@ -144,11 +144,11 @@ class WorkFolders:
             self._remove_empty(aside)
         return True
 
-    def _put_aside(self, whole: _Whole, *, user: int | None) -> None:
+    def _put_aside(self, folder: str, known: _Changed, *, user: int | None) -> None:
         """Put the folder of an attempt where it waits for another. Raises OSError."""
         aside = f"{self._aside}/{next(self._names)}"
-        os.rename(whole.path, aside)
-        self._whole.setdefault(user, []).append(_Whole(aside, whole.changed))
+        os.rename(folder, aside)
+        self._whole.setdefault(user, []).append(_Whole(aside, known))
         self._spare_count += 1
 
     def end_tmp(self, folder: str) -> None:

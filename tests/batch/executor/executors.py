@@ -15,8 +15,8 @@ from gateway.batch.executor.command import SCRIPT_FD, Command, open_script
 from gateway.batch.executor.control_groups import ControlGroups, Group, Visitor
 from gateway.batch.executor.journal import AHEAD_BYTES
 from gateway.batch.executor.processes import all_processes, find_process
-from tests.support.attempts import WAIT_S_MAX
 
+WAIT_S_MAX = 10
 UNJOURNALLED = (AHEAD_BYTES + 4_096) // 100
 """For so many attempts there is no room ahead, nor in the last block: a journal notes of each more
 than 100 bytes.

@@ -18,12 +18,13 @@ from gateway.batch.executor.containers import Task
 from gateway.batch.executor.folders import SCRATCH
 from gateway.clock import now
 from tests.batch.executor.executors import (
+    WAIT_S_MAX,
     kill_process,
     local_engine,
     processes_that_say,
     until,
 )
-from tests.support.attempts import WAIT_S_MAX, Watch, launch
+from tests.support.attempts import Watch, launch
 from tests.support.images import ImageStore, registry
 
 USER, PASSWORD = "puller", "p4ss-w0rd-of-the-registry"

@@ -21,8 +21,8 @@ from gateway.batch.executor import frames
 from gateway.batch.executor.folders import SOCKET
 from gateway.clock import now
 from gateway.errors import ServiceUnavailable
-from tests.batch.executor.executors import until
-from tests.support.attempts import WAIT_S_MAX, Watch, launch
+from tests.batch.executor.executors import WAIT_S_MAX, until
+from tests.support.attempts import Watch, launch
 
 HALF_A_LINE_BYTES = 8_000_000  # more than sockets hold
 

@@ -22,6 +22,7 @@ from gateway.batch.executor.recovery import Leftover, kill_leftovers, recover
 from gateway.clock import now
 from tests.batch.executor.executors import (
     UNJOURNALLED,
+    WAIT_S_MAX,
     is_gone,
     kill_process,
     local_engine,
@@ -29,7 +30,7 @@ from tests.batch.executor.executors import (
     sleeper,
     until,
 )
-from tests.support.attempts import WAIT_S_MAX, Watch, launch
+from tests.support.attempts import Watch, launch
 from tests.support.disks import fill, small_disk
 
 LIMITS = Limits(cores=1, mem_bytes=1 << 28, processes=100)

@@ -34,6 +34,7 @@ from gateway.batch.executor.spawn_server import (
 from gateway.batch.executor.spawning import Spawner
 from gateway.clock import now
 from tests.batch.executor.executors import (
+    WAIT_S_MAX,
     is_gone,
     kill_process,
     local_engine,
@@ -42,7 +43,7 @@ from tests.batch.executor.executors import (
     sleeper,
     until,
 )
-from tests.support.attempts import WAIT_S_MAX, Watch, launch
+from tests.support.attempts import Watch, launch
 
 UNHEARD = 500
 """So many reports of one end each are more than a line holds."""
